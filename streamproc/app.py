@@ -1,0 +1,154 @@
+"""From agents to a running worker: a Faust application whose agents hand each batch to their lane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faust
+import orjson
+from faust.web.base import Request, Response, View
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streamproc import metrics
+from streamproc.core.processor import NOTHING_SEEN
+from streamproc.kafka.agent import Agent, Answerer, SeenNow
+from streamproc.kafka.connection import Connection, probe, require
+from streamproc.kafka.lane import Fetched
+from streamproc.kafka.lanes import Lanes, LaneSettings, no_answers
+from streamproc.kafka.transport import PARTITION_BYTES, LaneSchema
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How one worker process runs. Times are in seconds, sizes in bytes; no ``web_port`` means no web server."""
+
+    session_timeout: float = 6.0
+    heartbeat: float = 1.0
+    rebalance_timeout: float = 20.0
+    partition_bytes: int = PARTITION_BYTES
+    web_host: str = "127.0.0.1"
+    web_port: int | None = None
+    lanes: LaneSettings = field(default_factory=LaneSettings)
+
+
+class App(faust.App):
+    """A Faust application with lanes."""
+
+    logger = logging.getLogger("faust.lanes")
+    lanes: Lanes
+    connection: Connection
+    partition_bytes: int
+
+
+def build_app(
+    name: str,
+    agents: Sequence[Agent],
+    connection: Connection,
+    dead_letters: str,
+    settings: WorkerSettings,
+    *,
+    answerer: Answerer = no_answers,
+    seen: SeenNow = lambda: NOTHING_SEEN,
+) -> App:
+    """The Faust application of one worker, with one Faust agent for each of ours."""
+    app = App(
+        name,
+        # Faust reads some eighty settings from the environment; none of them is a user's way to configure us.
+        env_prefix="STREAMPROC_FAUST_",
+        broker=f"lanes://{connection.address}",
+        store="memory://",
+        datadir=Path(tempfile.gettempdir()) / f"streamproc-{os.getpid()}",
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=256,
+        broker_session_timeout=settings.session_timeout,
+        broker_heartbeat_interval=settings.heartbeat,
+        broker_rebalance_timeout=settings.rebalance_timeout,
+        broker_request_timeout=30.0,
+        broker_commit_interval=3600.0,
+        table_standby_replicas=0,
+        web_enabled=settings.web_port is not None,
+        web_host=settings.web_host,
+        web_bind=settings.web_host,
+        web_port=settings.web_port or 6066,
+        web_stats_enabled=False,
+        web_router_enabled=False,
+        web_tables_enabled=False,
+        web_graph_enabled=False,
+        web_metrics_enabled=False,
+    )
+    app.connection, app.partition_bytes = connection, settings.partition_bytes
+    app.lanes = Lanes(
+        connection,
+        name,
+        agents,
+        secrets.token_hex(4),
+        dead_letters,
+        answerer=answerer,
+        seen=seen,
+        settings=settings.lanes,
+    )
+    for agent in agents:
+        _add_agent(app, agent)
+    _add_pages(app)
+    return app
+
+
+def _add_agent(app: App, agent: Agent) -> None:
+    async def run(stream: AsyncIterable[Fetched]) -> None:
+        async for fetched in stream:
+            app.lanes.take(fetched)
+
+    app.agent(app.topic(*agent.topics, schema=LaneSchema()), name=agent.name)(run)
+
+
+def _add_pages(app: App) -> None:
+    @app.page("/healthz", name="healthz")
+    async def healthz(view: View, request: Request) -> Response:
+        health = app.lanes.health()
+        body = orjson.dumps(health)
+        return view.bytes(body, content_type="application/json", status=200 if health["ok"] else 503)
+
+    @app.page("/metrics", name="metrics")
+    async def serve_metrics(view: View, request: Request) -> Response:
+        app.lanes.set_gauges()
+        return view.bytes(
+            generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+
+async def run_worker(app: App, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run until SIGTERM or SIGINT, then finish the batches in flight and leave the group."""
+    require(await probe(app.connection, PROBE_SECONDS))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await app.lanes.start()
+    await app.start()
+    if ready is not None:
+        await ready()
+    crashed = asyncio.ensure_future(app.wait_until_stopped())
+    await asyncio.wait({asyncio.ensure_future(stop.wait()), crashed}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping: finishing the batches in flight")
+    await app.lanes.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+    if app.crash_reason is not None:
+        raise app.crash_reason

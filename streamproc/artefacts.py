@@ -1,0 +1,80 @@
+"""What decisions refer to by hash, kept: pipeline file, contract and model, on a compacted topic or in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from streamproc.core.records import TYPED
+from streamproc.errors import UserError
+from streamproc.kafka.connection import Connection
+from streamproc.pipeline import Pipeline
+from streamproc.topics import LARGE_BYTES
+
+Kind = Literal["plan", "model"]
+KIND = "sp-kind"
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One thing that decisions name. ``body`` is JSON for a plan, the model's own bytes for a model."""
+
+    kind: Kind
+    hash: str
+    body: bytes
+
+
+def artefacts(pipeline: Pipeline) -> list[Artefact]:
+    """The plan, as the file and contract it was made of, and the model's bytes where it has a file."""
+    loaded = pipeline.loaded
+    plan = loaded.plan
+    body = {
+        "hash": plan.hash,
+        "pipeline": plan.pipeline,
+        "file": loaded.text,
+        "contract": plan.contract.schema,
+        "model": None if plan.model is None else plan.model.version,
+    }
+    found = [Artefact("plan", plan.hash, orjson.dumps(body))]
+    model = loaded.file.model
+    if model is not None and model.onnx is not None and plan.model is not None:
+        found.append(Artefact("model", plan.model.version, (loaded.path.parent / model.onnx).read_bytes()))
+    return found
+
+
+def to_directory(found: list[Artefact], folder: Path) -> None:
+    """Write each artefact to ``folder/kind/hash``, where it is not there yet."""
+    for artefact in found:
+        path = folder / artefact.kind / artefact.hash
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_bytes(artefact.body)
+            part.rename(path)
+
+
+async def to_topic(found: list[Artefact], connection: Connection, topic: str) -> None:
+    """Write each artefact under its hash. Raises UserError for a model that no record can hold."""
+    for artefact in found:
+        if len(artefact.body) > LARGE_BYTES - 1024:
+            raise UserError(
+                f"the {artefact.kind} of {len(artefact.body)} bytes is too large for topic {topic}",
+                "keep artefacts in a directory: `streamproc run … --artefacts DIR`",
+            )
+    producer = AIOKafkaProducer(
+        **connection.client_kwargs(), enable_idempotence=True, max_request_size=LARGE_BYTES, max_batch_size=LARGE_BYTES
+    )
+    await producer.start()
+    try:
+        for artefact in found:
+            headers: Mapping[str, bytes] = dict(TYPED["artefact"]) | {KIND: artefact.kind.encode()}
+            await producer.send_and_wait(
+                topic, artefact.body, key=artefact.hash.encode(), headers=list(headers.items())
+            )
+    finally:
+        await producer.stop()

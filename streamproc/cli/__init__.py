@@ -1,0 +1,97 @@
+"""The command ``streamproc``: a command a file, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from streamproc import __version__
+from streamproc.errors import Exit, PipelineError, StreamprocError
+
+COMMANDS = {
+    "demo": "demo:demo",
+    "init": "init:init",
+    "check": "check:check",
+    "test": "test:test",
+    "run": "run:run",
+    "batch": "batch:batch",
+    "dev": "dev:dev",
+    "produce": "produce:produce",
+    "tail": "tail:tail",
+    "topics": "topics:topics",
+    "decision": "decision:decision",
+    "dead-letters": "dead_letters:dead_letters",
+    "reset": "reset:reset",
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module when it is asked for, so that ``--help`` does not load half the world."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"streamproc.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="streamproc")
+def cli() -> None:
+    """Kafka events to decisions, exactly once: contract, features, model, rules, people.
+
+    \b
+    streamproc demo                       see it work, on a Kafka of its own
+    streamproc init my-pipeline           begin one
+    streamproc check my-pipeline/pipeline.yaml
+    streamproc run my-pipeline/pipeline.yaml --kafka localhost:9092
+
+    Exit codes: 0 good, 1 the input, 2 usage, 3 the environment, 4 a bug.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with its code. Errors that a user can cause are one line and a hint."""
+    try:
+        cli.main(args=args, standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.USAGE)
+    except StreamprocError as error:
+        tell(error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _tell_bug(error)
+        sys.exit(Exit.BUG)
+
+
+def tell(error: StreamprocError) -> None:
+    """Print an error for a person, on stderr."""
+    if isinstance(error, PipelineError):
+        click.echo(str(error), err=True)
+        click.echo(error.message, err=True)
+        return
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def _tell_bug(error: Exception) -> None:
+    import traceback
+
+    click.echo(f"error: a bug in streamproc: {type(error).__name__}: {error}", err=True)
+    frames: Any = traceback.format_tb(error.__traceback__)
+    click.echo("".join(frames), err=True)
+    click.echo("hint: please report it with the lines above", err=True)

@@ -1,0 +1,115 @@
+"""Stage 6, effects: decisions, actions, review items, dead letters. A decision is encoded once and sent as it is twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import orjson
+import polars as pl
+
+from streamproc.core.contract import Contract
+from streamproc.core.decide.encode import encode_decisions
+from streamproc.core.decide.frame import Context, Frame
+from streamproc.core.plan import REVIEW, Plan
+from streamproc.core.processor import Effects, Headers, Output
+from streamproc.core.records import Source, headers_for
+from streamproc.core.sensitive import Masker
+
+
+def make_effects(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> Effects:
+    """Everything that follows from a judged frame."""
+    outputs = [*_decided(plan, frame, context, masker), _dead_letters(plan, frame, masker)]
+    frame.count("events", plan.events.topic, len(frame.records))
+    return Effects(records=[output for output in outputs if len(output)], counts=frame.counts)
+
+
+def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> list[Output]:
+    if not len(frame) or frame.verdicts is None:
+        return []
+    keys, key_texts = event_keys(plan, frame, masker)
+    values = encode_decisions(plan, frame, context, key_texts, masker)
+    headers = [headers_for("decision", frame.records.headers[row]) for row in frame.rows.tolist()]
+    rows_by_decision: dict[str, list[int]] = defaultdict(list)
+    distinct = frame.verdicts.distinct
+    for row, verdict in enumerate(frame.verdicts.of_row.tolist()):
+        rows_by_decision[distinct[verdict].decision].append(row)
+    outputs = [Output(plan.topics.decisions, keys, values, headers)]
+    for decision, rows in rows_by_decision.items():
+        frame.count("decisions", decision, len(rows))
+        if decision == REVIEW:
+            outputs.append(_review(plan, frame, rows, keys, values, masker))
+        elif (topic := plan.actions.get(decision)) is not None:
+            chosen = [keys[row] for row in rows], [values[row] for row in rows], [headers[row] for row in rows]
+            outputs.append(Output(topic, *chosen))
+    _count_verdicts(frame)
+    return outputs
+
+
+def event_keys(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[list[bytes | None], pl.Series]:
+    """The key of each row's records, and the same as text: the declared field's value, or else the event's own key."""
+    if plan.events.key is None:
+        raw = [frame.records.keys[row] for row in frame.rows.tolist()]
+        return raw, pl.Series([None if k is None else k.decode(errors="replace") for k in raw], dtype=pl.String)
+    column = frame.columns[plan.events.key]
+    if plan.events.key in plan.events.sensitive:
+        assert masker is not None
+        column = pl.Series([masker.hash(value) for value in column.to_list()], dtype=pl.String)
+    text = column.cast(pl.String)
+    return text.cast(pl.Binary).to_list(), text
+
+
+def _review(
+    plan: Plan,
+    frame: Frame,
+    rows: list[int],
+    keys: list[bytes | None],
+    values: list[bytes],
+    masker: Masker | None,
+) -> Output:
+    hidden = _paths(plan.contract, plan.events.sensitive)
+    items = []
+    for row in rows:
+        event: Any = frame.events[row]
+        if hidden and masker is not None:
+            event = masker.event(event, hidden)
+        items.append(
+            orjson.dumps({"id": frame.ids[row], "decision": orjson.Fragment(values[row]), "event": event})
+        )
+    headers = [headers_for("review-item", frame.records.headers[frame.rows[row]]) for row in rows]
+    return Output(plan.topics.review, [keys[row] for row in rows], items, headers)
+
+
+def _paths(contract: Contract, names: frozenset[str]) -> list[tuple[str, ...]]:
+    return [field.path for field in contract.fields if field.name in names]
+
+
+def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> Output:
+    records = frame.records
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    headers: list[Headers] = []
+    for number in sorted(frame.refused):
+        letter, key, value = frame.refused[number], records.keys[number], records.values[number]
+        if plan.dead_letter_mode != "plain":
+            assert masker is not None
+            value = masker.body(value, encrypt=plan.dead_letter_mode == "encrypted")
+            if plan.events.key in plan.events.sensitive:
+                key = None
+        source = Source(
+            records.topic, records.partition, int(records.offsets[number]), int(records.timestamps[number])
+        )
+        keys.append(key)
+        values.append(value)
+        headers.append(letter.headers(plan.pipeline, source, records.headers[number]))
+        frame.count("dead_letters", letter.reason)
+    return Output(plan.topics.dead_letters, keys, values, headers)
+
+
+def _count_verdicts(frame: Frame) -> None:
+    assert frame.verdicts is not None
+    distinct = frame.verdicts.distinct
+    for number, rows in Counter(frame.verdicts.of_row.tolist()).items():
+        frame.count("tiers", distinct[number].tier, rows)
+        for rule in distinct[number].undecided:
+            frame.count("undecided_rules", rule, rows)

@@ -1,0 +1,103 @@
+"""Stage 1, contract: raw records to typed rows with an id and an event time. What fails is a dead letter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+
+import numpy as np
+import polars as pl
+
+from streamproc.core.contract import STAGE, json_path
+from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.expressions import compile_expression
+from streamproc.core.plan import EVENT_TIME, Plan
+from streamproc.core.processor import Answer, Ask, Records
+from streamproc.core.records import DeadLetter
+
+ID_BYTES = 12
+TIME = pl.Datetime("us", "UTC")
+
+
+def contract_stage(plan: Plan) -> Stage:
+    """Decodes, checks, and makes the frame."""
+    time = _time_expression(plan)
+
+    def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
+        _decode(frame, plan)
+        frame.add(_event_times(frame, time))
+        frame.refuse(_without_time(frame, plan))
+        frame.ids = decision_ids(plan.pipeline, frame.records, frame.rows)
+        frame.stale = _stale(frame, plan, context)
+        return
+        yield []
+
+    return Stage("contract", frozenset(), (*plan.contract.columns, EVENT_TIME), run)
+
+
+def _decode(frame: Frame, plan: Plan) -> None:
+    decode = plan.contract.decode
+    rows, events = [], []
+    for number, value in enumerate(frame.records.values):
+        event = decode(value)
+        if type(event) is DeadLetter:
+            frame.refused[number] = event
+        else:
+            rows.append(number)
+            events.append(event)
+    frame.rows, frame.events = np.array(rows, np.int64), events
+    frame.columns, refused = plan.contract.frame(events)
+    frame.refuse(refused)
+
+
+def _time_expression(plan: Plan) -> pl.Expr | None:
+    name = plan.events.time
+    if name is None:
+        return None
+    dtype = plan.contract.columns[name]
+    if dtype.is_numeric():
+        return pl.from_epoch(pl.col(name).cast(pl.Int64, strict=False), "ms").cast(TIME)
+    return compile_expression(f'CAST("{name}" AS TIMESTAMP)', {name: dtype}).expr.cast(TIME)
+
+
+def _event_times(frame: Frame, time: pl.Expr | None) -> pl.Series:
+    """The declared field's time, or the record's own where none is declared."""
+    if time is not None:
+        return frame.columns.select(time.alias(EVENT_TIME)).to_series()
+    stamps = pl.Series(EVENT_TIME, frame.records.timestamps[frame.rows], dtype=pl.Int64)
+    return stamps.cast(pl.Datetime("ms", "UTC")).cast(TIME)
+
+
+def _without_time(frame: Frame, plan: Plan) -> dict[int, DeadLetter]:
+    missing = frame.columns[EVENT_TIME].is_null()
+    if plan.events.time is None or not missing.any():
+        return {}
+    path = json_path(plan.events.time.split("."))
+    letter = DeadLetter(STAGE, "no_event_time", path, "not an ISO 8601 time, nor milliseconds since the epoch")
+    return dict.fromkeys(missing.arg_true().to_list(), letter)
+
+
+def _stale(frame: Frame, plan: Plan, context: Context) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    if plan.events.max_age is None or not len(frame):
+        return np.zeros(len(frame), np.bool_)
+    oldest = pl.Series([context.now - plan.events.max_age]).cast(TIME)[0]
+    stale: np.ndarray[tuple[int], np.dtype[np.bool_]] = (frame.columns[EVENT_TIME] < oldest).to_numpy()
+    frame.count("stale", plan.events.topic, int(stale.sum()))
+    return stale
+
+
+def decision_ids(pipeline: str, records: Records, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
+    """The lane's partition number, then blake2b over pipeline, topic, partition, offset and record timestamp.
+
+    The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used.
+    """
+    start = hashlib.blake2b(
+        f"{pipeline}\0{records.topic}\0{records.partition}\0".encode(), digest_size=ID_BYTES
+    )
+    prefix, copy = f"{records.partition}-", start.copy
+    ids = []
+    for offset, timestamp in zip(records.offsets[rows].tolist(), records.timestamps[rows].tolist(), strict=True):
+        digest = copy()
+        digest.update(b"%d\0%d" % (offset, timestamp))
+        ids.append(prefix + digest.hexdigest())
+    return ids

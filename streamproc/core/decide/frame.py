@@ -1,0 +1,81 @@
+"""What the stages of the decide processor work on: one frame per batch, and the shape of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamproc.core.decide.verdict import Verdicts
+from streamproc.core.processor import Answer, Ask, Records, Seen
+from streamproc.core.records import DeadLetter
+
+StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is the same for every event of a batch."""
+
+    now: datetime
+    seen: Seen
+
+
+@dataclass(slots=True)
+class Frame:
+    """The events of one batch that are still in the game, and those that left it.
+
+    Row ``i`` of ``columns``, ``events`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never rows;
+    ``refuse`` takes rows out.
+    """
+
+    records: Records
+    columns: pl.DataFrame = field(default_factory=pl.DataFrame)
+    events: list[Any] = field(default_factory=list)
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    ids: list[str] = field(default_factory=list)
+    refused: dict[int, DeadLetter] = field(default_factory=dict)
+    """Dead letters by record number."""
+    unscored: list[str | None] = field(default_factory=list)
+    """Per row why it has no usable score, or ``None``."""
+    model_version: str | None = None
+    verdicts: Verdicts | None = None
+    stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, *columns: pl.Series) -> None:
+        self.columns = self.columns.with_columns(columns)
+
+    def refuse(self, rows: dict[int, DeadLetter]) -> None:
+        """Turn rows (by row number) into dead letters."""
+        if not rows:
+            return
+        for row, letter in rows.items():
+            self.refused[int(self.rows[row])] = letter
+        keep = np.ones(len(self), np.bool_)
+        keep[list(rows)] = False
+        self.columns = self.columns.filter(pl.Series(keep))
+        self.events = [event for event, kept in zip(self.events, keep, strict=True) if kept]
+        self.rows = self.rows[keep]
+
+    def count(self, name: str, label: str, increment: int = 1) -> None:
+        if increment:
+            self.counts[name, label] = self.counts.get((name, label), 0) + increment
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step: the columns that it needs, the columns that it adds, and a generator that may ask."""
+
+    name: str
+    reads: frozenset[str]
+    writes: tuple[str, ...]
+    run: StageRun

@@ -1,0 +1,52 @@
+"""Stage 3, model: one ask a batch; per event a score or a reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import polars as pl
+
+from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.plan import SCORE, ModelPlan, Plan
+from streamproc.core.processor import Answer, Ask, Score
+
+NO_MODEL = "no_model"
+
+
+def model_stage(plan: Plan) -> Stage:
+    """Adds ``score``: float64, null where there is no usable one."""
+    model = plan.model
+
+    def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
+        if model is None or not len(frame):
+            frame.unscored = [NO_MODEL] * len(frame)
+            frame.add(pl.Series(SCORE, [None] * len(frame), dtype=pl.Float64))
+            return
+        [answer] = yield [_ask(model, frame)]
+        _take(frame, answer)
+
+    return Stage("model", frozenset(model.inputs if model else ()), (SCORE,), run)
+
+
+def _ask(model: ModelPlan, frame: Frame) -> Score:
+    columns = {name: frame.columns[name].to_numpy() for name in model.inputs}
+    return Score(model.name, columns, frame.ids)
+
+
+def _take(frame: Frame, answer: Answer) -> None:
+    count = len(frame)
+    if len(answer.values) != count or len(answer.reasons) != count:
+        answer = Answer.nothing(count, "wrong_length", answer.version)
+    scores = np.array([np.nan if v is None else v for v in answer.values], np.float64)
+    usable = np.isfinite(scores)
+    reasons = list(answer.reasons)
+    for row in np.flatnonzero(~usable).tolist():
+        reasons[row] = reasons[row] or "not_finite"
+        frame.count("unscored", str(reasons[row]))
+    for row, reason in enumerate(answer.reasons):
+        if reason is not None:
+            usable[row] = False
+    frame.unscored = reasons
+    frame.model_version = answer.version
+    frame.add(pl.Series(SCORE, scores).to_frame().select(pl.when(pl.Series(usable)).then(pl.col(SCORE)))[SCORE])

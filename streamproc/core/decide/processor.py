@@ -1,0 +1,45 @@
+"""The decide processor: a short composition of stages over one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from streamproc.core.decide.columns import confidence_stage, features_stage
+from streamproc.core.decide.effects import make_effects
+from streamproc.core.decide.events import contract_stage
+from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.model import model_stage
+from streamproc.core.decide.rules import rules_stage
+from streamproc.core.plan import Plan
+from streamproc.core.processor import Batch, Effects, Seen, State, Steps
+from streamproc.core.sensitive import Masker
+
+
+@dataclass(frozen=True, slots=True)
+class DecideProcessor:
+    """Decides events by a plan. ``masker`` is needed where the plan has sensitive fields."""
+
+    plan: Plan
+    stages: tuple[Stage, ...]
+    masker: Masker | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, masker: Masker | None = None) -> DecideProcessor:
+        """The processor of a plan. Raises ValueError where sensitive fields would have no masker."""
+        if plan.events.sensitive and masker is None:
+            raise ValueError("a plan with sensitive fields needs a masker")
+        makers = (contract_stage, features_stage, model_stage, confidence_stage, rules_stage)
+        return cls(plan, tuple(make(plan) for make in makers), masker)
+
+    def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
+        """Decisions, actions, review items and dead letters of one batch of events."""
+        frame, context = Frame(batch.topics[self.plan.events.topic]), Context(now, seen)
+        for stage in self.stages:
+            yield from stage.run(frame, context)
+        return make_effects(self.plan, frame, context, self.masker)
+
+    def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
+        """Nothing happens by time alone."""
+        return Effects()
+        yield []

@@ -1,0 +1,106 @@
+"""Stage 5, rules: which of them matched, which could not be evaluated, and what follows.
+
+Conditions are evaluated as columns. What follows from a combination of outcomes is worked out once per combination, by
+plain code that reads like the rule book, and not once per event: a batch has few combinations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.verdict import Verdict, Verdicts, Why
+from streamproc.core.plan import REVIEW, Plan, Rule
+from streamproc.core.processor import Answer, Ask
+
+FALSE, TRUE, NULL = 0, 1, 2
+
+
+def rules_stage(plan: Plan) -> Stage:
+    """Gives every row its verdict."""
+    conditions = [rule.when for rule in (*plan.rules, *plan.fallback)]
+    reads = frozenset().union(*(condition.columns for condition in conditions if condition is not None))
+
+    def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
+        frame.verdicts = judge(plan, frame)
+        return
+        yield []
+
+    return Stage("rules", reads, (), run)
+
+
+def judge(plan: Plan, frame: Frame) -> Verdicts:
+    """The verdict of every row."""
+    outcomes = np.empty((len(frame), len(plan.rules) + len(plan.fallback) + 2), np.uint8)
+    for place, rule in enumerate((*plan.rules, *plan.fallback)):
+        outcomes[:, place] = _outcome(rule, frame.columns)
+    outcomes[:, -2] = [reason is not None for reason in frame.unscored]
+    outcomes[:, -1] = frame.stale
+    if not len(frame):
+        return Verdicts([], np.empty(0, np.int64))
+    keys = np.ascontiguousarray(outcomes).view(f"V{outcomes.shape[1]}").ravel()
+    _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
+    cut = len(plan.rules)
+    distinct = [
+        decide(
+            plan,
+            row[:cut],
+            row[cut:-2],
+            scored=plan.model is None or not row[-2],
+            stale=bool(row[-1]),
+        )
+        for row in outcomes[first].tolist()
+    ]
+    return Verdicts(distinct, of_row.astype(np.int64))
+
+
+def _outcome(rule: Rule, columns: pl.DataFrame) -> NDArray[np.uint8] | int:
+    if rule.when is None:
+        return TRUE
+    outcome = columns.select(rule.when.expr.cast(pl.UInt8).fill_null(NULL).alias("outcome"))
+    return outcome.to_series().to_numpy()  # type: ignore[no-any-return]
+
+
+def decide(
+    plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scored: bool, stale: bool
+) -> Verdict:
+    """What one combination of outcomes means. In order: the first rule that is not false decides.
+
+    A rule that is null could not be evaluated, and a missing value never passes as "no risk": where such a rule comes
+    first, ``undecided`` decides. Without a usable score, or too late, or where no rule matched, the fallback chain does.
+    """
+    pairs = list(zip(plan.rules, outcomes, strict=True))
+    matched = [rule for rule, outcome in pairs if outcome == TRUE and not rule.observe]
+    first = next(((rule, o) for rule, o in pairs if o != FALSE and not rule.observe), None)
+    decision, tier, rule_id = plan.undecided, "abstain", None
+    why: Why = "undecided"
+    if stale or not scored or first is None:
+        why = "stale" if stale else "no_score" if not scored else "no_rule"
+        decision, tier, rule_id = _fall_back(plan, fallback)
+    elif first[1] == TRUE:
+        decision, tier, rule_id, why = first[0].decide, "automatic", first[0].id, "rule"
+    automatic = matched if scored and not stale else []
+    return Verdict(
+        decision=decision,
+        tier=tier,
+        why=why,
+        rule=rule_id,
+        would_be=next((rule.decide for rule in automatic if rule.decide != REVIEW), None),
+        rules=tuple(rule.id for rule in matched),
+        reasons=tuple(rule.reason for rule in matched if rule.reason is not None),
+        observed=tuple(rule.id for rule, outcome in pairs if outcome == TRUE and rule.observe),
+        undecided=tuple(rule.id for rule, outcome in pairs if outcome == NULL),
+    )
+
+
+def _fall_back(plan: Plan, outcomes: Sequence[int]) -> tuple[str, str, str | None]:
+    for rule, outcome in zip(plan.fallback, outcomes, strict=True):
+        if outcome == TRUE:
+            return rule.decide, f"fallback:{rule.id}", rule.id
+        if outcome == NULL:
+            return plan.undecided, "abstain", None
+    return REVIEW, "abstain", None

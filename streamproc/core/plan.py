@@ -1,0 +1,94 @@
+"""The plan: what a pipeline file means, checked, frozen and compiled. The core sees only this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, Literal
+
+from streamproc.core.contract import Contract
+from streamproc.core.expressions import Expression
+from streamproc.core.records import Topics
+
+REVIEW: Final = "review"
+SCORE: Final = "score"
+CONFIDENCE: Final = "confidence"
+EVENT_TIME: Final = "event_time"
+RESERVED: Final = (SCORE, CONFIDENCE, EVENT_TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The input. ``key``, ``time`` and ``sensitive`` name columns of the contract."""
+
+    topic: str
+    key: str | None = None
+    time: str | None = None
+    max_age: timedelta | None = None
+    sensitive: frozenset[str] = frozenset()
+    start: Literal["earliest", "latest"] = "earliest"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    name: str
+    expression: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes."""
+
+    name: str
+    inputs: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``when`` is ``None`` for a rule that always matches. ``observe`` rules are listed and never decide."""
+
+    id: str
+    decide: str
+    when: Expression | None = None
+    reason: str | None = None
+    observe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One version of one pipeline. ``hash`` is of its content: equal plans decide equally."""
+
+    pipeline: str
+    hash: str
+    events: Events
+    contract: Contract
+    rules: tuple[Rule, ...]
+    actions: Mapping[str, str | None]
+    features: tuple[Feature, ...] = ()
+    model: ModelPlan | None = None
+    confidence: Expression | None = None
+    undecided: str = REVIEW
+    fallback: tuple[Rule, ...] = ()
+    dead_letter_mode: Literal["plain", "masked", "encrypted"] = "plain"
+    recorded: tuple[str, ...] = ()
+    """Columns whose values stand in the decision: the features, and the fields that anything reads directly."""
+    sensitive: frozenset[str] = field(default_factory=frozenset)
+    """Recorded columns that derive from a sensitive field."""
+
+    @property
+    def topics(self) -> Topics:
+        return Topics.of(self.pipeline)
+
+    @property
+    def decisions(self) -> frozenset[str]:
+        """Every decision that the plan can make."""
+        return frozenset(rule.decide for rule in (*self.rules, *self.fallback)) | {self.undecided, REVIEW}
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Every topic that the decide agent writes to."""
+        topics = self.topics
+        actions = {topic for topic in self.actions.values() if topic is not None}
+        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions))

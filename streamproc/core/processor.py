@@ -1,0 +1,167 @@
+"""The one shape of behaviour: a processor is a generator without I/O that a lane runs on each batch.
+
+It yields the asks that it cannot answer itself, is sent one answer for each, and returns its effects::
+
+    answers = yield [Score("default", columns, ids)]
+    return Effects(records=(...,), state={"counts": {b"k": b"1"}})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+Changes: TypeAlias = Mapping[str, Mapping[bytes, bytes | None]]
+Steps: TypeAlias = "Generator[list[Ask], list[Answer], Effects]"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one topic partition in offset order; every field has one entry per record.
+
+    ``offsets`` and ``timestamps`` (milliseconds since the epoch) are int64 arrays of shape (n,).
+    """
+
+    topic: str
+    partition: int
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[Headers]
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one lane is given at once: records of one partition number, by topic."""
+
+    partition: int
+    topics: Mapping[str, Records]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.topics.values()))
+
+
+class State(Protocol):
+    """The lane's own tables, as they are after every earlier batch of this lane."""
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """One value per key, ``None`` where the table has none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An immutable snapshot of what all lanes follow (drift state, control, tables), and the offsets it stands at.
+
+    ``views`` holds one read-only value per followed thing; ``offsets`` maps ``topic-partition`` to the next offset.
+    """
+
+    views: Mapping[str, Any] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+
+NOTHING_SEEN = Seen()
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Asks a source for one value per key."""
+
+    source: str
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Asks a model for one score per row. ``columns`` are equally long arrays; ``ids`` are decision ids.
+
+    An ask may be made again after a crash: what costs or reserves is keyed by the id.
+    """
+
+    model: str
+    columns: Mapping[str, NDArray[Any]]
+    ids: Sequence[str]
+
+
+Ask: TypeAlias = Lookup | Score
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One entry per row: a value in ``values``, or ``None`` there and the reason why not in ``reasons``.
+
+    ``version`` names what answered (a model hash, a table offset); ``health`` is free text for people.
+    """
+
+    values: Sequence[Any]
+    reasons: Sequence[str | None]
+    version: str = ""
+    health: str = ""
+
+    @classmethod
+    def nothing(cls, count: int, reason: str, version: str = "") -> Answer:
+        """The answer that is none: ``count`` rows without a value, all for one reason."""
+        return cls([None] * count, [reason] * count, version)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Records for one topic, column by column. A ``None`` key goes to the lane's partition modulo the count."""
+
+    topic: str
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers]
+
+    def __post_init__(self) -> None:
+        if not len(self.keys) == len(self.values) == len(self.headers):
+            raise ValueError(f"keys, values and headers for {self.topic!r} differ in length")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a processor returns. All of it happens, with the batch's offsets, or none.
+
+    ``counts`` are for the metrics of the shell: (name, label) to an increment.
+    """
+
+    records: Sequence[Output] = ()
+    state: Changes = field(default_factory=dict)
+    wake_at: datetime | None = None
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+class Processor(Protocol):
+    """Behaviour of one agent. Neither method does I/O, reads a clock, draws random numbers or logs."""
+
+    def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
+        """Effects of one batch. What data can cause is a value in them; an exception is a bug and ends the worker."""
+        ...
+
+    def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
+        """Effects of time having passed: called at or after the ``wake_at`` that was returned last."""
+        ...
+
+
+def run(steps: Steps, answer: Any) -> Effects:
+    """Run a processor's generator to its end with a plain function from an ask to its answer."""
+    try:
+        asks = next(steps)
+        while True:
+            asks = steps.send([answer(ask) for ask in asks])
+    except StopIteration as stop:
+        effects: Effects = stop.value
+        return effects

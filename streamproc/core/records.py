@@ -1,0 +1,115 @@
+"""Every record type, header and topic name, once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from streamproc.core.processor import Headers
+
+RecordType = Literal["decision", "review-item", "dead-letter", "artefact"]
+
+TYPE: Final = "sp-type"
+VERSION: Final = "sp-version"
+TRACEPARENT: Final = "traceparent"
+REDRIVEN_FROM: Final = "sp-redriven-from"
+"""``topic-partition-offset`` of the dead letter that an event was made from again."""
+
+PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
+
+VERSIONS: Final[dict[RecordType, int]] = {"decision": 1, "review-item": 1, "dead-letter": 1, "artefact": 1}
+
+TYPED: Final[dict[RecordType, Headers]] = {
+    name: ((TYPE, name.encode()), (VERSION, b"%d" % version)) for name, version in VERSIONS.items()
+}
+"""The two headers that every record of a type carries."""
+
+TRUNCATED_BYTES: Final = 4096
+
+
+def headers_for(record: RecordType, source: Headers) -> Headers:
+    """The type's headers, with what is passed through from the source record."""
+    common = TYPED[record]
+    if not source:
+        return common
+    passed = tuple(header for header in source if header[0] in PASSED_THROUGH)
+    return common + passed if passed else common
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of a pipeline's own topics."""
+
+    decisions: str
+    review: str
+    dead_letters: str
+    artefacts: str
+
+    @classmethod
+    def of(cls, pipeline: str) -> Topics:
+        return cls(
+            decisions=f"{pipeline}.decisions",
+            review=f"{pipeline}.review",
+            dead_letters=f"{pipeline}.dead-letter",
+            artefacts=f"{pipeline}.artefacts",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a record came from."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Why an event could not be taken. ``path`` is a JSON path into the event, ``detail`` is for people.
+
+    ``stage`` is the stage that refused it, ``reason`` a stable code for programs.
+    """
+
+    stage: str
+    reason: str
+    path: str = ""
+    detail: str = ""
+
+    def headers(self, pipeline: str, source: Source, passed: Headers = ()) -> Headers:
+        """Everything about the dead letter but its raw bytes, which are the record's value."""
+        return (
+            *headers_for("dead-letter", passed),
+            ("sp-pipeline", pipeline.encode()),
+            ("sp-stage", self.stage.encode()),
+            ("sp-reason", self.reason.encode()),
+            ("sp-path", self.path.encode(errors="replace")),
+            ("sp-detail", self.detail.encode(errors="replace")[:1000]),
+            ("sp-topic", source.topic.encode()),
+            ("sp-partition", b"%d" % source.partition),
+            ("sp-offset", b"%d" % source.offset),
+            ("sp-timestamp", b"%d" % source.timestamp),
+        )
+
+
+def too_large(topic: str, value: bytes | None, headers: Headers) -> tuple[bytes, Headers]:
+    """The dead letter of an outgoing record that its topic cannot hold: a truncated body, its size and its hash."""
+    body = value or b""
+    return body[:TRUNCATED_BYTES], (
+        *TYPED["dead-letter"],
+        ("sp-stage", b"effects"),
+        ("sp-reason", b"record_too_large"),
+        ("sp-detail", f"{len(body)} bytes are more than topic {topic} takes".encode()),
+        ("sp-sha256", hashlib.sha256(body).hexdigest().encode()),
+        ("sp-size", b"%d" % len(body)),
+        ("sp-target", topic.encode()),
+        *((name, content) for name, content in headers if name in PASSED_THROUGH),
+    )
+
+
+def text_headers(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Headers for people and JSON: the last of each name, decoded."""
+    return {name: (content or b"").decode(errors="replace") for name, content in headers}

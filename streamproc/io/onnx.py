@@ -1,0 +1,89 @@
+"""ONNX models with onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc.errors import EnvironmentFault, UserError
+
+HASH_BYTES = 16
+TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+BLOCK = 64
+"""Rows are padded to a multiple of this: matrix kernels for one row and for many add up in different orders."""
+
+
+class OnnxModel:
+    """One session on one file. It takes a matrix of all inputs, or one column for each.
+
+    One intra-op thread: with two, most scores depended on the batch that a row was in.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[str], output: str | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EnvironmentFault("onnxruntime is not installed", "pip install 'streamproc[onnx]'") from error
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read the model {path.name}: {error.strerror}", "the path counts from the pipeline file") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base
+            raise UserError(f"{path.name} is not a model that onnxruntime can load: {type(error).__name__}", "export it again, and check it with onnx.checker") from error
+        self.version = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
+        self._inputs = tuple(inputs)
+        self._nodes = self._session.get_inputs()
+        self._output = self._choose(output, path.name)
+        for node in self._nodes:
+            if node.type not in TYPES:
+                raise UserError(f"{path.name}: input {node.name!r} is {node.type}", "streamproc gives numbers: float, double or int64")
+
+    @property
+    def width(self) -> int | None:
+        """How many columns the model takes, where it says so."""
+        if len(self._nodes) > 1:
+            return len(self._nodes)
+        shape = self._nodes[0].shape
+        return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
+    def _choose(self, wanted: str | None, file: str) -> str:
+        outputs = {node.name: node for node in self._session.get_outputs()}
+        if wanted is not None and wanted not in outputs:
+            raise UserError(f"{file} has no output {wanted!r}", f"it has {', '.join(outputs)}")
+        name = wanted or list(outputs)[-1]
+        if not outputs[name].type.startswith("tensor("):
+            raise UserError(f"{file}: output {name!r} is {outputs[name].type}, not a tensor", "export it with zipmap=False")
+        return name
+
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+        """One score per row: the output itself, or the last column of class probabilities."""
+        padded = -(-rows // BLOCK) * BLOCK
+        if len(self._nodes) == 1:
+            matrix = np.zeros((padded, len(self._inputs)), TYPES[self._nodes[0].type])
+            for place, name in enumerate(self._inputs):
+                matrix[:rows, place] = columns[name]
+            feed = {self._nodes[0].name: matrix}
+        else:
+            feed = {
+                node.name: self._column(columns[name], rows, padded, node)
+                for name, node in zip(self._inputs, self._nodes, strict=True)
+            }
+        result = np.asarray(self._session.run([self._output], feed)[0], np.float64)
+        return result[:rows] if result.ndim == 1 else result[:rows].reshape(rows, -1)[:, -1]
+
+    @staticmethod
+    def _column(values: NDArray[Any], rows: int, padded: int, node: Any) -> NDArray[Any]:
+        column = np.zeros(padded, TYPES[node.type])
+        column[:rows] = values
+        return column.reshape(padded, 1) if len(node.shape) == 2 else column

@@ -1,0 +1,225 @@
+"""One transaction for all lanes that have something finished, and what became of it when the broker went away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata
+
+from streamproc import metrics
+from streamproc.core.state import changelog_key
+from streamproc.errors import FencedOffsets
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.group import Claim, GroupOffsets
+from streamproc.kafka.lane import Entry, Outgoing, Work
+from streamproc.kafka.producer import MAX_BATCH_BYTES, LaneProducer
+
+log = logging.getLogger(__name__)
+
+TRANSACTION_SECONDS = 30.0
+START_SECONDS = 20.0
+RETRY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class BrokerState:
+    """Whether the worker is waiting for the broker, and since when (monotonic seconds)."""
+
+    away_since: float | None = None
+
+    def away(self, reason: BaseException) -> None:
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+            metrics.BROKER_AWAY.set(1)
+            log.warning("the broker is away, waiting for it: %s", type(reason).__name__)
+
+    def back(self) -> None:
+        if self.away_since is not None:
+            log.warning("the broker is back after %.1f s", time.monotonic() - self.away_since)
+        self.away_since = None
+        metrics.BROKER_AWAY.set(0)
+
+
+class Cycle:
+    """Commits work, one transaction after another, under one transactional id."""
+
+    def __init__(
+        self, connection: Connection, group: GroupOffsets, app: str, transactional_id: str, encoder: Executor
+    ) -> None:
+        self.transactional_id = transactional_id
+        self.broker = BrokerState()
+        self._connection = connection
+        self._group = group
+        self._app = app
+        self._encoder = encoder
+        self._producer: LaneProducer | None = None
+        self._number = 0
+
+    async def start(self) -> None:
+        self._producer = await self._start_producer()
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.discard()
+            self._producer = None
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has. Raises UnknownTopicOrPartitionError where there is none."""
+        assert self._producer is not None
+        return len(await self._producer.partitions_for(topic))
+
+    async def commit(self, works: Sequence[Work]) -> bool:
+        """Make all of the work final, or none of it: whether it was.
+
+        Raises FencedOffsets when the group has moved on. Waits for as long as the broker is away.
+        """
+        self._number += 1
+        claims = {
+            tp: replace(claim, cycle=self._number) for work in works for tp, claim in work.lane.claims.items()
+        }
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                await self._transaction(works, claims)
+            done = True
+        except FencedOffsets:
+            raise
+        except (kafka_errors.KafkaError, TimeoutError, AssertionError) as error:
+            # aiokafka asserts its state machine: after a fatal error in the background that is all one sees.
+            _raise_if_fenced(error)
+            done = await self._outcome(works, claims, error)
+        metrics.TRANSACTION.observe(time.perf_counter() - started)
+        metrics.TRANSACTIONS.labels("committed" if done else "aborted").inc()
+        if done:
+            for work in works:
+                work.lane.claims = {tp: claims[tp] for tp in work.lane.claims}
+        return done
+
+    async def _transaction(self, works: Sequence[Work], claims: dict[TopicPartition, Claim]) -> None:
+        producer, member = self._producer, works[0].member
+        assert producer is not None
+        if any(work.member is not member for work in works):
+            raise FencedOffsets("batches of two generations met in one transaction")
+        loop = asyncio.get_running_loop()
+        encoding = loop.run_in_executor(self._encoder, encode, self._app, works)
+        await producer.begin_transaction()
+        # Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset.
+        await producer.send_offsets_to_transaction(
+            {
+                tp: OffsetAndMetadata(offset, claims[tp].encode())
+                for work in works
+                for tp, offset in work.positions.items()
+            },
+            member,
+        )
+        batches = await encoding
+        sent = await asyncio.gather(
+            *(self._send(topic, partition, parts) for (topic, partition), parts in batches.items())
+        )
+        for futures in sent:
+            for future in futures:
+                await future
+        await producer.commit_transaction()
+        self.broker.back()
+
+    async def _send(self, topic: str, partition: int, parts: list[BatchBuilder]) -> list[Any]:
+        assert self._producer is not None
+        return [await self._producer.send_batch(part, topic, partition=partition) for part in parts]
+
+    async def _outcome(
+        self, works: Sequence[Work], claims: dict[TopicPartition, Claim], error: BaseException
+    ) -> bool:
+        """What became of a transaction whose end nobody told us."""
+        log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
+        await self.stop()
+        self._producer = await self._start_producer()  # the same id: ends what is still open
+        wanted = {tp for work in works for tp in work.positions}
+        committed = await self._group.fetch(wanted, stable=True)
+        while len(committed) < len(wanted):
+            await asyncio.sleep(RETRY_SECONDS)
+            committed = await self._group.fetch(wanted, stable=True)
+        self.broker.back()
+        found = {tp: committed[tp].claim for tp in wanted}
+        if all(found[tp] == claims[tp] for tp in wanted):
+            return True
+        before = {tp: claim for work in works for tp, claim in work.lane.claims.items()}
+        if all(found[tp] == before[tp] for tp in wanted):
+            return False
+        raise FencedOffsets("another worker owns lanes of this one")
+
+    async def _start_producer(self) -> LaneProducer:
+        while True:
+            producer = LaneProducer(self._connection, self.transactional_id)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await producer.start()
+            except (kafka_errors.KafkaError, TimeoutError, OSError) as error:
+                await producer.discard()
+                if isinstance(error, kafka_errors.KafkaError) and not _waiting_helps(error):
+                    raise
+                self.broker.away(error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return producer
+
+
+def _waiting_helps(error: kafka_errors.KafkaError) -> bool:
+    return error.retriable or isinstance(error, kafka_errors.KafkaConnectionError)
+
+
+def _raise_if_fenced(error: BaseException) -> None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FencedOffsets):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def encode(app: str, works: Sequence[Work]) -> dict[tuple[str, int], list[BatchBuilder]]:
+    """Kafka record batches for everything that the works send, changelogs included, by topic and partition."""
+    merged: Outgoing = defaultdict(list)
+    for work in works:
+        for target, entries in work.outgoing.items():
+            merged[target] += entries
+        changes = changelog_entries(work)
+        if changes:
+            merged[work.lane.agent.changelog(app), work.lane.partition] += changes
+    now = int(time.time() * 1000)
+    return {target: _batches(entries, now) for target, entries in merged.items()}
+
+
+def changelog_entries(work: Work) -> list[Entry]:
+    return [
+        Entry(changelog_key(table, key), value, ())
+        for table, entries in work.effects.state.items()
+        for key, value in entries.items()
+    ]
+
+
+def _batches(entries: list[Entry], timestamp: int) -> list[BatchBuilder]:
+    batches = [_builder()]
+    for key, value, headers in entries:
+        while batches[-1].append(timestamp=timestamp, key=key, value=value, headers=list(headers)) is None:
+            batches.append(_builder())
+    for batch in batches:
+        batch.close()
+    return batches
+
+
+def _builder() -> BatchBuilder:
+    return BatchBuilder(MAX_BATCH_BYTES, 0, is_transactional=1)
+
+
+def changelog_of(agent: Agent, app: str, partition: int) -> TopicPartition:
+    return TopicPartition(agent.changelog(app), partition)

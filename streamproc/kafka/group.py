@@ -1,0 +1,186 @@
+"""The consumer group, seen from outside aiokafka's own consumer: who we are in it, stable offsets, claims.
+
+A *claim* is a lane's mark on its committed offset: the transactional id of the worker that owns it and a number that
+grows with every owner. It stands in the metadata of every offset commit, so whoever comes next can end a transaction
+that its owner left open, and an owner that comes back can tell whether anybody was there in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+
+from streamproc.errors import FencedOffsets
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.protocol import OffsetCommitRequest, OffsetFetchRequest
+
+UNKNOWN_OFFSET = -1
+UNSTABLE_OFFSET_COMMIT = 88
+MOVED_ON = frozenset({22, 25, 27, 82})  # illegal generation, unknown member, rebalancing, fenced instance
+NOT_HERE = frozenset({14, 15, 16})  # loading, coordinator not available, not coordinator
+RETRY_SECONDS = 0.05
+
+
+class Member(str):
+    """A group id that carries who we were in the group when a batch was fetched.
+
+    It is a string so that it travels through aiokafka's producer to the request unchanged. It is made once per
+    assignment; reading the live coordinator at commit would say -1 after a reset, and brokers exempt -1 from the check.
+    """
+
+    __slots__ = ("generation", "instance_id", "member_id")
+    generation: int
+    member_id: str
+    instance_id: str | None
+
+    @classmethod
+    def of(cls, coordinator: Any) -> Member:
+        """The member that aiokafka's coordinator is now. Raises FencedOffsets while it is none."""
+        member = cls(coordinator.group_id)
+        member.generation = coordinator.generation
+        member.member_id = coordinator.member_id
+        member.instance_id = coordinator._group_instance_id
+        if member.generation < 0 or not member.member_id:
+            raise FencedOffsets("the group has no generation for this worker")
+        return member
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who owns a lane: ``owner`` is a transactional id, ``number`` grows by one with every claim.
+
+    ``topic_id`` and ``partitions`` are those of the topic when it was claimed: a topic that was deleted and made
+    anew, or that grew, is noticed. ``cycle`` numbers the owner's transactions, so that the owner can tell which of
+    them was the last to be committed even where no offset moved.
+    """
+
+    owner: str
+    number: int
+    topic_id: str
+    partitions: int
+    cycle: int = 0
+
+    def encode(self) -> str:
+        fields = [1, self.owner, self.number, self.topic_id, self.partitions, self.cycle]
+        return orjson.dumps(fields).decode()
+
+    @classmethod
+    def decode(cls, metadata: str | None) -> Claim | None:
+        """The claim in an offset's metadata, or ``None`` where it holds none of ours."""
+        try:
+            version, *fields = orjson.loads(metadata or "")
+            return cls(*fields) if version == 1 else None
+        except (orjson.JSONDecodeError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A committed offset and its claim; ``offset`` is -1 where nothing was ever committed."""
+
+    offset: int
+    claim: Claim | None
+
+
+class GroupOffsets:
+    """Reads and claims committed offsets of one group over a connection of its own."""
+
+    def __init__(self, connection: Connection, group: str) -> None:
+        self._group = group
+        self._client = AIOKafkaClient(**connection.client_kwargs())
+        self._coordinator: int | None = None
+
+    async def start(self) -> None:
+        await self._client.bootstrap()
+
+    async def stop(self) -> None:
+        await self._client.close()
+
+    async def fetch(
+        self, partitions: Collection[TopicPartition], *, stable: bool
+    ) -> dict[TopicPartition, Committed]:
+        """Committed offsets; with ``stable``, partitions with a pending transaction are left out.
+
+        Waits for as long as the coordinator is away. Raises KafkaError for what waiting does not mend.
+        """
+        topics = _by_topic(partitions)
+        request = OffsetFetchRequest(self._group, [(name, ps, {}) for name, ps in topics.items()], stable)
+        while True:
+            response = await self._send(request)
+            codes = {code for _, ps, _ in response.topics for *_, code, _ in ps} | {response.error_code}
+            if codes & NOT_HERE:
+                await self._look_again()
+                continue
+            unexpected = codes - {0, UNSTABLE_OFFSET_COMMIT}
+            if unexpected:
+                raise kafka_errors.for_code(min(unexpected))(f"offsets of group {self._group}")
+            return {
+                TopicPartition(topic, partition): Committed(offset, Claim.decode(metadata))
+                for topic, ps, _ in response.topics
+                for partition, offset, _, metadata, code, _ in ps
+                if code == 0
+            }
+
+    async def commit(
+        self, member: Member, offsets: Mapping[TopicPartition, tuple[int, Claim]]
+    ) -> None:
+        """Commit offsets with claims, outside any transaction: one atomic request that leaves nothing open.
+
+        Raises FencedOffsets when the group has moved on.
+        """
+        topics: dict[str, list[Any]] = defaultdict(list)
+        for tp, (offset, claim) in offsets.items():
+            topics[tp.topic].append((tp.partition, offset, -1, claim.encode(), {}))
+        request = OffsetCommitRequest(
+            self._group,
+            member.generation,
+            member.member_id,
+            member.instance_id,
+            [(name, ps, {}) for name, ps in topics.items()],
+        )
+        while True:
+            response = await self._send(request)
+            codes = {code for _, ps, _ in response.topics for _, code, _ in ps} - {0}
+            if not codes:
+                return
+            if codes & NOT_HERE:
+                await self._look_again()
+                continue
+            if codes & MOVED_ON:
+                raise FencedOffsets("a claim was refused: the group has moved on")
+            raise kafka_errors.for_code(min(codes))(f"claim in group {self._group}")
+
+    async def _send(self, request: Any) -> Any:
+        while True:
+            try:
+                if self._coordinator is None:
+                    self._coordinator = await self._client.coordinator_lookup(
+                        CoordinationType.GROUP, self._group
+                    )
+                return await self._client.send(
+                    self._coordinator, request, group=ConnectionGroup.COORDINATION
+                )
+            except kafka_errors.KafkaError as error:
+                if not error.retriable:
+                    raise
+                await self._look_again()
+
+    async def _look_again(self) -> None:
+        self._coordinator = None
+        await asyncio.sleep(RETRY_SECONDS)
+        await self._client.force_metadata_update()
+
+
+def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
+    topics: dict[str, list[int]] = defaultdict(list)
+    for tp in partitions:
+        topics[tp.topic].append(tp.partition)
+    return topics

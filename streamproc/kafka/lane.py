@@ -1,0 +1,141 @@
+"""One lane: its state, and the batch that it has in flight.
+
+A batch of a lane is *computing*, then *waiting* for a transaction, then *committing*. At most one batch is in each of
+these, so batch n + 1 may compute while n commits, on a view of n's uncommitted state; n + 2 is not fetched before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from aiokafka import TopicPartition
+
+from streamproc.core.processor import Batch, Effects, Headers, Records
+from streamproc.core.state import Overlay, Tables
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.group import Claim, Member
+
+
+class LaneId(NamedTuple):
+    agent: str
+    partition: int
+
+
+class Entry(NamedTuple):
+    """One record on its way out."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+Outgoing: TypeAlias = dict[tuple[str, int], list[Entry]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records of one lane as aiokafka gave them, with the assignment in which they were fetched."""
+
+    lane: LaneId
+    epoch: int
+    records: Mapping[TopicPartition, Sequence[Any]]
+
+
+@dataclass(slots=True)
+class Work:
+    """A finished batch or tick: what to commit, and where the lane stands when that has happened."""
+
+    lane: Lane
+    member: Member
+    positions: dict[TopicPartition, int]
+    effects: Effects
+    outgoing: Outgoing
+    timestamps: Any = None
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """Owned by one worker from its claim until it is revoked. ``positions`` are the committed next offsets."""
+
+    agent: Agent
+    partition: int
+    positions: dict[TopicPartition, int]
+    claims: dict[TopicPartition, Claim]
+    tables: Tables
+    computing: asyncio.Task[None] | None = None
+    waiting: Work | None = None
+    committing: Work | None = None
+    wake_at: datetime | None = None
+    progressed: float = 0.0
+    fetching: bool = False
+    behind_since: float | None = None
+
+    @property
+    def id(self) -> LaneId:
+        return LaneId(self.agent.name, self.partition)
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take another batch."""
+        return self.computing is None and self.waiting is None and not self.fetching
+
+    @property
+    def idle(self) -> bool:
+        return self.free and self.committing is None
+
+    def view(self) -> Overlay:
+        """The tables as they are after every batch before the next one."""
+        pending = [work.effects.state for work in (self.committing, self.waiting) if work is not None]
+        return Overlay(self.tables, pending)
+
+    def reached(self) -> dict[TopicPartition, int]:
+        """The next offsets after every batch that is on its way, committed or not."""
+        for work in (self.waiting, self.committing):
+            if work is not None:
+                return work.positions
+        return self.positions
+
+    def committed(self, work: Work) -> None:
+        """Take over what a transaction has made final."""
+        self.tables.apply(work.effects.state)
+        self.positions = work.positions
+        self.committing = None
+
+    def drop_work(self) -> None:
+        """Forget everything that is not committed."""
+        if self.computing is not None:
+            self.computing.cancel()
+        self.computing = self.waiting = self.committing = None
+        self.fetching = False
+
+
+def to_batch(
+    partition: int, fetched: Mapping[TopicPartition, Sequence[Any]], positions: Mapping[TopicPartition, int]
+) -> tuple[Batch, dict[TopicPartition, int]]:
+    """Columns from aiokafka's records, and the lane's positions after them. Records before a position are left out."""
+    topics: dict[str, Records] = {}
+    after = dict(positions)
+    for tp, all_records in fetched.items():
+        records = all_records
+        if records and records[0].offset < positions[tp]:
+            records = [record for record in records if record.offset >= positions[tp]]
+        if not records:
+            continue
+        count = len(records)
+        topics[tp.topic] = Records(
+            topic=tp.topic,
+            partition=partition,
+            keys=[record.key for record in records],
+            values=[record.value for record in records],
+            headers=[record.headers for record in records],
+            offsets=np.fromiter((record.offset for record in records), np.int64, count),
+            timestamps=np.fromiter((record.timestamp for record in records), np.int64, count),
+        )
+        after[tp] = records[-1].offset + 1
+    return Batch(partition, topics), after

@@ -1,0 +1,442 @@
+"""All lanes of one worker: what is assigned, what may be fetched, what runs, and the cycle that commits it.
+
+The *epoch* counts assignments and travels with every fetched batch: one fetched before a rebalance is never run after
+it. The *member* is who the worker was in the group at that time; the broker checks it at every commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+
+from streamproc import metrics
+from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Effects, Seen, Steps
+from streamproc.errors import LaneStopped
+from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.cycle import Cycle
+from streamproc.kafka.group import GroupOffsets, Member
+from streamproc.kafka.lane import Fetched, Lane, LaneId, Work, to_batch
+from streamproc.kafka.opening import Opener
+from streamproc.kafka.outgoing import Router
+from streamproc.kafka.watchdog import Watchdog, end_process
+
+log = logging.getLogger(__name__)
+
+
+
+class Fetcher(Protocol):
+    """What lanes need of the consumer."""
+
+    async def seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Fetch from these offsets on, where the partition is still assigned."""
+        ...
+
+    def end(self, tp: TopicPartition) -> int | None:
+        """The last stable offset, as of the last fetch."""
+        ...
+
+
+async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
+    """For processors that ask nothing."""
+    raise LookupError(f"nobody answers {asks[0]!r:.80}")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """``watchdog``: seconds that a lane may have work without progress. ``revoke``: seconds that a rebalance waits
+    for the transaction in flight. ``drain``: seconds that a graceful stop waits for batches in flight."""
+
+    watchdog: float = 60.0
+    revoke: float = 20.0
+    drain: float = 30.0
+
+
+class Lanes:
+    """The lanes of one worker. Everything but the processors' steps runs on the event loop that started it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        app: str,
+        agents: Sequence[Agent],
+        worker: str,
+        dead_letters: str,
+        *,
+        answerer: Answerer = no_answers,
+        seen: SeenNow = lambda: NOTHING_SEEN,
+        settings: LaneSettings = LaneSettings(),
+    ) -> None:
+        self._readers = by_topic(agents)
+        self._agents = {agent.name: agent for agent in agents}
+        self._answerer, self._seen, self._settings = answerer, seen, settings
+        self._owner = f"{app}-{worker}"
+        self._steps = ThreadPoolExecutor(1, "processor")
+        self._encoder = ThreadPoolExecutor(1, "encoder")
+        self._group = GroupOffsets(connection, app)
+        self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
+        self._opener = Opener(connection, self._group, app, self._owner)
+        self._router = Router(connection, self._cycle.partitions, dead_letters)
+        self._watchdog = Watchdog(self.stuck, settings.watchdog)
+        self._lanes: dict[LaneId, Lane] = {}
+        self._kept: dict[LaneId, Lane] = {}
+        self._epoch = 0
+        self._member: Member | None = None
+        self._fetcher: Fetcher | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._opening_progressed: float | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._finished = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._timed = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._closing = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, and begin to commit. Waits for a broker that is away."""
+        await self._group.start()
+        await self._cycle.start()
+        self._watchdog.start()
+        self._tasks = [
+            asyncio.create_task(self._guard(routine()), name=routine.__name__)
+            for routine in (self._commit_cycles, self._tick_lanes, self._beat)
+        ]
+
+    async def stop(self) -> None:
+        """Finish the batches in flight, commit them, and let go. Bounded by ``settings.drain``."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(self._settings.drain):
+                await self._all(lambda lane: lane.idle)
+        except TimeoutError:
+            log.warning("batches in flight did not finish in %.0f s: they are given up", self._settings.drain)
+        self._watchdog.stop()
+        for task in [*self._tasks, *([self._opening] if self._opening else [])]:
+            task.cancel()
+        self._epoch += 1
+        for lane in self._lanes.values():
+            lane.drop_work()
+        await self._cycle.stop()
+        await self._group.stop()
+        self._steps.shutdown(wait=False, cancel_futures=True)
+        self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    async def _guard(self, routine: Awaitable[None]) -> None:
+        try:
+            await routine
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            end_process(error)
+
+    # -- the group ----------------------------------------------------------------------------------------------
+
+    async def revoke(self) -> None:
+        """All lanes are taken away (rebalances are eager): let the transaction in flight end, drop the rest."""
+        self._epoch += 1
+        if self._opening is not None:
+            self._opening.cancel()
+        for lane in self._lanes.values():
+            committing = lane.committing
+            lane.drop_work()
+            lane.committing = committing
+        async with asyncio.timeout(self._settings.revoke):
+            await self._all(lambda lane: lane.committing is None)
+        self._kept, self._lanes = self._kept | self._lanes, {}
+
+    def assign(self, partitions: Collection[TopicPartition], member: Member, fetcher: Fetcher) -> None:
+        """Note what is ours now; opening it goes on outside the rebalance callback."""
+        metrics.REBALANCES.inc()
+        self._member, self._fetcher = member, fetcher
+        wanted: dict[LaneId, Agent] = {}
+        have = {TopicPartition(*tp) for tp in partitions}
+        for topic, partition in have:
+            agent = self._readers.get(topic)
+            if agent is None:
+                continue
+            if all(TopicPartition(other, partition) in have for other in agent.topics):
+                wanted[LaneId(agent.name, partition)] = agent
+            else:
+                log.warning("lane %s/%d waits: not all of its topics are here", agent.name, partition)
+        self._opening_progressed = time.monotonic()
+        self._opening = asyncio.create_task(self._guard(self._open(self._epoch, wanted, member)), name="opening")
+
+    async def _open(self, epoch: int, wanted: Mapping[LaneId, Agent], member: Member) -> None:
+        def progress() -> None:
+            self._opening_progressed = time.monotonic()
+
+        lanes = await self._opener.open(wanted, self._kept, member, progress) if wanted else {}
+        if epoch != self._epoch:
+            return
+        assert self._fetcher is not None
+        await self._fetcher.seek_all({tp: offset for lane in lanes.values() for tp, offset in lane.positions.items()})
+        if epoch != self._epoch:
+            return
+        self._kept, self._lanes = {}, lanes
+        self._opening_progressed = None
+        now = datetime.now(UTC)
+        for lane in lanes.values():
+            lane.progressed = time.monotonic()
+            lane.wake_at = now  # the first tick lets the processor say when it wants to be woken
+        self._freed.set()
+        self._timed.set()
+
+    # -- fetching -----------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def wanted(self) -> set[TopicPartition]:
+        """The partitions of lanes that have nothing waiting: only these are fetched."""
+        if self._closing:
+            return set()
+        return {tp for lane in self._lanes.values() if lane.free for tp in lane.positions}
+
+    async def until_wanted(self, seconds: float) -> None:
+        """Wait until a lane is free, or for the time given."""
+        self._freed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._freed.wait()
+        except TimeoutError:
+            pass
+
+    def fetched(self, epoch: int, records: Mapping[TopicPartition, Sequence[Any]]) -> list[Fetched]:
+        """Group what aiokafka gave by lane, and mark the lanes as busy. Drops it all if a rebalance came between."""
+        if epoch != self._epoch:
+            return []
+        by_lane: dict[LaneId, dict[TopicPartition, Sequence[Any]]] = {}
+        for tp, batch in records.items():
+            if batch:
+                by_lane.setdefault(LaneId(self._readers[tp.topic].name, tp.partition), {})[tp] = batch
+        for lane in by_lane:
+            self._lanes[lane].fetching = True
+        return [Fetched(lane, epoch, batch) for lane, batch in by_lane.items()]
+
+    def take(self, fetched: Fetched) -> None:
+        """Run a fetched batch on its lane: called by the Faust agent."""
+        lane = self._lanes.get(fetched.lane)
+        if lane is None or fetched.epoch != self._epoch:
+            return
+        lane.fetching = False
+        self._run(lane, fetched)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def _run(self, lane: Lane, fetched: Fetched | None) -> None:
+        lane.progressed = time.monotonic()
+        lane.computing = asyncio.create_task(self._guard(self._compute(lane, self._epoch, fetched)))
+
+    async def _compute(self, lane: Lane, epoch: int, fetched: Fetched | None) -> None:
+        assert self._member is not None
+        member, started, view = self._member, time.perf_counter(), lane.view()
+        reached, now, seen = lane.reached(), datetime.now(UTC), self._seen()
+        positions, timestamps, steps = await self._in_thread(_begin, lane, fetched, view, reached, seen, now)
+        effects = Effects() if steps is None else await self._drive(steps)
+        outgoing = await self._router.route(lane.partition, effects, self._in_thread)
+        if epoch != self._epoch:
+            return
+        metrics.COMPUTE.labels(lane.agent.name).observe(time.perf_counter() - started)
+        lane.computing = None
+        if effects.wake_at is not None and (lane.wake_at is None or effects.wake_at < lane.wake_at):
+            lane.wake_at = effects.wake_at
+            self._timed.set()
+        if positions == reached and not outgoing and not effects.state:
+            self._free(lane)
+            return
+        lane.waiting = Work(lane, member, positions, effects, outgoing, timestamps, started)
+        self._finished.set()
+
+    async def _drive(self, steps: Steps) -> Effects:
+        done, value = await self._in_thread(_advance, steps, None)
+        while not done:
+            started = time.perf_counter()
+            answers = await self._answerer(value)
+            metrics.ANSWER.labels(type(value[0]).__name__.lower()).observe(time.perf_counter() - started)
+            done, value = await self._in_thread(_advance, steps, answers)
+        effects: Effects = value
+        return effects
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._steps, function, *args)
+
+    def _free(self, lane: Lane) -> None:
+        lane.progressed = time.monotonic()
+        if lane.free and lane.wake_at is not None and lane.wake_at <= datetime.now(UTC):
+            self._timed.set()
+        self._freed.set()
+        self._committed.set()
+
+    async def _tick_lanes(self) -> None:
+        while True:
+            now = datetime.now(UTC)
+            due = [lane for lane in self._lanes.values() if lane.wake_at is not None and lane.wake_at <= now]
+            for lane in due:
+                if lane.free and not self._closing:
+                    lane.wake_at = None
+                    self._run(lane, None)
+            later = [lane.wake_at for lane in self._lanes.values() if lane.wake_at and lane.wake_at > now]
+            pause = max((min(later) - now).total_seconds(), 0.001) if later else None
+            try:
+                async with asyncio.timeout(pause):
+                    await self._timed.wait()
+            except TimeoutError:
+                pass
+            self._timed.clear()
+
+    # -- committing ---------------------------------------------------------------------------------------------
+
+    async def _commit_cycles(self) -> None:
+        while True:
+            await self._finished.wait()
+            self._finished.clear()
+            works = []
+            for lane in self._lanes.values():
+                if lane.waiting is not None:
+                    lane.committing, lane.waiting = lane.waiting, None
+                    works.append(lane.committing)
+            if not works:
+                continue
+            self._freed.set()
+            done = await self._cycle.commit(works)
+            if done:
+                for work in works:
+                    work.lane.committed(work)
+                    _observe(work)
+            else:
+                await self._run_again(works)
+            for work in works:
+                self._free(work.lane)
+
+    async def _run_again(self, works: Sequence[Work]) -> None:
+        """A transaction came to nothing: everything goes back to the committed offsets and is run again."""
+        for work in works:
+            work.lane.committing = None
+        if any(self._lanes.get(work.lane.id) is not work.lane for work in works):
+            return  # revoked meanwhile: whoever owns them now begins at the committed offsets
+        self._epoch += 1
+        for lane in self._lanes.values():
+            lane.drop_work()
+        assert self._fetcher is not None
+        await self._fetcher.seek_all({tp: at for lane in self._lanes.values() for tp, at in lane.positions.items()})
+
+    async def _all(self, condition: Callable[[Lane], bool]) -> None:
+        while not all(map(condition, self._lanes.values())):
+            self._committed.clear()
+            await self._committed.wait()
+
+    # -- health -------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._watchdog.beat()
+            now = time.monotonic()
+            for lane in self._lanes.values():
+                if not lane.free or not any(self.lag(lane).values()):
+                    lane.behind_since = None
+                elif lane.behind_since is None:
+                    lane.behind_since = now
+            await asyncio.sleep(1.0)
+
+    def lag(self, lane: Lane) -> dict[TopicPartition, int]:
+        """Records between the lane's committed position and the last stable offset, as of the last fetch."""
+        assert self._fetcher is not None
+        ends = {tp: self._fetcher.end(tp) for tp in lane.positions}
+        return {tp: max((ends[tp] or 0) - at, 0) for tp, at in lane.positions.items()}
+
+    def stuck(self, seconds: float) -> str | None:
+        """What has had work for longer than ``seconds`` without progress. A broker that is away stops nothing."""
+        now = time.monotonic()
+        if self._cycle.broker.away_since is not None:
+            return None
+        opening = self._opening_progressed
+        if opening is not None and now - opening > seconds:
+            return "lanes do not open"
+        for lane in list(self._lanes.values()):
+            if not lane.idle and now - lane.progressed > seconds:
+                return f"lane {lane.agent.name}/{lane.partition} is stuck"
+            if lane.behind_since is not None and now - lane.behind_since > seconds:
+                return f"lane {lane.agent.name}/{lane.partition} is behind, but nothing is fetched"
+        return None
+
+    def health(self) -> dict[str, Any]:
+        """For ``/healthz``: whether all is well, and the state of every lane."""
+        stuck = self.stuck(min(self._settings.watchdog / 2, 15.0))
+        away = self._cycle.broker.away_since
+        return {
+            "ok": stuck is None and away is None,
+            "stuck": stuck,
+            "broker_away_seconds": None if away is None else round(time.monotonic() - away, 1),
+            "opening": self._opening_progressed is not None,
+            "lanes": {
+                f"{lane.agent.name}/{lane.partition}": {tp.topic: at for tp, at in lane.positions.items()}
+                for lane in self._lanes.values()
+            },
+        }
+
+    def set_gauges(self) -> None:
+        """Bring the gauges up to date."""
+        metrics.LANES.labels("open").set(len(self._lanes))
+        metrics.LAG.clear()
+        for lane in self._lanes.values():
+            for tp, lag in self.lag(lane).items():
+                metrics.LAG.labels(tp.topic, str(tp.partition)).set(lag)
+
+    def fail(self, error: BaseException) -> None:
+        """What the consumer could not do: end the worker where waiting does not help."""
+        if isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            places = ", ".join(f"{tp.topic}-{tp.partition} at {at}" for tp, at in error.args[0].items())
+            error = LaneStopped(
+                f"an offset is not in its topic any more: {places}",
+                "retention was too short, or records were deleted; `streamproc reset FILE --lane N --to …`",
+            )
+        if isinstance(error, kafka_errors.KafkaError) and error.retriable:
+            self._cycle.broker.away(error)
+            return
+        end_process(error)
+
+
+def _begin(
+    lane: Lane,
+    fetched: Fetched | None,
+    view: Any,
+    reached: Mapping[TopicPartition, int],
+    seen: Seen,
+    now: datetime,
+) -> tuple[dict[TopicPartition, int], Any, Steps | None]:
+    if fetched is None:
+        return dict(reached), None, lane.agent.processor.tick(view, seen, now)
+    batch, positions = to_batch(lane.partition, fetched.records, reached)
+    if not len(batch):
+        return positions, None, None
+    metrics.BATCH_EVENTS.labels(lane.agent.name).observe(len(batch))
+    timestamps = np.concatenate([records.timestamps for records in batch.topics.values()])
+    return positions, timestamps, lane.agent.processor.process(batch, view, seen, now)
+
+
+def _advance(steps: Steps, answers: list[Answer] | None) -> tuple[bool, Any]:
+    try:
+        return False, next(steps) if answers is None else steps.send(answers)
+    except StopIteration as stop:
+        return True, stop.value
+
+
+def _observe(work: Work) -> None:
+    metrics.count(dict(work.effects.counts))
+    if work.timestamps is not None:
+        metrics.LATENCY.observe(np.maximum(time.time() - work.timestamps / 1000.0, 0.0))
+
+

@@ -1,0 +1,189 @@
+"""Opening lanes after an assignment: stable offsets, state, and a claim before any work.
+
+None of it happens in the rebalance callback: aiokafka sends no heartbeat while that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from streamproc import metrics
+from streamproc.core.state import Tables
+from streamproc.errors import LaneStopped
+from streamproc.kafka import admin
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
+from streamproc.kafka.lane import Lane, LaneId
+from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.restore import bounds, restore
+
+log = logging.getLogger(__name__)
+
+UNSTABLE_SECONDS = 0.3
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens lanes for one worker."""
+
+    connection: Connection
+    group: GroupOffsets
+    app: str
+    owner: str
+
+    async def open(
+        self,
+        wanted: Mapping[LaneId, Agent],
+        kept: Mapping[LaneId, Lane],
+        member: Member,
+        progress: Callable[[], None],
+    ) -> dict[LaneId, Lane]:
+        """Lanes ready to run, claimed as ours. ``kept`` are lanes as they were before the rebalance.
+
+        Raises LaneStopped where going on would lose or repeat something, FencedOffsets when the group moved on.
+        """
+        started = time.monotonic()
+        partitions = {
+            TopicPartition(topic, lane.partition): lane
+            for lane, agent in wanted.items()
+            for topic in agent.topics
+        }
+        topics = await admin.describe(self.connection, sorted({topic for topic, _ in partitions}))
+        committed = await self._stable(partitions, progress)
+        limits = await bounds(self.connection, list(partitions))
+        lanes = {}
+        for lane_id, agent in wanted.items():
+            mine = [TopicPartition(topic, lane_id.partition) for topic in agent.topics]
+            lane = kept.get(lane_id)
+            if lane is None or not _still_ours(lane, committed):
+                lane = self._fresh(lane_id, agent, {tp: committed[tp] for tp in mine}, limits, topics)
+            lanes[lane_id] = lane
+        fresh = [lane for lane_id, lane in lanes.items() if lane is not kept.get(lane_id)]
+        read = await self._restore(fresh, progress)
+        await self._claim(fresh, member)
+        if fresh:
+            log.info(
+                "opened %d lanes (%d kept) in %.2f s, %d changelog records read",
+                len(lanes), len(lanes) - len(fresh), time.monotonic() - started, read,
+            )  # fmt: skip
+        return lanes
+
+    async def _stable(
+        self, partitions: Collection[TopicPartition], progress: Callable[[], None]
+    ) -> dict[TopicPartition, Committed]:
+        """Committed offsets with no transaction pending; ends the transactions of owners that died in one."""
+        started, ended = time.monotonic(), set[str]()
+        while True:
+            committed = await self.group.fetch(partitions, stable=True)
+            pending = set(partitions) - set(committed)
+            if not pending:
+                return committed
+            if time.monotonic() - started > UNSTABLE_SECONDS:
+                last = await self.group.fetch(pending, stable=False)
+                owners = {entry.claim.owner for entry in last.values() if entry.claim is not None}
+                for owner in owners - ended - {self.owner}:
+                    log.warning("ending the transaction that %s left open", owner)
+                    await end_transaction_of(self.connection, owner)
+                    ended.add(owner)
+            progress()
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _fresh(
+        self,
+        lane_id: LaneId,
+        agent: Agent,
+        committed: Mapping[TopicPartition, Committed],
+        limits: Mapping[TopicPartition, tuple[int, int]],
+        topics: Mapping[str, admin.TopicInfo],
+    ) -> Lane:
+        positions, claims = {}, {}
+        for tp, entry in committed.items():
+            info, (low, high) = topics[tp.topic], limits[tp]
+            _check_topic(tp, entry.claim, info)
+            offset = entry.offset
+            if offset == UNKNOWN_OFFSET:
+                offset = low if agent.start == "earliest" else high
+            elif not low <= offset <= high:
+                raise LaneStopped(
+                    f"{tp.topic}-{tp.partition}: the committed offset {offset} is not in the topic any more"
+                    f" (it holds {low} to {high})",
+                    self._reset_hint(lane_id, "the records in between are lost: retention was too short"),
+                )
+            positions[tp] = offset
+            number = entry.claim.number + 1 if entry.claim else 1
+            claims[tp] = Claim(self.owner, number, info.topic_id, info.partitions)
+        return Lane(agent, lane_id.partition, positions, claims, Tables(agent.tables))
+
+    async def _restore(self, lanes: Collection[Lane], progress: Callable[[], None]) -> int:
+        keeping = {
+            TopicPartition(lane.agent.changelog(self.app), lane.partition): lane
+            for lane in lanes
+            if lane.agent.tables
+        }
+        if not keeping:
+            return 0
+
+        told = 0
+
+        def count(read: int) -> None:
+            nonlocal told
+            metrics.RESTORED.inc(read - told)
+            told = read
+            progress()
+
+        read = await restore(self.connection, {tp: lane.tables for tp, lane in keeping.items()}, count)
+        for tp, lane in keeping.items():
+            begun = all(claim.number > 1 for claim in lane.claims.values())
+            if len(lane.tables) and not begun:
+                raise LaneStopped(
+                    f"{tp.topic}-{tp.partition} holds state, but its lane has no committed offset",
+                    self._reset_hint(lane.id, "the group's offsets were deleted or have expired"),
+                )
+        return read
+
+    async def _claim(self, lanes: Collection[Lane], member: Member) -> None:
+        """Put our transactional id into the offsets' metadata, outside any transaction.
+
+        A transaction of ours can so never be open without our name being known to whoever comes next.
+        """
+        if lanes:
+            await self.group.commit(
+                member,
+                {tp: (lane.positions[tp], lane.claims[tp]) for lane in lanes for tp in lane.claims},
+            )
+
+    def _reset_hint(self, lane: LaneId, why: str) -> str:
+        return f"{why}; go on deliberately with `streamproc reset FILE --lane {lane.partition} --to …`"
+
+
+def _still_ours(lane: Lane, committed: Mapping[TopicPartition, Committed]) -> bool:
+    return all(
+        committed[tp].offset == lane.positions[tp] and committed[tp].claim == lane.claims[tp]
+        for tp in lane.claims
+    )
+
+
+def _check_topic(tp: TopicPartition, claim: Claim | None, info: admin.TopicInfo) -> None:
+    if claim is None:
+        return
+    if claim.topic_id and info.topic_id and claim.topic_id != info.topic_id:
+        raise LaneStopped(
+            f"topic {tp.topic!r} was deleted and made anew: its offsets mean other records now",
+            f"go on deliberately with `streamproc reset FILE --lane {tp.partition} --to earliest`",
+        )
+    if claim.partitions != info.partitions:
+        raise LaneStopped(
+            f"topic {tp.topic!r} has {info.partitions} partitions now and had {claim.partitions}:"
+            " keys have moved between lanes",
+            "make a topic with the right count, or go on deliberately with `streamproc reset FILE --all --to …`",
+        )
+
+

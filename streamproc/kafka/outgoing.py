@@ -1,0 +1,79 @@
+"""Where each outgoing record goes: its partition by key, and the dead-letter topic for what its topic cannot hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka import errors as kafka_errors
+
+from streamproc.core.partitioner import partitions
+from streamproc.core.processor import Effects, Output
+from streamproc.core.records import too_large
+from streamproc.errors import LaneStopped
+from streamproc.kafka import admin
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.lane import Entry, Outgoing
+
+RECORD_OVERHEAD = 200  # bytes of a record batch's header and a record's own fields, generously
+DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
+
+InThread = Callable[..., Awaitable[Any]]
+
+
+class Router:
+    """Knows the partition count and the size limit of every topic that was written to."""
+
+    def __init__(
+        self, connection: Connection, count: Callable[[str], Awaitable[int]], dead_letters: str
+    ) -> None:
+        self._connection = connection
+        self._count = count
+        self._dead_letters = dead_letters
+        self._counts: dict[str, int] = {}
+        self._limits: dict[str, int] = {}
+
+    async def route(self, lane_partition: int, effects: Effects, in_thread: InThread) -> Outgoing:
+        """The effects' records by topic and partition."""
+        outputs = [output for output in effects.records if len(output)]
+        if not outputs:
+            return {}
+        for topic in {output.topic for output in outputs} | {self._dead_letters}:
+            if topic not in self._counts:
+                await self._learn(topic)
+        routed: Outgoing = await in_thread(self._route, lane_partition, outputs)
+        return routed
+
+    async def _learn(self, topic: str) -> None:
+        try:
+            info = (await admin.describe(self._connection, [topic]))[topic]
+        except (KeyError, kafka_errors.UnknownTopicOrPartitionError) as error:
+            raise LaneStopped(
+                f"output topic {topic!r} does not exist", "create it with `streamproc topics FILE --create`"
+            ) from error
+        self._limits[topic] = int(info.configs.get("max.message.bytes", DEFAULT_LIMIT))
+        self._counts[topic] = info.partitions
+
+    def _route(self, lane_partition: int, outputs: list[Output]) -> Outgoing:
+        routed: Outgoing = defaultdict(list)
+        for output in outputs:
+            self._place(routed, output, lane_partition)
+        return dict(routed)
+
+    def _place(self, routed: Outgoing, output: Output, lane_partition: int) -> None:
+        topic, limit = output.topic, self._limits[output.topic] - RECORD_OVERHEAD
+        places = partitions(output.keys, self._counts[topic], lane_partition).tolist()
+        entries = map(Entry, output.keys, output.values, output.headers)
+        for place, entry in zip(places, entries, strict=True):
+            if entry.value is not None and len(entry.value) > limit // 2 and _size(entry) > limit:
+                value, headers = too_large(topic, entry.value, entry.headers)
+                target = lane_partition % self._counts[self._dead_letters]
+                routed[self._dead_letters, target].append(Entry(entry.key, value, headers))
+            else:
+                routed[topic, place].append(entry)
+
+
+def _size(entry: Entry) -> int:
+    key, value, headers = entry
+    return len(key or b"") + len(value or b"") + sum(len(n) + len(c) + 10 for n, c in headers)

@@ -1,0 +1,88 @@
+"""Lane state from its changelog."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streamproc.core.state import Tables, split_changelog_key
+from streamproc.kafka.connection import Connection
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 200
+FETCH_BYTES = 4 << 20
+
+
+async def restore(
+    connection: Connection, changelogs: Mapping[TopicPartition, Tables], progress: Callable[[int], None]
+) -> int:
+    """Fill the tables from committed changelog records. Returns how many records were read.
+
+    Reads up to the high watermark, not the last stable offset: that one may lag behind markers of a committed
+    transaction that are still on their way to this partition. ``progress`` is told the records read so far.
+    """
+    if not changelogs:
+        return 0
+    ends = await high_watermarks(connection, list(changelogs))
+    consumer = AIOKafkaConsumer(
+        **connection.client_kwargs(),
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=50,
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
+    await consumer.start()
+    try:
+        consumer.assign(list(changelogs))
+        await consumer.seek_to_beginning(*changelogs)
+        read, behind = 0, {tp for tp in changelogs if ends[tp] > 0}
+        while behind:
+            for tp, records in (await consumer.getmany(*behind, timeout_ms=POLL_MS)).items():
+                _apply(changelogs[tp], records)
+                read += len(records)
+            for tp in list(behind):
+                if await consumer.position(tp) >= ends[tp]:
+                    behind.discard(tp)
+            progress(read)
+        return read
+    finally:
+        await consumer.stop()
+
+
+def _apply(tables: Tables, records: list[object]) -> None:
+    changes: dict[str, dict[bytes, bytes | None]] = {}
+    for record in records:
+        table, key = split_changelog_key(record.key)  # type: ignore[attr-defined]
+        changes.setdefault(table, {})[key] = record.value  # type: ignore[attr-defined]
+    tables.apply(changes)
+
+
+async def high_watermarks(
+    connection: Connection, partitions: list[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """One past the last offset of each partition, committed or not."""
+    ends, _ = await _watermarks(connection, partitions)
+    return ends
+
+
+async def _watermarks(
+    connection: Connection, partitions: list[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    consumer = AIOKafkaConsumer(**connection.client_kwargs(), isolation_level="read_uncommitted")
+    await consumer.start()
+    try:
+        return await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
+    finally:
+        await consumer.stop()
+
+
+async def bounds(
+    connection: Connection, partitions: list[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """First offset and one past the last of each partition."""
+    ends, begins = await _watermarks(connection, partitions)
+    return {tp: (begins[tp], ends[tp]) for tp in partitions}

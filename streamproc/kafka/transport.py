@@ -1,0 +1,197 @@
+"""Faust's transport for lanes, registered under the entry point group ``faust.transports`` as ``lanes://``.
+
+Faust keeps what it is good at: agents, the assignor, the web server. Delivery is ours: its commits, acks, gap tracking
+and tables are off, because they lose events. One Faust message is one batch of one lane, not one record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import faust
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka_errors
+from faust.transport.drivers import aiokafka as driver
+from faust.types.transports import ConsumerT
+from faust.types.tuples import TP, ConsumerMessage
+
+from streamproc.kafka.group import Member
+from streamproc.kafka.lane import Fetched
+from streamproc.kafka.lanes import Lanes
+from streamproc.kafka.watchdog import end_process
+
+FETCH_SECONDS = 0.01
+FETCH_WAIT_MS = 10
+BUSY_SECONDS = 0.05
+FETCH_RECORDS = 16_000
+PARTITION_BYTES = 2 << 20
+FAUST_LOG = logging.getLogger("faust.lanes")
+NEVER_MS = 24 * 3600 * 1000
+METADATA_MS = 30_000  # how soon new partitions are noticed
+
+
+class LaneSchema(faust.Schema):  # type: ignore[misc]
+    """A fetched batch goes to its agent as it is."""
+
+    def loads_key(self, app: Any, message: Any, **kwargs: Any) -> None:
+        return None
+
+    def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:
+        return message.value
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that fetches and keeps the group membership alive."""
+
+    logger = FAUST_LOG
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        conf = self.app.conf
+        self._assignor = self.app.assignor  # Faust would pick round-robin, which does not co-partition
+        return AIOKafkaConsumer(
+            **self.app.connection.client_kwargs() | {"metadata_max_age_ms": METADATA_MS},
+            group_id=conf.id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_poll_records=FETCH_RECORDS,
+            max_partition_fetch_bytes=self.app.partition_bytes,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_poll_interval_ms=NEVER_MS,  # the watchdog sees to that
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+        )
+
+    async def fetch(self, wanted: set[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
+        """Records of the wanted partitions; with none wanted, only keep aiokafka's coordination going."""
+        return await self.call_thread(self._fetch, wanted)  # type: ignore[no-any-return]
+
+    async def _fetch(self, wanted: set[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
+        consumer = self._ensure_consumer()
+        # aiokafka stops coordinating after an error until somebody polls, so poll also while all lanes are busy.
+        consumer._coordinator.check_errors()
+        wanted = wanted & consumer.assignment()
+        if not wanted or not self.consumer.flow_active:
+            return {}
+        with consumer._subscription.fetch_context():
+            return await consumer._fetcher.fetched_records(  # type: ignore[no-any-return]
+                wanted, timeout=FETCH_SECONDS, max_records=FETCH_RECORDS
+            )
+
+    async def seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
+        """See ``lanes.Fetcher``."""
+        await self.call_thread(self._seek_all, positions)
+
+    async def _seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
+        consumer = self._ensure_consumer()
+        for tp, offset in positions.items():
+            if tp in consumer.assignment():
+                consumer.seek(tp, offset)
+
+    def end(self, tp: TopicPartition) -> int | None:
+        consumer = self._ensure_consumer()
+        if tp not in consumer.assignment():
+            return None
+        offset: int | None = consumer.last_stable_offset(tp)
+        return offset
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer, with lanes in place of its delivery."""
+
+    logger = FAUST_LOG
+
+    _thread: ConsumerThread
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._numbers = itertools.count(1)
+
+    @property
+    def lanes(self) -> Lanes:
+        lanes: Lanes = self.app.lanes
+        return lanes
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _getmany(
+        self, active_partitions: set[TP] | None, timeout: float
+    ) -> dict[TopicPartition, list[Fetched]]:
+        lanes, wanted, epoch = self.lanes, self.lanes.wanted(), self.lanes.epoch
+        if not wanted:
+            await lanes.until_wanted(BUSY_SECONDS)
+        try:
+            records = await self._thread.fetch(wanted)
+        except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
+            if not self.should_stop and not self.app.should_stop:
+                lanes.fail(error)
+                await asyncio.sleep(BUSY_SECONDS)
+            return {}
+        return {next(iter(batch.records)): [batch] for batch in lanes.fetched(epoch, records)}
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        # Faust drops what is not after the last offset that it saw; a batch that is run again may go back.
+        return ConsumerMessage(
+            tp.topic, tp.partition, next(self._numbers), 0.0, 0, [], None, record, None, 0, 0, TP(*tp),
+            generation_id=self.app.consumer_generation_id,  # Faust drops messages of another generation
+        )  # fmt: skip
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        try:
+            await super().on_partitions_revoked(revoked)
+            await self.lanes.revoke()
+        except Exception as error:
+            end_process(error)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        try:
+            member = Member.of(self._thread._ensure_consumer()._coordinator)
+            await super().on_partitions_assigned(assigned, generation_id)
+            self.lanes.assign([TopicPartition(*tp) for tp in assigned], member, self._thread)
+        except Exception as error:
+            end_process(error)
+
+    # Faust's own delivery, off.
+
+    async def commit(self, *args: Any, **kwargs: Any) -> bool:
+        return False
+
+    async def force_commit(self, *args: Any, **kwargs: Any) -> bool:
+        return False
+
+    async def _add_gap(self, *args: Any) -> None:
+        return None
+
+    async def perform_seek(self) -> None:
+        return None
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        return None
+
+
+class Producer(driver.Producer):  # type: ignore[misc]
+    """Faust wants a producer to start; nothing is ever sent with it."""
+
+    logger = FAUST_LOG
+
+    async def on_start(self) -> None:
+        await driver.base.Producer.on_start(self)
+
+    async def on_stop(self) -> None:
+        await driver.base.Producer.on_stop(self)
+
+    async def flush(self) -> None:
+        return None
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    Consumer: ClassVar[type[ConsumerT]] = Consumer
+    Producer: ClassVar[type[Any]] = Producer
+    driver_version = f"lanes on {driver.Transport.driver_version}"

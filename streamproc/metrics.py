@@ -1,0 +1,84 @@
+"""Every metric, once. They are served under ``/metrics`` in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily, Metric
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZES = (1, 10, 100, 500, 1000, 2000, 4000, 8000, 16000, 32000)
+
+REGISTRY = CollectorRegistry()
+
+
+class Latency:
+    """A histogram that takes a whole array at once: prometheus-client's own costs a call per event."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name, self._documentation = name, documentation
+        self._counts = np.zeros(len(SECONDS) + 1, np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, seconds: NDArray[np.float64]) -> None:
+        """Add observations, shape (n,), in seconds."""
+        places = np.searchsorted(SECONDS, seconds, side="left")
+        self._counts += np.bincount(places, minlength=len(SECONDS) + 1)
+        self._sum += float(seconds.sum())
+
+    def collect(self) -> Iterable[Metric]:
+        running = np.cumsum(self._counts)
+        bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, running, strict=True)]
+        family = HistogramMetricFamily(self._name, self._documentation)
+        family.add_metric([], buckets, self._sum)
+        yield family
+
+
+# Counted by the processor: its effects carry the increments, so a batch that is discarded is not counted.
+COUNTED = {
+    name: Counter(f"streamproc_{name}", text, ["label"], registry=REGISTRY)
+    for name, text in {
+        "events": "Events that were decided or dead-lettered, by topic",
+        "decisions": "Decisions by what was decided",
+        "tiers": "Decisions by the tier that made them",
+        "dead_letters": "Dead letters by reason",
+        "undecided_rules": "Rules that could not be evaluated, by rule id",
+        "unscored": "Events without a usable score, by reason",
+        "stale": "Events older than max_age, by topic",
+        "records": "Records written by agents of the user's own, by topic",
+    }.items()
+}
+
+LATENCY = Latency(
+    "streamproc_latency_seconds", "From an event's record timestamp to the commit of its decision", REGISTRY
+)
+BATCH_EVENTS = Histogram(
+    "streamproc_batch_events", "Events in a batch", ["agent"], buckets=SIZES, registry=REGISTRY
+)
+COMPUTE = Histogram(
+    "streamproc_compute_seconds", "Time of a batch in its processor", ["agent"], buckets=SECONDS, registry=REGISTRY
+)
+ANSWER = Histogram(
+    "streamproc_answer_seconds", "Time until asks were answered", ["source"], buckets=SECONDS, registry=REGISTRY
+)
+TRANSACTION = Histogram(
+    "streamproc_transaction_seconds", "Time of a transaction", buckets=SECONDS, registry=REGISTRY
+)
+TRANSACTIONS = Counter("streamproc_transactions", "Transactions by outcome", ["outcome"], registry=REGISTRY)
+LAG = Gauge("streamproc_lag_records", "Records between a lane's position and the end", ["topic", "partition"], registry=REGISTRY)
+LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], registry=REGISTRY)
+REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
+RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
+RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
+BROKER_AWAY = Gauge("streamproc_broker_away", "1 while the worker waits for the broker", registry=REGISTRY)
+
+
+def count(counts: dict[tuple[str, str], int] | None) -> None:
+    """Add the increments that came with a committed batch."""
+    for (name, label), increment in (counts or {}).items():
+        COUNTED[name].labels(label).inc(increment)

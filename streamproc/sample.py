@@ -1,0 +1,53 @@
+"""The real data of the car-loan example: CSV files that a package carries. They are read by path, never imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from streamproc.errors import EnvironmentFault
+
+PACKAGE = "nannyml"
+FOLDER = "nannyml/datasets/data"
+
+
+@dataclass(frozen=True, slots=True)
+class CarLoans:
+    """50,000 loans to learn from (``reference``), 50,000 to decide (``analysis``), and what became of those."""
+
+    reference: Path
+    analysis: Path
+    outcomes: Path
+
+
+def car_loans() -> CarLoans:
+    """Where the files are. Raises EnvironmentFault where the package is not installed."""
+    try:
+        distribution = metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError as error:
+        raise EnvironmentFault(
+            "the example's data is not installed", "run it with `uv run`, or `pip install --no-deps nannyml==0.13.1`"
+        ) from error
+    folder = Path(str(distribution.locate_file(FOLDER)))
+    name = "synthetic_car_loan_{}.csv".format
+    return CarLoans(folder / name("reference"), folder / name("analysis"), folder / name("analysis_target"))
+
+
+def example(name: str) -> Path:
+    """The folder of an example, in a checkout or in an installed package."""
+    here = Path(__file__).parent
+    for folder in (here.parent / "examples" / name, here / "_data" / "examples" / name):
+        if folder.is_dir():
+            return folder
+    raise EnvironmentFault(f"the example {name!r} is not installed", "reinstall streamproc")
+
+
+def schema(name: str) -> Path:
+    """The JSON Schema of a record type."""
+    here = Path(__file__).parent
+    for folder in (here.parent / "schemas", here / "_data" / "schemas"):
+        path = folder / f"{name}.schema.json"
+        if path.is_file():
+            return path
+    raise EnvironmentFault(f"the schema {name!r} is not installed", "reinstall streamproc")

@@ -1,0 +1,129 @@
+"""Several workers under one parent, which starts a crashed one again with back-off."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streamproc.errors import Exit
+from streamproc.worker import RESTARTS
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF = 0.2
+LONGEST_BACKOFF = 10.0
+HEALTHY_SECONDS = 30.0
+STOP_SECONDS = 60.0
+FINAL = {Exit.INPUT, Exit.USAGE, Exit.ENVIRONMENT}
+"""Codes that starting again does not mend."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One worker's place. ``restarts`` counts how often it was started again, ``failures`` in a row."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    restarts: int = 0
+    failures: int = 0
+    due: float = 0.0
+
+
+class Supervisor:
+    """Keeps ``count`` processes of one command running until it is told to stop."""
+
+    def __init__(self, command: Sequence[str], count: int, web_port: int | None = None) -> None:
+        self._command = list(command)
+        self._slots = [Slot(number) for number in range(count)]
+        self._web_port = web_port
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [slot.process.pid for slot in self._slots if slot.process is not None and slot.process.poll() is None]
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT, or until a worker ends with a code that a restart does not mend."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        signal.signal(signal.SIGCHLD, lambda *_: self._wake.set())
+        try:
+            return self._loop()
+        finally:
+            self._end_all()
+
+    def stop(self) -> None:
+        """Ask ``run`` to end."""
+        self._stop.set()
+        self._wake.set()
+
+    def _loop(self) -> int:
+        while not self._stop.is_set():
+            self._wake.clear()
+            now = time.monotonic()
+            for slot in self._slots:
+                code = self._look_after(slot, now)
+                if code is not None:
+                    return code
+            waiting = [slot.due - now for slot in self._slots if slot.process is None]
+            self._wake.wait(max(min([*waiting, 1.0]), 0.01))
+        return Exit.GOOD
+
+    def _look_after(self, slot: Slot, now: float) -> int | None:
+        if slot.process is None:
+            if now >= slot.due:
+                self._start(slot, now)
+            return None
+        code = slot.process.poll()
+        if code is None:
+            return None
+        slot.process = None
+        if code in FINAL:
+            log.error("worker %d ended with code %d, which starting again does not mend", slot.number, code)
+            return code
+        slot.failures = 0 if now - slot.started > HEALTHY_SECONDS else slot.failures + 1
+        pause = min(FIRST_BACKOFF * 2 ** max(slot.failures - 1, 0), LONGEST_BACKOFF)
+        slot.due = now + pause
+        slot.restarts += 1
+        log.warning("worker %d ended with code %d: starting again in %.1f s", slot.number, code, pause)
+        return None
+
+    def _start(self, slot: Slot, now: float) -> None:
+        command = list(self._command)
+        if self._web_port is not None:
+            command += ["--web-port", str(self._web_port + slot.number)]
+        slot.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # its end tells the worker that we are gone, even after kill -9
+            env=os.environ | {RESTARTS: str(slot.restarts)},
+            start_new_session=True,  # Ctrl-C is ours to pass on
+        )
+        slot.started = now
+
+    def _end_all(self) -> None:
+        running = [slot.process for slot in self._slots if slot.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                log.error("worker process %d did not stop: it is killed", process.pid)
+                process.kill()
+                process.wait()
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of a worker process with the interpreter that runs this one."""
+    return [sys.executable, "-m", "streamproc", "run", *arguments, "--supervised"]

@@ -1,0 +1,100 @@
+"""The topics of a pipeline: what they must be, making them, and what is wrong with those that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streamproc.errors import UserError
+from streamproc.kafka import admin
+from streamproc.kafka.admin import TopicInfo, TopicSpec
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection
+from streamproc.plan.load import Loaded
+
+LARGE_BYTES = 8 << 20
+"""Review items and dead letters carry an event and more: they take more than the broker's default of 1 MB."""
+
+Role = Literal["events", "decisions", "action", "review", "dead-letter", "artefacts", "changelog"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRole:
+    """A topic and what it is to the pipeline. ``access`` is what the worker does with it."""
+
+    role: Role
+    access: Literal["read", "write", "read and write"]
+    spec: TopicSpec
+
+
+def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) -> list[TopicRole]:
+    """Every topic of a pipeline whose events topic has so many partitions."""
+    plan, part = loaded.plan, loaded.file.topics
+    retention = int(part.retention.total_seconds() * 1000)
+    count = part.partitions or partitions
+
+    def spec(name: str, count: int, **more: object) -> TopicSpec:
+        settings = {"retention_ms": retention, "max_message_bytes": LARGE_BYTES, "internal": True} | more
+        return TopicSpec(name, count, part.replication, **settings)  # type: ignore[arg-type]
+
+    topics = plan.topics
+    compacted = {"cleanup_policy": "compact", "retention_ms": None}
+    rows = [
+        TopicRole("events", "read", TopicSpec(plan.events.topic, partitions, part.replication)),
+        TopicRole("decisions", "write", spec(topics.decisions, count)),
+        TopicRole("review", "write", spec(topics.review, count)),
+        TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
+        TopicRole("artefacts", "write", spec(topics.artefacts, 1, **compacted)),
+    ]
+    actions = sorted({topic for topic in plan.actions.values() if topic is not None})
+    rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]
+    rows += [
+        TopicRole("changelog", "read and write", spec(agent.changelog(plan.pipeline), partitions, **compacted))
+        for agent in agents
+        if agent.tables
+    ]
+    return rows
+
+
+async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, create: bool) -> dict[str, TopicInfo]:
+    """The topics as they are, made where they were missing. Raises UserError with what does not fit.
+
+    The events topic is never made here: it is its producers'.
+    """
+    infos = await admin.describe(connection, [row.spec.name for row in rows])
+    missing = [row for row in rows if row.spec.name not in infos]
+    if missing and not create:
+        names = ", ".join(row.spec.name for row in missing)
+        raise UserError(f"topics are missing: {names}", "make them with `streamproc topics FILE --create`")
+    if missing:
+        await admin.create(connection, [row.spec for row in missing])
+        infos |= await admin.describe(connection, [row.spec.name for row in missing])
+    wrong = [
+        problem
+        for row in rows
+        if row.role != "events"
+        for problem in admin.mismatches(row.spec, infos[row.spec.name])
+        if _matters(row, problem.what)
+    ]
+    if wrong:
+        raise UserError("; ".join(map(str, wrong)), "change the topic, or give this pipeline another name")
+    return infos
+
+
+def _matters(row: TopicRole, what: str) -> bool:
+    """Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
+    if what == "its partition count":
+        return row.role == "changelog"
+    return what == "cleanup.policy"
+
+
+async def events_partitions(connection: Connection, topic: str) -> int:
+    """How many partitions the events topic has. Raises UserError where there is no such topic."""
+    infos = await admin.describe(connection, [topic])
+    if topic not in infos:
+        raise UserError(
+            f"the events topic {topic!r} does not exist",
+            f"its producers own it; make one for a try with `streamproc produce … --topic {topic} --create-topic`",
+        )
+    return infos[topic].partitions

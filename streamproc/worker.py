@@ -1,0 +1,75 @@
+"""A pipeline as a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from streamproc import metrics
+from streamproc.app import PROBE_SECONDS, WorkerSettings, build_app, run_worker
+from streamproc.artefacts import artefacts, to_directory, to_topic
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection, probe, require
+from streamproc.pipeline import Pipeline
+from streamproc.topics import check_topics, events_partitions, pipeline_topics
+
+log = logging.getLogger(__name__)
+
+RESTARTS = "STREAMPROC_RESTARTS"
+
+
+def agents(pipeline: Pipeline) -> list[Agent]:
+    """The agents of a pipeline."""
+    plan = pipeline.plan
+    return [
+        Agent(
+            name="decide",
+            topics=(plan.events.topic,),
+            processor=pipeline.processor,
+            writes=plan.written,
+            start=plan.events.start,
+        )
+    ]
+
+
+async def work(
+    pipeline: Pipeline, connection: Connection, settings: WorkerSettings, *, create: bool, archive: Path | None
+) -> None:
+    """Run one worker of a pipeline until it is told to stop."""
+    require(await probe(connection, PROBE_SECONDS))
+    plan, own = pipeline.plan, agents(pipeline)
+    partitions = await events_partitions(connection, plan.events.topic)
+    await check_topics(connection, pipeline_topics(pipeline.loaded, own, partitions), create=create)
+    kept = artefacts(pipeline)
+    if archive is not None:
+        to_directory(kept, archive)
+    else:
+        await to_topic(kept, connection, plan.topics.artefacts)
+    metrics.RESTARTS.set(int(os.environ.get(RESTARTS, "0")))
+    app = build_app(
+        plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers
+    )
+    log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, partitions)
+    await run_worker(app)
+
+
+def stop_with_parent() -> None:
+    """End this process when the supervisor's end of our standard input closes, however it ended."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def run_in_process(
+    pipeline: Pipeline, connection: Connection, settings: WorkerSettings, *, create: bool, archive: Path | None
+) -> None:
+    """``work`` on an event loop of its own."""
+    asyncio.run(work(pipeline, connection, settings, create=create, archive=archive))
