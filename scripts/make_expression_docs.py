@@ -1,4 +1,4 @@
-"""Write docs/expressions.md from the visitor's table: ``uv run python scripts/make_expression_docs.py [--check]``."""
+"""Write docs/expressions.md from the visitor's table; with ``--check`` only say by the exit code if it differs."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ GROUPS = (
 )  # fmt: skip
 
 OPENING = f"""\
-<!-- Made by scripts/make_expression_docs.py from the table in streamproc/core/expressions. Do not edit. -->
+<!-- Made by scripts/make_expression_docs.py from the table in the code. Do not edit. -->
 # Expressions
 
-Features, confidence, rules and segments are SQL expressions over the columns of one event. What this page lists
-exists; everything else is refused when the pipeline is loaded, with the place and a remedy. An expression sees one
-event: no aggregates, `OVER`, sub-selects, clock or random numbers. So an event gives the same result alone, in any
-batch, and when it is replayed.
+Features, confidence, rules and segments are SQL expressions over the columns of one event. What this
+page lists exists; everything else is refused when the pipeline is loaded, with the place and a remedy.
+An expression sees one event: no aggregates, `OVER`, sub-selects, clock or random numbers. So an event
+gives the same result alone, in any batch, and when it is replayed.
 
 ## What holds everywhere
 
-- **Names.** A nested field is a column with dots: `address.city`. Names are case-sensitive, functions are not. A name
-  with other characters goes in double quotes (`"weird name"`), text in single quotes. A bare name is a column; if
-  there is none, a param.
-- **Kinds.** True or false, whole number (64 bits), number (double), text, timestamp (microseconds, UTC). A whole
-  number beside a number becomes a double (above 2^53 it is rounded); nothing else is converted silently. Text
-  against a number, or a truth value in arithmetic, is an error at load.
-- **Missing values.** Null in, null out, unless the table says otherwise. A comparison with null is null; `AND` and `OR`
-  follow SQL's three-valued logic. `x = NULL` is an error with the remedy `IS NULL`. A rule that is null could not be
-  evaluated: the event takes the pipeline's `undecided:` way.
-- **GREATEST and LEAST are null if an argument is**, unlike in PostgreSQL: a missing value never passes as "no risk".
-  `COALESCE(a, 0)` says otherwise where that is meant.
-- **CASE and IF take a null condition as not met**, as in SQL. If missing must be seen, ask first:
-  `CASE WHEN x IS NULL THEN … WHEN x > 5 THEN … END`.
-- **No NaN, no infinity.** They become null, in columns too (a model may give them). A step that leaves the doubles, such
-  as `1e308 * 10`, is null from there on, even if a later one would have come back.
-- **Division** `/` always gives a double: `7 / 2` is 3.5. Dividing by zero gives null; by a constant 0 is an error.
+- **Names.** A nested field is a column with dots: `address.city`. Names are case-sensitive, functions
+  are not. A name with other characters goes in double quotes (`"weird name"`), text in single quotes. A
+  bare name is a column; if there is none, a param.
+- **Kinds.** True or false, whole number (64 bits), number (double), text, timestamp (microseconds,
+  UTC). A whole number beside a number becomes a double (above 2^53 it is rounded); nothing else is
+  converted silently. Text against a number, or a truth value in arithmetic, is an error at load.
+- **Missing values.** Null in, null out, unless the table says otherwise. A comparison with null is
+  null; `AND` and `OR` follow SQL's three-valued logic. `x = NULL` is an error with the remedy `IS
+  NULL`. A rule that is null could not be evaluated: the event takes the pipeline's `undecided:` way.
+- **GREATEST and LEAST are null if an argument is**, unlike in PostgreSQL: a missing value never passes
+  as "no risk". `COALESCE(a, 0)` says otherwise where that is meant.
+- **CASE and IF take a null condition as not met**, as in SQL. If missing must be seen, ask first: `CASE
+  WHEN x IS NULL THEN … WHEN x > 5 THEN … END`.
+- **No NaN, no infinity.** They become null, in columns too (a model may give them). A step that leaves
+  the doubles, such as `1e308 * 10`, is null from there on, even if a later one would have come back.
+- **Division** `/` always gives a double: `7 / 2` is 3.5. Dividing by zero gives null; by a constant 0
+  is an error.
 - **Whole numbers never wrap.** A result of `+ - *` beyond 64 bits is null.
 - **Numbers that do not exist** (`SQRT(-1)`, `LN(0)`) are null.
-- **Text** is compared by code point, and counted in code points. Patterns of `LIKE` and `REGEXP_LIKE` are constants.
-- **Time.** Timestamps in events are text until `CAST(x AS TIMESTAMP)`: ISO 8601 with `T` or a blank, seconds, up to
-  nine decimals (six are kept), `Z` or an offset. Without a zone it is UTC; a date is its midnight; what does not fit
-  is null.
-- **Bounds.** {MAX_CHARACTERS:,} characters; {MAX_NESTING} levels of brackets, `CASE` and prefix operators (a chain such as
-  `a + b + c` is one level); a bounded amount of work per row. Features can use the features before them.
+- **Text** is compared by code point, and counted in code points. Patterns of `LIKE` and `REGEXP_LIKE`
+  are constants.
+- **Time.** Timestamps in events are text until `CAST(x AS TIMESTAMP)`: ISO 8601 with `T` or a blank,
+  seconds, up to nine decimals (six are kept), `Z` or an offset. Without a zone it is UTC; a date is its
+  midnight; what does not fit is null.
+- **Bounds.** {MAX_CHARACTERS:,} characters; {MAX_NESTING} levels of brackets, `CASE` and prefix
+  operators (a chain such as `a + b + c` is one level); a bounded amount of work per row. Features can
+  use the features before them.
 - Comments (`-- …`, `/* … */`) are allowed.
 
 Examples show the columns given, then the result; every one is a test.
@@ -58,7 +61,9 @@ Examples show the columns given, then the result; every one is a test.
 
 def page() -> str:
     """The whole page."""
-    by_group = {name: list(lines) for name, lines in groupby(sorted(entries(), key=_rank), key=lambda e: e.group)}
+    by_group = {
+        name: list(lines) for name, lines in groupby(sorted(entries(), key=_rank), key=lambda e: e.group)
+    }
     parts = [OPENING]
     for group, lines in by_group.items():
         parts.append(f"## {group}\n\n| write | meaning | null | example |\n|---|---|---|---|")

@@ -21,7 +21,9 @@ from streamproc.core.expressions.times import PARTS
 
 B, I, N, T, S = Kind.BOOLEAN, Kind.INTEGER, Kind.NUMBER, Kind.TIMESTAMP, Kind.TEXT  # noqa: E741
 INTS = st.one_of(
-    st.integers(-5, 5), st.sampled_from([2**63 - 1, -(2**63), 2**53 + 1, 3037000500, 0]), st.integers(-(2**63), 2**63 - 1)
+    st.integers(-5, 5),
+    st.sampled_from([2**63 - 1, -(2**63), 2**53 + 1, 3037000500, 0]),
+    st.integers(-(2**63), 2**63 - 1),
 )
 FLOATS = st.one_of(
     st.sampled_from([0.0, -0.0, 0.5, 1.0, 49.0, 1e308, -1e308, 5e-324, math.inf, -math.inf, math.nan]),
@@ -29,8 +31,30 @@ FLOATS = st.one_of(
     st.floats(),
 )
 TEXTS = st.one_of(
-    st.sampled_from(["", "a", "ab", "TRUE", "12", "-1.5", "1e5", "inf", "nan", "é", "Straße", "😀", " a ", "2024-02-29", "2024-01-02T03:04:05Z",
-                     "2024-01-02 03:04:05.123456+02:00", "2023-02-29T00:00:00Z", "2016-12-31T23:59:60Z", "0001-01-01T00:00:00+14:00", "x\ny"]),
+    st.sampled_from(
+        [
+            "",
+            "a",
+            "ab",
+            "TRUE",
+            "12",
+            "-1.5",
+            "1e5",
+            "inf",
+            "nan",
+            "é",
+            "Straße",
+            "😀",
+            " a ",
+            "2024-02-29",
+            "2024-01-02T03:04:05Z",
+            "2024-01-02 03:04:05.123456+02:00",
+            "2023-02-29T00:00:00Z",
+            "2016-12-31T23:59:60Z",
+            "0001-01-01T00:00:00+14:00",
+            "x\ny",
+        ]
+    ),
     st.text(max_size=6),
 )
 TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
@@ -70,7 +94,9 @@ def expressions(columns: Mapping[str, pl.DataType], want: str = "any") -> st.Sea
 def frames(columns: Mapping[str, pl.DataType], max_rows: int = 8) -> st.SearchStrategy[pl.DataFrame]:
     """Frames of the columns with nulls, NaN, infinities, huge numbers and odd texts."""
     row = st.tuples(*(st.none() | VALUES[_kind(dtype)] for dtype in columns.values()))
-    return st.lists(row, max_size=max_rows).map(lambda rows: pl.DataFrame(rows, schema=dict(columns), orient="row"))
+    return st.lists(row, max_size=max_rows).map(
+        lambda rows: pl.DataFrame(rows, schema=dict(columns), orient="row")
+    )
 
 
 def _kind(dtype: pl.DataType) -> Kind:
@@ -98,7 +124,7 @@ class _Maker:
         return self._made[kind, depth]
 
     def _inner(self, kind: Kind, depth: int) -> st.SearchStrategy[str]:
-        """Any of the ways to make the kind; drawn first and built then, so that making a strategy stays cheap."""
+        """Any of the ways to make the kind; drawn first and built then, which keeps this cheap."""
         ways: list[Callable[[], st.SearchStrategy[str]]] = [
             lambda: self._case(kind, depth),
             lambda: self._if(kind, depth),
@@ -107,7 +133,9 @@ class _Maker:
             text = f"({{}} {BINARY[operator].symbol} {{}})"
             ways += [partial(self._filled, text, pair, depth) for pair, result in forms if result is kind]
         ways += [partial(self._call, f, kind, depth) for f in ALL_FUNCTIONS if kind in _results(f)]
-        ways += [partial(self._filled, text, kinds, depth) for text, kinds, result in _forms() if result is kind]
+        ways += [
+            partial(self._filled, text, kinds, depth) for text, kinds, result in _forms() if result is kind
+        ]
         if kind is B:
             ways += [partial(self._in, k, depth) for k in ANY]
         return st.integers(0, len(ways) - 1).flatmap(lambda index: ways[index]())
@@ -120,9 +148,9 @@ class _Maker:
         searched = st.tuples(st.lists(branch, min_size=1, max_size=2), self._else(kind, depth)).map(
             lambda parts: f"CASE {' '.join(parts[0])}{parts[1]} END"
         )
-        compared = st.tuples(self._filled("CASE {} WHEN {} THEN {}", (I, I, kind), depth), self._else(kind, depth)).map(
-            lambda parts: f"{parts[0]}{parts[1]} END"
-        )
+        compared = st.tuples(
+            self._filled("CASE {} WHEN {} THEN {}", (I, I, kind), depth), self._else(kind, depth)
+        ).map(lambda parts: f"{parts[0]}{parts[1]} END")
         return searched | compared
 
     def _else(self, kind: Kind, depth: int) -> st.SearchStrategy[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -143,3 +144,17 @@ def test_tail_of_an_empty_or_missing_topic(connection: Connection, topic: TopicF
     assert records(connection, topic(partitions=3)) == []
     with pytest.raises(UserError, match="topic not-there does not exist"):
         records(connection, "not-there")
+
+
+def test_tail_follows_until_ctrl_c(connection: Connection, topic: TopicFactory) -> None:
+    name = topic()
+    command = [sys.executable, "-c", "from streamproc.cli.tail import tail; tail()"]
+    arguments = [name, "--json", "--from", "beginning", "--kafka", connection.address]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for number in (b"1", b"2"):  # the second one after the first has been shown
+            run(produce, "-", "--topic", name, "--kafka", connection.address, stdin=number)
+            assert json.loads(process.stdout.readline())["value"] == int(number)
+        process.send_signal(signal.SIGINT)
+        said, problems = process.communicate(timeout=30)
+    assert (process.returncode, said, problems) == (0, b"", b"")

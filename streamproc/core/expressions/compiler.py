@@ -41,8 +41,9 @@ def entries() -> list[Entry]:
 class Expression:
     """A compiled expression. Equal trees have equal ``sql``.
 
-    ``expr`` gives one value per row of the frame that it is selected from, always of ``dtype`` (Boolean, Int64,
-    Float64, String or Datetime in microseconds UTC), never NaN or infinite; each depends on its own row alone.
+    ``expr`` gives one value per row of the frame that it is selected from, always of ``dtype`` (Boolean,
+    Int64, Float64, String or Datetime in microseconds UTC), never NaN or infinite; each depends on its own
+    row alone.
     """
 
     text: str
@@ -100,7 +101,7 @@ class _Visitor:
         self._height = 0
 
     def visit(self, tree: exp.Expr) -> Node:
-        """The node of a tree. A chain of operators is walked, not recursed into: it may have thousands of links."""
+        """The node of a tree. A chain of operators is walked, not recursed into: it may be thousands long."""
         self._height += 1
         if self._height > _MAX_HEIGHT:
             raise ExpressionError("the expression is nested too deeply", SPLIT_IT, place(tree))

@@ -1,4 +1,4 @@
-"""Syntax that is neither an operator between two values nor a function call: IS, BETWEEN, IN, LIKE, CASE, CAST …"""
+"""Syntax that is neither an operator between two values nor a call: IS, BETWEEN, IN, LIKE, CASE, CAST …"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INNER = n.COMPARE + 1
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One piece of syntax. ``args`` are the parts of sqlglot's node that it reads: any other part is refused."""
+    """One piece of syntax. ``args`` are the parts of sqlglot's node that it reads; any other is refused."""
 
     compile: Callable[[Any, Visit], Node]
     args: frozenset[str]
@@ -193,8 +193,9 @@ def _extract(tree: exp.Extract, visit: Visit) -> Node:
 _CASTS = Entry(
     "Conversion",
     "CAST(x AS type), TRY_CAST(x AS type), x::type",
-    "To BIGINT (or INTEGER, both 64 bits; doubles lose their fraction), DOUBLE, TEXT (VARCHAR), BOOLEAN (from text: true "
-    "and false in any case; from numbers: not 0) or TIMESTAMP (from text: ISO 8601, UTC unless it names a zone).",
+    "To BIGINT (or INTEGER, both 64 bits; doubles lose their fraction), DOUBLE, TEXT (VARCHAR), BOOLEAN "
+    "(from text: true and false in any case; from numbers: not 0) or TIMESTAMP (from text: ISO 8601, UTC unless it "
+    "names a zone).",
     "null if x is, or if the value cannot be converted",
     Example("CAST(s AS DOUBLE)", {"s": "n/a"}, None),
 )
@@ -284,7 +285,7 @@ FORMS: dict[type[exp.Expr], Form] = {
         entry(
             "Text",
             "s LIKE pattern, s NOT LIKE pattern",
-            "The constant pattern fits all of s: % is any text, _ any character. No escape character: see CONTAINS.",
+            "The constant pattern fits all of s: % is any text, _ any character. No escape: see CONTAINS.",
             "s LIKE 'a%_c'",
             True,
             s="abcc",
@@ -315,7 +316,7 @@ FORMS: dict[type[exp.Expr], Form] = {
         entry(
             "Time",
             "EXTRACT(part FROM ts)",
-            "year, month, day, hour, minute, second or dow (day of the week, Sunday is 0), in UTC, as a whole number.",
+            "year, month, day, hour, minute, second or dow (weekday, Sunday is 0), in UTC, a whole number.",
             "EXTRACT(dow FROM ts)",
             1,
             ts="2024-01-01T12:00:00Z",

@@ -1,4 +1,4 @@
-"""The allowed functions on numbers and on values of any kind. Text functions are in text.py, time in times.py."""
+"""The allowed functions on numbers and on values of any kind; text.py and times.py have the others."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ FUNCTIONS: tuple[Function, ...] = (
         entry(
             "Numbers",
             "POWER(x, exponent)",
-            "x to a constant exponent, a double; null where it does not exist. Between columns: EXP(y * LN(x)).",
+            "x to a constant exponent, a double; null where there is none. Of two columns: EXP(y * LN(x)).",
             "POWER(x, 2)",
             6.25,
             x=2.5,

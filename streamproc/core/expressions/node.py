@@ -15,8 +15,8 @@ from streamproc.core.expressions.kinds import INT64_MAX, INT64_MIN, Kind, Value
 from streamproc.core.expressions.parser import SPLIT_IT
 from streamproc.errors import ExpressionError
 
-# Polars evaluates a sub-expression once for each place it stands in. The bound keeps one expression on 4,000 rows
-# to some milliseconds, and stops copies of copies of copies.
+# Polars evaluates a sub-expression once for each place it stands in. The bound keeps one expression on 4,000
+# rows to some milliseconds, and stops copies of copies of copies.
 MAX_SIZE = 5_000
 
 # How tightly the parts of canonical text bind, loosest first.
@@ -156,8 +156,8 @@ def quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
 def compare(comparison: Comparison, left: Node, right: Node) -> pl.Expr:
     """One of Polars' comparisons, with a constant always on the right.
 
-    A constant on the left of a column that Polars holds as one scalar gives one row instead of the frame's height
-    (2.1), and any column may be one: of a caller's frame, or a CASE that takes the same branch in every row.
+    A constant on the left of a column that Polars holds as one scalar gives one row instead of the frame's
+    height (2.1), and any column may be one: of a caller's frame, or a CASE that takes the same branch in every row.
     """
     if left.constant and not right.constant:
         comparison, left, right = _MIRRORED[comparison], right, left

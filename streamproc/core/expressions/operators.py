@@ -64,7 +64,7 @@ def _arithmetic(compute: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Nod
         left, right = alike((demand(left, NUMERIC, symbol), demand(right, NUMERIC, symbol)), symbol)
         if left.kind is Kind.NUMBER:
             return Built(Kind.NUMBER, compute(left.expr, right.expr), finite=False)
-        # 128 bits hold every sum and product of 64-bit numbers; what does not fit back is null, never wrapped.
+        # 128 bits hold every sum and product of 64-bit numbers; what does not fit back is null.
         wide = compute(left.expr.cast(pl.Int128), right.expr.cast(pl.Int128))
         return Built(Kind.INTEGER, wide.cast(pl.Int64, strict=False))
 
@@ -78,7 +78,7 @@ def _divide(left: Node, right: Node, symbol: str) -> Built:
 
 
 def remainder(left: Node, right: Node, symbol: str) -> Built:
-    """The remainder of whole numbers with the sign of the first, as in SQL (Polars takes that of the second)."""
+    """The remainder of whole numbers with the sign of the first, as in SQL (Polars: of the second)."""
     left, right = (demand(side, (Kind.INTEGER,), symbol) for side in (left, right))
     _refuse_zero(right)
     wide, by = left.expr.cast(pl.Int128), right.expr.cast(pl.Int128)
@@ -127,12 +127,6 @@ def _concatenate(left: Node, right: Node, symbol: str) -> Built:
     return Built(Kind.TEXT, pl.concat_str(left.expr, right.expr))
 
 
-def _entry(
-    group: str, signature: str, meaning: str, nulls: str, expression: str, result: object, **inputs: object
-) -> Entry:
-    return Entry(group, signature, meaning, nulls, Example(expression, inputs, result))  # type: ignore[arg-type]
-
-
 _SAME = "text by code point, timestamps by time, whole numbers with numbers as doubles"
 
 BINARY: dict[type[exp.Expr], Binary] = {
@@ -140,172 +134,172 @@ BINARY: dict[type[exp.Expr], Binary] = {
         "+",
         n.ADD,
         _arithmetic(lambda a, b: a + b),
-        _entry(
+        Entry(
             "Arithmetic",
             "x + y",
             "Sum. Whole numbers stay whole; a result beyond 64 bits is null.",
             _NULL_IF_ANY,
-            "a + 1",
-            None,
-            a=9223372036854775807,
+            Example("a + 1", {"a": 9223372036854775807}, None),
         ),
     ),
     exp.Sub: Binary(
         "-",
         n.ADD,
         _arithmetic(lambda a, b: a - b),
-        _entry("Arithmetic", "x - y", "Difference, as +.", _NULL_IF_ANY, "a - x", 0.5, a=2, x=1.5),
+        Entry(
+            "Arithmetic",
+            "x - y",
+            "Difference, as +.",
+            _NULL_IF_ANY,
+            Example("a - x", {"a": 2, "x": 1.5}, 0.5),
+        ),
     ),
     exp.Mul: Binary(
         "*",
         n.MULTIPLY,
         _arithmetic(lambda a, b: a * b),
-        _entry("Arithmetic", "x * y", "Product, as +.", _NULL_IF_ANY, "a * b", 42, a=6, b=7),
+        Entry("Arithmetic", "x * y", "Product, as +.", _NULL_IF_ANY, Example("a * b", {"a": 6, "b": 7}, 42)),
     ),
     exp.Div: Binary(
         "/",
         n.MULTIPLY,
         _divide,
-        _entry(
+        Entry(
             "Arithmetic",
             "x / y",
             "Quotient, always a double; dividing by zero gives null.",
             _NULL_IF_ANY,
-            "a / b",
-            3.5,
-            a=7,
-            b=2,
+            Example("a / b", {"a": 7, "b": 2}, 3.5),
         ),
     ),
     exp.Mod: Binary(
         "%",
         n.MULTIPLY,
         remainder,
-        _entry(
+        Entry(
             "Arithmetic",
             "a % b",
             "Remainder of whole numbers, with the sign of the first; % 0 gives null.",
             _NULL_IF_ANY,
-            "a % 3",
-            -1,
-            a=-7,
+            Example("a % 3", {"a": -7}, -1),
         ),
     ),
     exp.DPipe: Binary(
         "||",
         n.ADD,
         _concatenate,
-        _entry(
+        Entry(
             "Text",
             "s || t",
             "The two texts, one after the other.",
             _NULL_IF_ANY,
-            "s || '-' || t",
-            "a-b",
-            s="a",
-            t="b",
+            Example("s || '-' || t", {"s": "a", "t": "b"}, "a-b"),
         ),
     ),
     exp.EQ: Binary(
         "=",
         n.COMPARE,
         _compare("eq", ordered=False),
-        _entry("Comparison", "x = y", f"Equal: {_SAME}.", _NULL_IF_ANY, "s = 'drifting'", True, s="drifting"),
+        Entry(
+            "Comparison",
+            "x = y",
+            f"Equal: {_SAME}.",
+            _NULL_IF_ANY,
+            Example("s = 'drifting'", {"s": "drifting"}, True),
+        ),
     ),
     exp.NEQ: Binary(
         "<>",
         n.COMPARE,
         _compare("ne", ordered=False),
-        _entry("Comparison", "x <> y, x != y", "Not equal.", _NULL_IF_ANY, "a <> 1", None, a=None),
+        Entry(
+            "Comparison", "x <> y, x != y", "Not equal.", _NULL_IF_ANY, Example("a <> 1", {"a": None}, None)
+        ),
     ),
     exp.LT: Binary(
         "<",
         n.COMPARE,
         _compare("lt", ordered=True),
-        _entry("Comparison", "x < y", "Less; not for true and false.", _NULL_IF_ANY, "x < 0.5", True, x=0.25),
+        Entry(
+            "Comparison",
+            "x < y",
+            "Less; not for true and false.",
+            _NULL_IF_ANY,
+            Example("x < 0.5", {"x": 0.25}, True),
+        ),
     ),
     exp.LTE: Binary(
         "<=",
         n.COMPARE,
         _compare("le", ordered=True),
-        _entry("Comparison", "x <= y", "Less or equal.", _NULL_IF_ANY, "a <= 3", False, a=4),
+        Entry("Comparison", "x <= y", "Less or equal.", _NULL_IF_ANY, Example("a <= 3", {"a": 4}, False)),
     ),
     exp.GT: Binary(
         ">",
         n.COMPARE,
         _compare("gt", ordered=True),
-        _entry("Comparison", "x > y", "Greater.", _NULL_IF_ANY, "x / y > 1", None, x=1.0, y=0.0),
+        Entry(
+            "Comparison", "x > y", "Greater.", _NULL_IF_ANY, Example("x / y > 1", {"x": 1.0, "y": 0.0}, None)
+        ),
     ),
     exp.GTE: Binary(
         ">=",
         n.COMPARE,
         _compare("ge", ordered=True),
-        _entry(
+        Entry(
             "Comparison",
             "x >= y",
             "Greater or equal.",
             _NULL_IF_ANY,
-            "ts >= ts2",
-            True,
-            ts="2024-01-02",
-            ts2="2024-01-01",
+            Example("ts >= ts2", {"ts": "2024-01-02", "ts2": "2024-01-01"}, True),
         ),
     ),
     exp.NullSafeEQ: Binary(
         "IS NOT DISTINCT FROM",
         n.COMPARE,
         _distinct("eq_missing"),
-        _entry(
+        Entry(
             "Comparison",
             "x IS NOT DISTINCT FROM y",
             "Equal, or both null.",
             "never null",
-            "a IS NOT DISTINCT FROM b",
-            True,
+            Example("a IS NOT DISTINCT FROM b", {}, True),
         ),
     ),
     exp.NullSafeNEQ: Binary(
         "IS DISTINCT FROM",
         n.COMPARE,
         _distinct("ne_missing"),
-        _entry(
+        Entry(
             "Comparison",
             "x IS DISTINCT FROM y",
             "Not equal, or one of them null.",
             "never null",
-            "a IS DISTINCT FROM b",
-            True,
-            a=1,
+            Example("a IS DISTINCT FROM b", {"a": 1}, True),
         ),
     ),
     exp.And: Binary(
         "AND",
         n.AND,
         _logic(lambda a, b: a & b),
-        _entry(
+        Entry(
             "Logic",
             "p AND q",
             "Both.",
             "false if one side is false; else null if one side is null",
-            "flag AND a > 1",
-            False,
-            flag=None,
-            a=0,
+            Example("flag AND a > 1", {"flag": None, "a": 0}, False),
         ),
     ),
     exp.Or: Binary(
         "OR",
         n.OR,
         _logic(lambda a, b: a | b),
-        _entry(
+        Entry(
             "Logic",
             "p OR q",
             "One or both.",
             "true if one side is true; else null if one side is null",
-            "flag OR a > 1",
-            True,
-            flag=None,
-            a=2,
+            Example("flag OR a > 1", {"flag": None, "a": 2}, True),
         ),
     ),
 }

@@ -32,12 +32,12 @@ class _SyntaxFaultError(ParseError):
     """What sqlglot could not read, and where. A ParseError, because sqlglot backtracks on those."""
 
     def __init__(self, message: str, offset: int) -> None:
-        super().__init__(message)
+        super().__init__(message, [{}])  # sqlglot writes into the first of the errors
         self.offset = offset
 
 
 def _placed(parse: Callable[[Any], exp.Expr | None], back: int, parser: Any) -> exp.Expr | None:
-    """What ``parse`` reads, with the place of its keyword ``back`` tokens ago, which sqlglot does not keep."""
+    """What ``parse`` reads, with the place of its keyword ``back`` tokens ago; sqlglot does not keep it."""
     keyword = parser._tokens[parser._index - back]
     node = parse(parser)
     if node is not None:
@@ -130,8 +130,8 @@ def parse(text: str) -> exp.Expr:
         (tree,) = dialect.parser().parse(tokens, text)
     except _SyntaxFaultError as fault:
         raise ExpressionError(f"not valid SQL: {fault}", SEE_DOCS, fault.offset) from None
-    except (SqlglotError, ValueError, TypeError, AttributeError) as error:  # sqlglot's own slips on odd input
-        first = str(error).split("\n", 1)[0]
+    except (SqlglotError, ValueError, TypeError, AttributeError, LookupError) as error:
+        first = str(error).split("\n", 1)[0]  # sqlglot's own slips on odd input
         raise ExpressionError(f"not valid SQL: {first}", SEE_DOCS) from None
     except RecursionError:
         raise ExpressionError("the expression is nested too deeply", SPLIT_IT) from None

@@ -1,4 +1,4 @@
-"""The trial at load: an expression must give its type on no rows, on nulls and on values, before an event comes."""
+"""The trial at load: an expression must give its type on no rows, on nulls and on values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamproc.errors import ExpressionError
 
 
 def probe(expr: pl.Expr, dtype: pl.DataType, columns: Mapping[str, pl.DataType]) -> None:
-    """Raises ExpressionError: Polars cannot evaluate the expression, or gives another type or height than it should."""
+    """Raises ExpressionError: Polars cannot evaluate the expression, or it gives a wrong type or height."""
     schema = {"row": pl.Int64(), **columns}
     null = dict.fromkeys(schema, None)
     some = {name: _sample(column) for name, column in schema.items()}

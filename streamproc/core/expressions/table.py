@@ -1,4 +1,4 @@
-"""The shapes of the table that is at once the allow-list, the dispatch of the visitor and docs/expressions.md."""
+"""The shapes of the table that is allow-list, dispatch of the visitor and docs/expressions.md at once."""
 
 from __future__ import annotations
 

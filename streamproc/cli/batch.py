@@ -1,0 +1,137 @@
+"""``streamproc batch``: a pipeline over a file, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import orjson
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from streamproc.cli.options import pipeline_argument
+from streamproc.cli.rows import chunks
+from streamproc.core.processor import Effects, Output
+from streamproc.core.records import text_headers
+from streamproc.errors import UserError
+from streamproc.offline import EPOCH, Offline, batch_of
+from streamproc.pipeline import Pipeline, open_pipeline
+
+
+@click.command()
+@pipeline_argument
+@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where the results go.")
+@click.option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson", show_default=True)
+@click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="The lane that the rows are decided in.")
+@click.option("--now", type=click.DateTime(), help="When it is decided (UTC), for max_age; without it nothing is too old.")
+def batch(file: Path, source: str, out: Path, form: str, partition: int, now: datetime | None) -> None:
+    """Decide the rows of INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
+
+    Row n gets offset n. The same processors run as in the worker: for the same events and coordinates the bytes
+    of the decisions are the same. DIR gets decisions, review and dead-letters.
+
+    \b
+    streamproc batch pipeline.yaml events.ndjson --out results
+    streamproc batch pipeline.yaml loans.csv --out results --format parquet
+    """
+    pipeline = open_pipeline(file)
+    moment = EPOCH if now is None else now.replace(tzinfo=UTC)
+    offline = Offline(pipeline.processor, pipeline.answers.now, now=moment)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with Files(out, pipeline) as files:
+        asyncio.run(_decide(pipeline, offline, files, source, partition))
+    if form == "parquet":
+        files.to_parquet()
+    _tell(files, time.perf_counter() - started, out)
+
+
+async def _decide(pipeline: Pipeline, offline: Offline, files: Files, source: str, partition: int) -> None:
+    offset = 0
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("deciding", total=None)
+        async for chunk in chunks(source):
+            done, total = chunk.progress
+            if chunk.values:
+                events = batch_of(pipeline.plan.events.topic, chunk.values, partition=partition, first_offset=offset)
+                files.write(offline.process(events))
+                offset += len(chunk.values)
+            progress.update(task, completed=done, total=total, description=f"{offset:,} events")
+
+
+class Files:
+    """The results of a run as NDJSON, one file for each kind of record."""
+
+    def __init__(self, folder: Path, pipeline: Pipeline) -> None:
+        topics = pipeline.plan.topics
+        self.decisions: dict[str, int] = {}
+        self._names = {topics.decisions: "decisions", topics.review: "review", topics.dead_letters: "dead-letters"}
+        self._folder = folder
+        self._open: dict[str, BinaryIO] = {}
+        self._stack = ExitStack()
+        self.counts = dict.fromkeys(self._names.values(), 0)
+
+    def __enter__(self) -> Files:
+        for topic, name in self._names.items():
+            try:
+                self._open[topic] = self._stack.enter_context((self._folder / f"{name}.ndjson").open("wb"))
+            except OSError as error:
+                raise UserError(f"cannot write to {self._folder}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def write(self, effects: Effects) -> None:
+        """Append the records of one batch; action topics carry the decisions' own bytes and are not repeated."""
+        for (name, label), count in effects.counts.items():
+            if name == "decisions":
+                self.decisions[label] = self.decisions.get(label, 0) + count
+        for output in effects.records:
+            if output.topic in self._open:
+                name = self._names[output.topic]
+                lines = _letters(output) if name == "dead-letters" else output.values
+                self._open[output.topic].writelines(line + b"\n" for line in lines if line is not None)
+                self.counts[name] += len(output)
+
+    def to_parquet(self) -> None:
+        """Turn every file into Parquet."""
+        for name, count in self.counts.items():
+            source = self._folder / f"{name}.ndjson"
+            frame = pl.read_ndjson(source, infer_schema_length=None) if count else pl.DataFrame()
+            frame.write_parquet(self._folder / f"{name}.parquet")
+            source.unlink()
+
+
+def _letters(output: Output) -> Iterable[bytes]:
+    for key, value, headers in zip(output.keys, output.values, output.headers, strict=True):
+        letter: Mapping[str, Any] = {"key": _text(key), "headers": text_headers(headers), **_body(value)}
+        yield orjson.dumps(letter)
+
+
+def _body(value: bytes | None) -> dict[str, str | None]:
+    try:
+        return {"value": None if value is None else value.decode(), "value_base64": None}
+    except UnicodeDecodeError:
+        return {"value": None, "value_base64": base64.b64encode(value or b"").decode()}
+
+
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="backslashreplace")
+
+
+def _tell(files: Files, seconds: float, out: Path) -> None:
+    total = files.counts["decisions"] + files.counts["dead-letters"]
+    decided = ", ".join(f"{count:,} {name}" for name, count in sorted(files.decisions.items()))
+    click.echo(f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {files.counts['dead-letters']:,} dead letters")
+    click.echo(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))

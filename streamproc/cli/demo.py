@@ -1,0 +1,165 @@
+"""``streamproc demo``: see it work."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from streamproc import logs
+from streamproc.errors import Exit
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.dev_broker import DevBroker
+from streamproc.pipeline import Pipeline, open_pipeline
+
+REFRESH_SECONDS = 0.2
+
+
+@click.command()
+@click.option("--events", type=click.IntRange(1, 100_000_000), default=50_000, show_default=True, help="How many events.")
+@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
+@click.option("--rate", type=click.FloatRange(1), help="Events a second.  [default: as fast as it goes]")
+@click.option("--bad-share", type=click.FloatRange(0, 1), default=0.005, show_default=True, help="Share of events damaged on purpose.")
+@click.option("--keep", is_flag=True, help="Leave broker and worker running until Ctrl-C, and say where they are.")
+@click.option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of starting one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else there.")
+@click.pass_context
+def demo(
+    ctx: click.Context,
+    events: int,
+    workers: int,
+    rate: float | None,
+    bad_share: float,
+    keep: bool,
+    kafka: str | None,
+    as_json: bool,
+) -> None:
+    """See it work: a real Kafka, 50,000 car-loan applications, decisions, and a recount of what came out.
+
+    Needs no Docker and no Java. Everything that is started is stopped again.
+
+    \b
+    streamproc demo
+    streamproc demo --events 500000 --workers 2
+    streamproc demo --rate 5000 --json
+    """
+    from streamproc import demo as show
+
+    logs.configure("human", "error")
+    console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-demo-")))
+        say = (lambda _: None) if as_json else (lambda text: console.print(text))
+        sample = show.real_events(events, bad_share)
+        if kafka is None:
+            say("starting Apache Kafka (the first time, its jars are fetched: some 45 MB)")
+            broker = stack.enter_context(DevBroker())
+            connection, version = Connection((broker.address,)), broker.version
+        else:
+            connection = Connection.load(kafka, None, {})
+            version = asyncio.run(_version(connection))
+        file = show.prepare(folder / "car_loan", f"car-loan-{secrets.token_hex(3)}" if kafka else None)
+        pipeline = open_pipeline(file)
+        asyncio.run(show.make_events_topic(connection, pipeline.plan))
+        web_port = show.free_ports(workers)
+        worker = show.Worker(file, connection, workers, web_port, folder / "worker.log")
+        stack.callback(worker.stop)
+        say(f"Kafka {version} on {connection.address}; starting {workers} worker{'s' if workers > 1 else ''} of {file.parent.name}")
+        tally = show.Tally(expected=events)
+        asyncio.run(_run(show, pipeline, connection, sample, tally, worker, rate, None if as_json else console))
+        summary = tally.summary(version)
+        if as_json:
+            click.echo(orjson.dumps(summary).decode())
+        else:
+            _print(console, summary, sample.damaged, pipeline)
+        if keep:
+            _keep(console, connection, web_port, folder)
+    good = summary["missing"] == 0 and summary["duplicates"] == 0
+    ctx.exit(Exit.GOOD if good else Exit.BUG)
+
+
+async def _version(connection: Connection) -> str:
+    from streamproc.kafka.connection import probe, require
+
+    info = await probe(connection, 10.0)
+    require(info)
+    return info.release.removeprefix("Kafka ")
+
+
+async def _run(
+    show: Any, pipeline: Pipeline, connection: Connection, sample: Any, tally: Any, worker: Any,
+    rate: float | None, console: Console | None,
+) -> None:  # fmt: skip
+    plan = pipeline.plan
+    await show.until_ready(connection, plan, worker)
+    async with show.reader(connection, plan) as consumer:
+        tally.started = tally.finished = time.perf_counter()
+        producing = asyncio.create_task(show.produce(connection, plan.events.topic, sample, rate))
+        counting = asyncio.create_task(show.recount(consumer, plan, tally, worker))
+        if console is None:
+            await asyncio.gather(producing, counting)
+            return
+        with Live(console=console, refresh_per_second=5) as live:
+            while not counting.done():
+                live.update(_progress(tally))
+                await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
+            live.update(_progress(tally))
+        await asyncio.gather(producing, counting)
+
+
+def _progress(tally: Any) -> Group:
+    figures = tally.summary("")
+    table = Table.grid(padding=(0, 2))
+    decided = "  ".join(f"{name} {count:,}" for name, count in figures["decisions"].items())
+    done = len(tally.decided)
+    table.add_row("decided", f"{done:,} of {tally.expected:,}", decided, f"dead letters {tally.dead_letters:,}")
+    latency = figures["latency_ms"]
+    table.add_row("rate", f"{figures['events_per_second']:,}/s", f"latency p50 {latency['p50']:.0f} ms", f"p99 {latency['p99']:.0f} ms")
+    return Group(ProgressBar(total=tally.expected, completed=done, width=60), table)
+
+
+def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pipeline) -> None:
+    table = Table(title="What came out (read back with read_committed)", title_justify="left", show_header=False)
+    table.add_row("events", f"{summary['events']:,}, {damaged:,} of them damaged on purpose")
+    for name, count in summary["decisions"].items():
+        table.add_row(f"  {name}", f"{count:,}  ({count / summary['events']:.1%})")
+    table.add_row("actions", f"{summary['actions']:,}")
+    table.add_row("review items", f"{summary['reviews']:,}")
+    table.add_row("dead letters", f"{summary['dead_letters']:,}")
+    style = "green" if summary["missing"] == summary["duplicates"] == 0 else "red"
+    table.add_row("missing, duplicates", f"[{style}]{summary['missing']}, {summary['duplicates']}[/]")
+    table.add_row("rate", f"{summary['events_per_second']:,} events/s over {summary['seconds']:.1f} s")
+    table.add_row("latency", f"p50 {summary['latency_ms']['p50']:.0f} ms, p99 {summary['latency_ms']['p99']:.0f} ms (queueing included)")
+    console.print(table)
+    console.print("where to look next:")
+    console.print("  examples/car_loan/pipeline.yaml   the pipeline that decided")
+    console.print("  streamproc demo --keep            leave it running and look into its topics")
+    console.print("  streamproc demo --rate 5000       latency without a queue")
+    console.print("  streamproc init my-pipeline       begin one of your own")
+
+
+def _keep(console: Console, connection: Connection, web_port: int, folder: Path) -> None:
+    address = connection.address
+    console.print(f"\nKafka            {address}")
+    console.print(f"health, metrics  http://127.0.0.1:{web_port}/healthz  /metrics")
+    console.print(f"worker's log     {folder / 'worker.log'}")
+    console.print(f"try              streamproc tail car-loan.decisions --from beginning --limit 3 --kafka {address}")
+    console.print("Ctrl-C stops everything")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping")

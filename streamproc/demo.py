@@ -1,0 +1,293 @@
+"""The demonstration: real events through a real Kafka, and a recount of what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from streamproc.core.partitioner import partitions
+from streamproc.core.plan import Plan
+from streamproc.errors import EnvironmentFault
+from streamproc.kafka import admin
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.group import GroupOffsets
+from streamproc.sample import car_loans, example
+
+PARTITIONS = 4
+READY_SECONDS = 60.0
+QUIET_SECONDS = 60.0
+POLL_MS = 100
+PACE_SECONDS = 0.02
+BURST = 4000
+SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What is produced: keys and values, and how many of them were damaged on purpose."""
+
+    keys: list[bytes]
+    values: list[bytes | None]
+    damaged: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was read back from the output topics, read_committed."""
+
+    expected: int
+    decided: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How often each source coordinate (partition, offset) was decided or dead-lettered."""
+    decisions: Counter[str] = field(default_factory=Counter)
+    actions: int = 0
+    reviews: int = 0
+    dead_letters: int = 0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds from an event's record timestamp until its decision was read."""
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        follow_ups = sum(self.decisions.values())
+        return len(self.decided) >= self.expected and self.actions + self.reviews >= follow_ups
+
+    def summary(self, broker: str) -> dict[str, Any]:
+        """The figures of the run, as ``streamproc demo --json`` prints them."""
+        seconds = max(self.finished - self.started, 1e-9)
+        p50, p99 = np.percentile(self.latencies, [50, 99]) * 1000 if self.latencies else (0.0, 0.0)
+        return {
+            "events": self.expected,
+            "decisions": dict(sorted(self.decisions.items())),
+            "actions": self.actions,
+            "reviews": self.reviews,
+            "dead_letters": self.dead_letters,
+            "missing": self.expected - len(self.decided),
+            "duplicates": sum(self.decided.values()) - len(self.decided),
+            "seconds": round(seconds, 3),
+            "events_per_second": round(len(self.decided) / seconds),
+            "latency_ms": {"p50": round(float(p50), 1), "p99": round(float(p99), 1)},
+            "broker": broker,
+        }
+
+
+def real_events(count: int, bad_share: float) -> Events:
+    """The car-loan analysis file as events (from the start again where more are wanted), some of them damaged."""
+    rows = pl.read_csv(car_loans().analysis).select(pl.exclude("y_pred_proba", "y_pred"))
+    lines = [orjson.dumps(row) for row in rows.to_dicts()]
+    ids = rows["id"].to_list()
+    values: list[bytes | None] = [lines[number % len(lines)] for number in range(count)]
+    keys = [b"%d" % ids[number % len(ids)] for number in range(count)]
+    chance = random.Random(SEED)  # noqa: S311 - not for secrets
+    damaged = chance.sample(range(count), round(count * bad_share))
+    for number in damaged:
+        values[number] = _damage(values[number] or b"", chance)
+    return Events(keys, values, len(damaged))
+
+
+def _damage(value: bytes, chance: random.Random) -> bytes | None:
+    event = orjson.loads(value)
+    ways: list[Callable[[], bytes | None]] = [
+        lambda: value[: len(value) // 2],
+        lambda: orjson.dumps(event | {"car_value": "a lot"}),
+        lambda: orjson.dumps({name: item for name, item in event.items() if name != "salary_range"}),
+        lambda: orjson.dumps(event | {"debt_to_income_ratio": -1}),
+        lambda: value.replace("€".encode(), b"\xff"),
+        lambda: b"",
+        lambda: None,
+    ]
+    return chance.choice(ways)()
+
+
+def prepare(folder: Path, name: str | None) -> Path:
+    """A copy of the example's pipeline to run; ``name`` renames it with its topics. Returns the pipeline file."""
+    shutil.copytree(example("car_loan"), folder, dirs_exist_ok=True)
+    path = folder / "pipeline.yaml"
+    if name is not None:
+        path.write_text(path.read_text(encoding="utf-8").replace("car-loan", name), encoding="utf-8")
+    return path
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` ports in a row that nobody listens on at the moment."""
+    for _ in range(100):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first: int = probe.getsockname()[1]
+        if first + count < 65536 and all(map(_is_free, range(first, first + count))):
+            return first
+    raise EnvironmentFault("no free ports on 127.0.0.1", "stop something that listens there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+class Worker:
+    """The worker process of the demonstration, with its log in a file."""
+
+    def __init__(self, file: Path, connection: Connection, workers: int, web_port: int, log: Path) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "streamproc", "run", str(file), "--kafka", connection.address]
+        command += ["--workers", str(workers), "--web-port", str(web_port)]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=os.environ
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise EnvironmentFault when it has ended."""
+        if self._process.poll() is not None:
+            tail = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise EnvironmentFault(f"the worker ended with code {self._process.returncode}", " | ".join(tail))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+async def make_events_topic(connection: Connection, plan: Plan) -> None:
+    """The events topic, which is the producers' to make."""
+    await admin.create(connection, [admin.TopicSpec(plan.events.topic, PARTITIONS, 1)])
+
+
+async def until_ready(connection: Connection, plan: Plan, worker: Worker) -> None:
+    """Wait until every lane has been claimed. Raises EnvironmentFault when the worker ends or takes too long."""
+    group = GroupOffsets(connection, plan.pipeline)
+    await group.start()
+    wanted = [TopicPartition(plan.events.topic, number) for number in range(PARTITIONS)]
+    deadline = time.monotonic() + READY_SECONDS
+    try:
+        while True:
+            worker.check()
+            committed = await group.fetch(wanted, stable=False)
+            if all(entry.claim is not None for entry in committed.values()):
+                return
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(f"the worker was not ready after {READY_SECONDS:.0f} s", f"see {worker.log}")
+            await asyncio.sleep(POLL_MS / 1000)
+    finally:
+        await group.stop()
+
+
+async def produce(connection: Connection, topic: str, events: Events, rate: float | None) -> None:
+    """Send the events in order, as fast as it goes or at ``rate`` a second, partitioned as Java's clients do."""
+    producer = AIOKafkaProducer(**connection.client_kwargs(), enable_idempotence=True, linger_ms=0, max_batch_size=1 << 19)
+    await producer.start()
+    try:
+        places = partitions(list(events.keys), PARTITIONS, 0).tolist()
+        started, sent, count = time.perf_counter(), 0, len(events.values)
+        while sent < count:
+            due = count if rate is None else min(int((time.perf_counter() - started) * rate) + 1, count)
+            until = min(due, sent + BURST)
+            if until > sent:
+                await _send(producer, topic, events, places, sent, until)
+                sent = until
+            if rate is not None:
+                await asyncio.sleep(PACE_SECONDS)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+async def _send(producer: Any, topic: str, events: Events, places: list[int], first: int, last: int) -> None:
+    now = int(time.time() * 1000)
+    batches = {}
+    for number in range(first, last):
+        place = places[number]
+        batch = batches.get(place) or batches.setdefault(place, producer.create_batch())
+        key, value = events.keys[number], events.values[number]
+        if batch.append(timestamp=now, key=key, value=value, headers=[]) is None:
+            await producer.send_batch(batch, topic, partition=place)
+            batch = batches[place] = producer.create_batch()
+            batch.append(timestamp=now, key=key, value=value, headers=[])
+    for place, batch in batches.items():
+        await producer.send_batch(batch, topic, partition=place)
+
+
+@asynccontextmanager
+async def reader(connection: Connection, plan: Plan) -> AsyncIterator[Any]:
+    """A read_committed consumer at the beginning of every output topic."""
+    names = list(plan.written)
+    infos = await admin.describe(connection, names)
+    consumer = AIOKafkaConsumer(
+        **connection.client_kwargs(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=20,
+        max_partition_fetch_bytes=2 << 20,
+    )
+    await consumer.start()
+    try:
+        parts = [TopicPartition(name, number) for name in names for number in range(infos[name].partitions)]
+        consumer.assign(parts)
+        await consumer.seek_to_beginning(*parts)
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> None:
+    """Read what came out until every event is accounted for. Gives up after a long silence, with what there is."""
+    last = time.monotonic()
+    while not tally.done:
+        batches = await consumer.getmany(timeout_ms=POLL_MS)
+        now = time.time()
+        for tp, records in batches.items():
+            _add(tally, plan, tp.topic, records, now)
+        if batches:
+            last = time.monotonic()
+            tally.finished = time.perf_counter()
+        else:
+            worker.check()
+            if time.monotonic() - last > QUIET_SECONDS:
+                return
+
+
+def _add(tally: Tally, plan: Plan, topic: str, records: list[Any], now: float) -> None:
+    if topic == plan.topics.decisions:
+        for record in records:
+            decision = orjson.loads(record.value)
+            source = decision["source"]
+            tally.decided[source["partition"], source["offset"]] += 1
+            tally.decisions[decision["decision"]] += 1
+            tally.latencies.append(now - source["timestamp"] / 1000)
+    elif topic == plan.topics.dead_letters:
+        for record in records:
+            headers = dict(record.headers)
+            tally.decided[int(headers["sp-partition"]), int(headers["sp-offset"])] += 1
+            tally.dead_letters += 1
+    elif topic == plan.topics.review:
+        tally.reviews += len(records)
+    else:
+        tally.actions += len(records)
