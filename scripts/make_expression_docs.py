@@ -1,4 +1,4 @@
-"""Write docs/expressions.md from the visitor's table; with ``--check`` only say by the exit code if it differs."""
+"""Write docs/expressions.md from the visitor's table; ``--check`` only says by its exit code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from streamproc.core.expressions.table import Entry, Plain
 
 PAGE = Path(__file__).parent.parent / "docs" / "expressions.md"
 GROUPS = (
-    "Values", "Arithmetic", "Comparison", "Logic", "Missing values", "Choice", "Numbers", "Text", "Time", "Conversion",
-)  # fmt: skip
+    *("Values", "Arithmetic", "Comparison", "Logic", "Missing values"),
+    *("Choice", "Numbers", "Text", "Time", "Conversion"),
+)
 
 OPENING = f"""\
 <!-- Made by scripts/make_expression_docs.py from the table in the code. Do not edit. -->
@@ -51,8 +52,8 @@ gives the same result alone, in any batch, and when it is replayed.
   seconds, up to nine decimals (six are kept), `Z` or an offset. Without a zone it is UTC; a date is its
   midnight; what does not fit is null.
 - **Bounds.** {MAX_CHARACTERS:,} characters; {MAX_NESTING} levels of brackets, `CASE` and prefix
-  operators (a chain such as `a + b + c` is one level); a bounded amount of work per row. Features can
-  use the features before them.
+  operators; chains of up to 100 operators such as `a + b + c`, longer ones of `AND` and `OR`; a bounded
+  amount of work per row. Features can use the features before them.
 - Comments (`-- …`, `/* … */`) are allowed.
 
 Examples show the columns given, then the result; every one is a test.

@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = 0.2
 LONGEST_BACKOFF = 10.0
 HEALTHY_SECONDS = 30.0
+RUNNING_SECONDS = 45.0  # longer than a worker waits for a broker that does not answer
 STOP_SECONDS = 60.0
-FINAL = {Exit.INPUT, Exit.USAGE, Exit.ENVIRONMENT}
-"""Codes that starting again does not mend."""
+FINAL = {Exit.INPUT, Exit.USAGE}
+"""Codes that starting again does not mend. A missing environment is final only before anything ever ran."""
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class Supervisor:
         if code is None:
             return None
         slot.process = None
-        if code in FINAL:
+        if code in FINAL or (code == Exit.ENVIRONMENT and self._never_ran(slot, now)):
             log.error("worker %d ended with code %d, which starting again does not mend", slot.number, code)
             return code
         slot.failures = 0 if now - slot.started > HEALTHY_SECONDS else slot.failures + 1
@@ -97,6 +98,10 @@ class Supervisor:
         slot.restarts += 1
         log.warning("worker %d ended with code %d: starting again in %.1f s", slot.number, code, pause)
         return None
+
+    def _never_ran(self, slot: Slot, now: float) -> bool:
+        restarts = sum(other.restarts for other in self._slots)
+        return restarts == 0 and now - slot.started < RUNNING_SECONDS
 
     def _start(self, slot: Slot, now: float) -> None:
         command = list(self._command)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from streamproc.errors import UserError
 from streamproc.kafka import admin
-from streamproc.kafka.admin import TopicInfo, TopicSpec
+from streamproc.kafka.admin import Mismatch, TopicInfo, TopicSpec
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.plan.load import Loaded
@@ -16,7 +16,7 @@ from streamproc.plan.load import Loaded
 LARGE_BYTES = 8 << 20
 """Review items and dead letters carry an event and more: they take more than the broker's default of 1 MB."""
 
-Role = Literal["events", "decisions", "action", "review", "dead-letter", "artefacts", "changelog"]
+Role = Literal["events", "decisions", "action", "review", "dead-letter", "artefacts", "changelog", "redriven"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class TopicRole:
     """A topic and what it is to the pipeline. ``access`` is what the worker does with it."""
 
     role: Role
-    access: Literal["read", "write", "read and write"]
+    access: Literal["read", "write", "read and write", "none"]
     spec: TopicSpec
 
 
@@ -57,6 +57,24 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     return rows
 
 
+def redriven_topic(loaded: Loaded) -> TopicRole:
+    """Where `streamproc dead-letters … redrive` notes what it has redriven. No worker reads or writes it.
+
+    A note has to outlive its dead letter, or that could be redriven again: it is kept twice as long.
+    """
+    part = loaded.file.topics
+    retention = int(part.retention.total_seconds() * 1000) * 2
+    spec = TopicSpec(
+        f"{loaded.plan.pipeline}.redriven",
+        1,
+        part.replication,
+        cleanup_policy="compact,delete",
+        retention_ms=retention,
+        internal=True,
+    )
+    return TopicRole("redriven", "none", spec)
+
+
 async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, create: bool) -> dict[str, TopicInfo]:
     """The topics as they are, made where they were missing. Raises UserError with what does not fit.
 
@@ -73,17 +91,23 @@ async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, cre
     wrong = [
         problem
         for row in rows
-        if row.role != "events"
-        for problem in admin.mismatches(row.spec, infos[row.spec.name])
-        if _matters(row, problem.what)
+        for problem in differences(row, infos[row.spec.name])
+        if matters(row, problem.what)
     ]
     if wrong:
         raise UserError("; ".join(map(str, wrong)), "change the topic, or give this pipeline another name")
     return infos
 
 
-def _matters(row: TopicRole, what: str) -> bool:
-    """Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
+def differences(row: TopicRole, info: TopicInfo) -> list[Mismatch]:
+    """How a topic differs from what it should be. The events topic is its producers', as it is."""
+    return [] if row.role == "events" else admin.mismatches(row.spec, info)
+
+
+def matters(row: TopicRole, what: str) -> bool:
+    """Whether the pipeline refuses to run with such a difference.
+
+    Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
     if what == "its partition count":
         return row.role == "changelog"
     return what == "cleanup.policy"

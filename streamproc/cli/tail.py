@@ -5,22 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import click
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka import errors as kafka_errors
 
 from streamproc.cli.options import connection_options
-from streamproc.errors import BrokerUnavailable, UserError
-from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
-
-POLL_MS = 500
+from streamproc.kafka.reader import Start, reading
 
 
 class _Start(click.ParamType):
@@ -68,26 +61,11 @@ def tail(
 async def _tail(
     *, topic: str, start: str | int, until_end: bool, limit: int | None, as_json: bool, connection: Connection
 ) -> None:
-    infos = await admin.describe(connection, [topic])
-    if topic not in infos:
-        raise UserError(f"topic {topic} does not exist")
-    partitions = [TopicPartition(topic, number) for number in range(infos[topic].partitions)]
     shown = 0
-    async with _consumer(connection, topic) as consumer:
-        consumer.assign(partitions)
-        low = await consumer.beginning_offsets(partitions)
-        ends = await consumer.end_offsets(partitions)  # of committed records
-        for one in partitions:
-            consumer.seek(one, _first(start, low[one], ends[one]))
-        while True:
-            if until_end and await _is_through(consumer, ends):
-                return
-            batches = await consumer.getmany(timeout_ms=POLL_MS)
-            for record in sorted(
-                (record for batch in batches.values() for record in batch), key=lambda r: r.timestamp
-            ):
-                if until_end and record.offset >= ends[TopicPartition(topic, record.partition)]:
-                    continue
+    async with reading(connection, topic) as reader:
+        begin = cast(Start, start)
+        async for records in reader.scan(begin) if until_end else reader.follow(begin):
+            for record in records:
                 click.echo(line(record) if as_json else text(record))
                 shown += 1
                 if shown == limit:
@@ -143,35 +121,3 @@ def _readable(value: bytes | None) -> str | None:
 
 def _time(record: Any) -> datetime:
     return datetime.fromtimestamp(record.timestamp / 1000, UTC)
-
-
-def _first(start: str | int, low: int, end: int) -> int:
-    if isinstance(start, int):
-        return max(start, low)
-    return low if start == "beginning" else end
-
-
-async def _is_through(consumer: Any, ends: dict[TopicPartition, int]) -> bool:
-    for one, end in ends.items():
-        if await consumer.position(one) < end:
-            return False
-    return True
-
-
-@asynccontextmanager
-async def _consumer(connection: Connection, topic: str) -> AsyncIterator[Any]:
-    consumer = AIOKafkaConsumer(
-        **connection.client_kwargs(), isolation_level="read_committed", enable_auto_commit=False
-    )
-    try:
-        await consumer.start()
-        yield consumer
-    except kafka_errors.TopicAuthorizationFailedError as error:
-        raise UserError(
-            f"not allowed: Read on topic {topic}",
-            hint=f"grant it: kafka-acls --add --allow-principal User:… --operation Read --topic {topic}",
-        ) from error
-    except kafka_errors.KafkaError as error:
-        raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
-    finally:
-        await consumer.stop()

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamproc.core.plan import Plan
 from streamproc.errors import PipelineError
-from streamproc.plan.build import Builder, Inspect
-from streamproc.plan.document import read
+from streamproc.plan.build import build
+from streamproc.plan.document import Document
+from streamproc.plan.inspect import Inspect
 from streamproc.plan.models import PipelineFile
+from streamproc.plan.reader import read
 from streamproc.plan.structure import shape
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pipeline file that holds together: its parts as written, and the plan made of them."""
+    """A pipeline file that holds together: its parts as written, their places, and the plan made of them."""
 
     path: Path
     text: str
     file: PipelineFile
     plan: Plan
+    document: Document = field(repr=False, compare=False)
 
 
 def load_plan(path: Path, inspect: Inspect) -> Loaded:
-    """Read and check a pipeline file. Raises PipelineError with every problem in it.
+    """Read and check a pipeline file.
 
-    ``inspect`` looks at the model that the file names.
+    ``inspect`` looks at the model that the file names. Raises PipelineError with every problem in the file, UserError where
+    it cannot be read, EnvironmentFault where something is missing to check it.
     """
     document = read(path)
-    file, dropped = shape(document)
-    plan = Builder(document, file, dropped, inspect).build() if file is not None else None
-    if document.problems or plan is None or file is None:
+    file = shape(document)
+    plan = build(document, file, inspect) if file is not None else None
+    if document.problems:
         raise PipelineError(document.problems)
-    return Loaded(path, path.read_text(encoding="utf-8"), file, plan)
+    if document.fault is not None:
+        raise document.fault
+    assert file is not None and plan is not None
+    return Loaded(path, document.text, file, plan, document)

@@ -1,175 +1,200 @@
-"""The first half of checking: does the file have the right shape? Everything wrong at once, in the user's words."""
+"""The first half of checking: does the file have the right shape?
+
+What is wrong is told, marked as broken and taken out (or replaced, where the file needs something there),
+until the rest can be read: so the second half of checking can still say what is wrong with that.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from typing import Any, get_args
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from streamproc.plan.anatomy import expected, homes, keys_at, meaning
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import PipelineFile
+from streamproc.plan.names import closest, near
+from streamproc.plan.reader import BEGIN
 
-ROUNDS = 10
+ROUNDS = 20
+_RULE = {"id": "placeholder", "decide": "review"}
+_TEST: dict[str, Any] = {"name": "placeholder", "event": {}, "expect": {}}
+# What stands in for something broken that a file cannot do without. `*` is any item of a list.
+_PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
+    ("pipeline",): "placeholder",
+    ("events",): {"topic": "placeholder", "schema": "placeholder"},
+    ("events", "topic"): "placeholder",
+    ("events", "schema"): "placeholder",
+    ("events", "sensitive", "*"): "placeholder",
+    ("model", "inputs"): ["placeholder"],
+    ("model", "inputs", "*"): "placeholder",
+    ("rules",): [_RULE],
+    ("rules", "*"): _RULE,
+    ("rules", "*", "id"): "placeholder",
+    ("fallback", "*"): _RULE,
+    ("fallback", "*", "id"): "placeholder",
+    ("fallback", "*", "decide"): "review",
+    ("tests", "*"): _TEST,
+    **{("tests", "*", key): value for key, value in _TEST.items()},
+    **{("tests", "*", "expect", key, "*"): "" for key in ("rules", "reasons", "observed", "undecided")},
+}
 
 
-def shape(document: Document) -> tuple[PipelineFile | None, set[str]]:
-    """The file as models, with the names of features that had to be left out.
-
-    Notes every problem of shape in the document. What is wrong is left out and the rest is read again, so that the
-    second half of checking can still say what is wrong there. ``None`` where too little is left.
-    """
-    data, dropped = document.data, set[str]()
-    if not isinstance(data, dict):
-        document.problem((), "a pipeline file is a mapping", "begin with `pipeline: NAME`")
-        return None, dropped
-    told: set[tuple[Path_, str]] = set()
+def shape(document: Document) -> PipelineFile | None:
+    """The file as models, with every problem of shape noted; ``None`` where nothing can be read."""
+    if not isinstance(document.data, dict):
+        document.problem((), f"a pipeline file is a mapping, and this is {_kind(document.data)}", BEGIN)
+        return None
+    data = deepcopy(document.data)
+    _tell_empty(document)
+    for path in sorted(document.broken, key=len):
+        _repair(data, path)
     for _ in range(ROUNDS):
         try:
-            return PipelineFile.model_validate(data), dropped
+            return PipelineFile.model_validate(data)
         except ValidationError as error:
-            for item in error.errors():
-                path = _in_file(item["loc"], data)
-                if (document.original(path), item["type"]) not in told:
-                    told.add((document.original(path), item["type"]))
-                    _tell(document, path, item)
-                if path[:1] == ("features",) and len(path) > 1:
-                    dropped.add(str(path[1]))
-            data = _without(document, data, [_in_file(item["loc"], data) for item in error.errors()])
-            if data is None:
-                return None, dropped
-    return None, dropped
+            found = {_in_file(item["loc"], data): item for item in reversed(error.errors())}
+        for path, item in reversed(found.items()):
+            if not document.is_broken(path):
+                _tell(document, path, item)
+                document.broken.add(path)
+            _repair(data, path)
+    return None
+
+
+def _tell_empty(document: Document) -> None:
+    """A key with nothing behind it is a slip: a rule with an empty ``when:`` would always match."""
+    for path, place in document.places.items():
+        empty = place.value.tag == "tag:yaml.org,2002:null" and path[-1:] != ()
+        free = path[:1] in (("actions",), ("params",)) or (path[:1] == ("tests",) and len(path) > 3)
+        if empty and not free and path[-1] in keys_at(path[:-1]) and not document.is_broken(path):
+            _tell_wrong_kind(document, path, f"`{path[-1]}`", None)
+            document.broken.add(path)
 
 
 def _in_file(loc: tuple[str | int, ...], data: Any) -> Path_:
-    """pydantic's location without what is not in the file (union members, validators)."""
+    """pydantic's location without what is not in the file: members of unions, validators, ``[key]``."""
     path: list[str | int] = []
     here = data
     for number, part in enumerate(loc):
-        last = number == len(loc) - 1
-        if isinstance(here, dict) and (part in here or last):
+        if (
+            isinstance(here, dict)
+            and isinstance(part, str)
+            and (part in here or _is_key(path, part, loc[number + 1 :]))
+        ):
             path.append(part)
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int) and part < len(here):
             path.append(part)
-            here = here[part]
+            here = here[part]  # type: ignore[index]
     return tuple(path)
 
 
+def _is_key(path: list[str | int], part: str, rest: tuple[str | int, ...]) -> bool:
+    """A key that is missing is the last part of a location, and one that the models know."""
+    return not rest and part in keys_at(tuple(path))
+
+
 def _tell(document: Document, path: Path_, item: Any) -> None:
-    kind, name = item["type"], path[-1] if path else ""
-    if kind == "extra_forbidden":
-        known = _keys_at(path[:-1])
-        document.problem(path, f"unknown key `{name}`", near(str(name), known, "keys here"), at_key=True)
-    elif kind == "missing":
-        document.problem(path[:-1], f"`{name}` is missing", f"add `{name}: …`{_meaning(path)}", at_key=True)
-    elif kind == "too_short" or kind == "string_too_short":
-        document.problem(path, f"`{name}` is empty", "put at least one in")
-    elif kind == "string_pattern_mismatch":
-        document.problem(path, f"`{item['input']}` is no name for `{name}`", _pattern_hint(item["ctx"]["pattern"]))
-    elif kind == "literal_error":
-        document.problem(path, f"`{name}` cannot be {item['input']!r}", f"one of {item['ctx']['expected']}")
-    elif kind == "value_error":
-        document.problem(path, f"`{name}` cannot be {item['input']!r}", str(item["ctx"]["error"]))
+    name, value = (path[-1] if path else ""), item["input"]
+    what = f"`{name}`" if isinstance(name, str) else f"item {name + 1} of `{path[-2]}`"
+    match item["type"]:
+        case "extra_forbidden":
+            document.problem(path, f"unknown key `{name}`", _where_it_belongs(path), at_key=True)
+        case "missing":
+            note = meaning(path)
+            document.problem(
+                path[:-1],
+                f"{what} is missing",
+                f"add `{name}: …`" + (f": {note}" if note else ""),
+                at_key=True,
+            )
+        case "too_short" | "string_too_short":
+            document.problem(path, f"{what} is empty", meaning(path) or "put something there")
+        case "string_pattern_mismatch" if item["loc"][-1] == "[key]":
+            document.problem(
+                path, f"`{name}` cannot be a name", _allowed(item["ctx"]["pattern"]), at_key=True
+            )
+        case "string_pattern_mismatch":
+            document.problem(path, f"{what} cannot be `{_short(value)}`", _allowed(item["ctx"]["pattern"]))
+        case "string_too_long":
+            document.problem(path, f"{what} is too long", f"at most {item['ctx']['max_length']} characters")
+        case "value_error":
+            document.problem(path, f"{what} cannot be `{_short(value)}`", str(item["ctx"]["error"]))
+        case "greater_than_equal" | "less_than_equal":
+            bound = item["ctx"].get("ge", item["ctx"].get("le"))
+            limit = "at least" if "ge" in item["ctx"] else "at most"
+            document.problem(path, f"{what} cannot be {value}", f"{limit} {bound}")
+        case "literal_error":
+            close = closest(value, keys) if isinstance(value, str) and (keys := _literals(path)) else []
+            hint = f"did you mean `{close[0]}`?" if close else f"it is {expected(path)}"
+            document.problem(path, f"{what} cannot be `{_short(value)}`", hint)
+        case _:
+            _tell_wrong_kind(document, path, what, value)
+
+
+def _tell_wrong_kind(document: Document, path: Path_, what: str, value: Any) -> None:
+    should = expected(path)
+    if value is None:
+        document.problem(path, f"{what} is empty", f"put {should} there, or take the line out", at_key=True)
+        return
+    if isinstance(value, str) and should == "true or false":
+        remedy = "write `true` or `false`"
+    elif isinstance(value, bool | int | float) and "text" in should:
+        remedy = "put it into quotes"
+    elif isinstance(value, str) and should == "a list":
+        remedy = f"write `[{_short(value)}]`"
+    elif isinstance(value, str) and "number" in should:
+        remedy = "write it without quotes and units"
     else:
-        got = type(item["input"]).__name__
-        names = {"dict": "a mapping", "list": "a list", "str": "a text", "NoneType": "nothing", "int": "a number",
-                 "float": "a number", "bool": "true or false"}  # fmt: skip
-        message = item["msg"][0].lower() + item["msg"][1:]
-        document.problem(path, f"`{name}` is {names.get(got, got)}: {message}", _meaning(path).strip(" —"))
+        remedy = meaning(path)
+    document.problem(path, f"{what} is {_kind(value)}, and should be {should}", remedy)
 
 
-def _pattern_hint(pattern: str) -> str:
+def _where_it_belongs(path: Path_) -> str:
+    name, here = str(path[-1]), keys_at(path[:-1])
+    if not closest(name, here) and (others := [home for home in homes(name) if home]):
+        return "it belongs under " + " or ".join(f"`{home}`" for home in others)
+    if not closest(name, here) and "" in homes(name):
+        return f"it belongs at the top of the file: write `{name}:` without indentation"
+    return near(name, here, "keys")
+
+
+def _literals(path: Path_) -> list[str]:
+    return expected(path).replace("`", "").split(" or ")
+
+
+def _allowed(pattern: str) -> str:
     if pattern.startswith("^[A-Za-z_]"):
-        return "letters, digits and underscores, not beginning with a digit"
-    return "letters, digits, dots, dashes and underscores"
+        return "letters, digits and underscores, and no digit in front"
+    first = ", and a letter or digit in front" if pattern.startswith("^[A-Za-z0-9][") else ""
+    return f"letters, digits, dots, dashes and underscores{first}"
 
 
-def _model_at(path: Path_) -> type[BaseModel] | None:
-    model: Any = PipelineFile
-    for part in path:
-        if isinstance(part, int):
-            continue
-        fields = {info.alias or key: info for key, info in model.model_fields.items()}
-        if part not in fields:
-            return None
-        model = _inner_model(fields[part].annotation)
-        if model is None:
-            return None
-    return model  # type: ignore[no-any-return]
+def _kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
+    return names.get(type(value), "a number")
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _inner_model(arg))), None)
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def _keys_at(path: Path_) -> list[str]:
-    model = _model_at(path)
-    return [info.alias or key for key, info in model.model_fields.items()] if model else []
-
-
-def _meaning(path: Path_) -> str:
-    model = _model_at(path[:-1])
-    if model is None or not path:
-        return ""
-    fields = {info.alias or key: info for key, info in model.model_fields.items()}
-    info = fields.get(str(path[-1]))
-    return f" — {info.description}" if info is not None and info.description else ""
-
-
-def near(name: str, known: Iterable[str], what: str) -> str:
-    """A remedy that names what was probably meant, or what there is."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(f"`{one}`" for one in close) + "?"
-    shown = ", ".join(f"`{one}`" for one in names[:12])
-    return f"{what}: {shown}{', …' if len(names) > 12 else ''}" if names else f"there are no {what}"
-
-
-def _without(document: Document, data: Any, paths: list[Path_]) -> Any:
-    """The data without what stands at the paths; without its parent, where a key is missing there."""
-    targets = set()
-    for path in paths:
-        target = path
-        while target and not _there(data, target):
-            target = target[:-1]
-        if not target:
-            return None
-        targets.add(target)
-    if any(target in {("pipeline",), ("events",), ("rules",)} for target in targets):
-        return None
-    return _prune(document, data, (), (), targets)
-
-
-def _there(data: Any, path: Path_) -> bool:
-    for part in path:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return False
-    return True
-
-
-def _prune(document: Document, data: Any, path: Path_, original: Path_, targets: set[Path_]) -> Any:
-    if isinstance(data, dict):
-        return {
-            key: _prune(document, value, (*path, key), (*original, key), targets)
-            for key, value in data.items()
-            if (*path, key) not in targets
-        }
-    if isinstance(data, list):
-        numbers = document.kept.get(original, list(range(len(data))))
-        left = [index for index in range(len(data)) if (*path, index) not in targets]
-        items = [
-            _prune(document, data[index], (*path, index), (*original, numbers[index]), targets) for index in left
-        ]
-        if len(left) < len(data):
-            document.kept[original] = [numbers[index] for index in left]
-        return items
-    return data
+def _repair(data: Any, path: Path_) -> None:
+    """Take out what stands at a path, or put something in its place that the models accept."""
+    pattern = tuple("*" if isinstance(part, int) else part for part in path)
+    *parents, name = path or ("",)
+    here: Any = data  # indexed by texts and numbers
+    for part in parents:
+        if not (isinstance(here, list) or (isinstance(here, dict) and part in here)):
+            return
+        here = here[part]  # type: ignore[index]
+    if pattern in _PLACEHOLDERS:
+        here[name] = deepcopy(_PLACEHOLDERS[pattern])
+    elif isinstance(here, dict):
+        here.pop(name, None)

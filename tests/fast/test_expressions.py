@@ -34,7 +34,7 @@ PARAMS: dict[str, bool | int | float | str | None] = {
     "limit": 100,
     "share": 0.5,
     "word": "x",
-    "on": True,
+    "live": True,
     "none": None,
 }
 BIG = 2**63 - 1
@@ -55,7 +55,7 @@ def test_an_expression_says_what_it_reads_and_gives() -> None:
     assert made.params == {"word", "limit"}
     assert made.dtype == pl.Boolean()
     assert made.text == "address.city = word AND car_value>limit"
-    assert made.sql == "address.city = word AND car_value > limit"
+    assert made.sql == '"address.city" = "word" AND "car_value" > "limit"'
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ REFUSED = [
     ("¦" + "9" * 5000, "64 bits"),
     ("¦1e999", "double"),
     ("x / ¦0", "zero"),
-    ("a % ¦(1 - 1)", "zero"),
+    ("a % (¦1 - 1)", "zero"),
     ("s like ¦t", "constant"),
     ("¦s like 'a' escape 'x'", "ESCAPE"),
     ("regexp_like(s, ¦'(')", "unclosed group"),
@@ -204,7 +204,7 @@ def test_the_result_must_be_what_is_wanted() -> None:
     ids=lambda text: text[:20],
 )
 def test_too_much_is_refused_and_no_recursion_error_escapes(text: str) -> None:
-    with pytest.raises(ExpressionError, match="nested|too large|characters"):
+    with pytest.raises(ExpressionError, match=r"nested|too large|characters|chain"):
         compiled(text)
 
 
@@ -212,10 +212,10 @@ def test_long_chains_and_full_nesting_compile_where_the_stack_is_deep() -> None:
     def deep(levels: int) -> Expression:
         return deep(levels - 1) if levels else compiled("(" * MAX_NESTING + "a" + ")" * MAX_NESTING)
 
-    assert deep(300).sql == "a"
-    assert value(" AND ".join(["flag"] * 1000), flag=True) is True
-    assert value("a" + " + 1" * 1000, a=0) == 1000
-    assert value("CASE " + "WHEN a = 1 THEN 2 " * 400 + "END", a=1) == 2
+    assert deep(300).sql == '"a"'
+    assert value(" AND ".join(["flag"] * 500), flag=True) is True
+    assert value("a" + " + 1" * 100, a=0) == 100
+    assert value("CASE " + "WHEN a = 1 THEN 2 " * 200 + "END", a=1) == 2
 
 
 def test_a_thread_with_its_own_stack_can_compile() -> None:
@@ -277,7 +277,7 @@ def test_a_thread_with_its_own_stack_can_compile() -> None:
         ("comment = word", {"comment": "x"}, True),
         ("deep.one.two.three.four + 1", {"deep.one.two.three.four": 1}, 2),
         ('"weird name" * 2', {"weird name": 2}, 4),
-        ("on AND flag", {"flag": None}, None),
+        ("live AND flag", {"flag": None}, None),
         ("coalesce(none, a)", {"a": 3}, 3),
     ],
 )

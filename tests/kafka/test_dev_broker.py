@@ -12,11 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 
 from streamproc.errors import EnvironmentFault
+from streamproc.kafka import dev_broker
 from streamproc.kafka.dev_broker import BrokerConfig, DevBroker, find_java, jars, kafka_jars
 from streamproc.kafka.dev_broker.config import KAFKA_VERSION
 from streamproc.kafka.dev_broker.wire import unfenced_brokers
@@ -153,6 +155,12 @@ def test_the_command_stops_cleanly(number: signal.Signals, tmp_path: Path) -> No
 
 
 # what it is made of, without starting it
+
+
+def test_a_cluster_id_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter([UUID(bytes=b"\xfb" * 16), UUID(bytes=b"\xf8" + bytes(15)), UUID(int=0)])
+    monkeypatch.setattr(dev_broker.broker, "uuid4", lambda: next(ids))
+    assert dev_broker.broker._new_cluster_id() == "AAAAAAAAAAAAAAAAAAAAAA"
 
 
 def test_java_is_found_or_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+import polars as pl
+
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.plan import CONFIDENCE, Feature, Plan
 from streamproc.core.processor import Answer, Ask
+
+
+NO_OPTIMIZER = pl.QueryOptFlags.none()
+"""Working out a better plan costs more than it saves on a few thousand rows."""
 
 
 def features_stage(plan: Plan) -> Stage:
@@ -21,13 +27,16 @@ def confidence_stage(plan: Plan) -> Stage:
 
 
 def _columns_stage(name: str, columns: Sequence[Feature]) -> Stage:
-    layers = _layers(columns)
+    layers = [
+        [feature.expression.expr.alias(feature.name) for feature in layer] for layer in _layers(columns)
+    ]
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        for layer in layers:
-            frame.columns = frame.columns.with_columns(
-                [feature.expression.expr.alias(feature.name) for feature in layer]
-            )
+        if layers:
+            lazy = frame.columns.lazy()
+            for layer in layers:
+                lazy = lazy.with_columns(layer)
+            frame.columns = lazy.collect(optimizations=NO_OPTIMIZER)
         return
         yield []
 

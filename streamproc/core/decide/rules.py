@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.decide.verdict import Verdict, Verdicts, Why
-from streamproc.core.plan import REVIEW, Plan, Rule
+from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Answer, Ask
 
 FALSE, TRUE, NULL = 0, 1, 2
@@ -35,9 +35,8 @@ def rules_stage(plan: Plan) -> Stage:
 
 def judge(plan: Plan, frame: Frame) -> Verdicts:
     """The verdict of every row."""
-    outcomes = np.empty((len(frame), len(plan.rules) + len(plan.fallback) + 2), np.uint8)
-    for place, rule in enumerate((*plan.rules, *plan.fallback)):
-        outcomes[:, place] = _outcome(rule, frame.columns)
+    outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 2), TRUE, np.uint8)
+    _evaluate(plan, frame.columns, outcomes)
     outcomes[:, -2] = [reason is not None for reason in frame.unscored]
     outcomes[:, -1] = frame.stale
     if not len(frame):
@@ -58,11 +57,17 @@ def judge(plan: Plan, frame: Frame) -> Verdicts:
     return Verdicts(distinct, of_row.astype(np.int64))
 
 
-def _outcome(rule: Rule, columns: pl.DataFrame) -> NDArray[np.uint8] | int:
-    if rule.when is None:
-        return TRUE
-    outcome = columns.select(rule.when.expr.cast(pl.UInt8).fill_null(NULL).alias("outcome"))
-    return outcome.to_series().to_numpy()  # type: ignore[no-any-return]
+def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) -> None:
+    """Fill in the outcome of every rule that has a condition, one column a rule."""
+    rules = enumerate((*plan.rules, *plan.fallback))
+    conditions = [(place, rule.when.expr) for place, rule in rules if rule.when is not None]
+    if not conditions:
+        return
+    values = columns.select(
+        [expr.cast(pl.UInt8).fill_null(NULL).alias(str(place)) for place, expr in conditions]
+    )
+    for place, _ in conditions:
+        outcomes[:, place] = values[str(place)].to_numpy()
 
 
 def decide(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, TypeAlias
 
 import polars as pl
@@ -15,8 +16,8 @@ from streamproc.core.expressions.forms import FORMS
 from streamproc.core.expressions.functions import FUNCTIONS
 from streamproc.core.expressions.kinds import Kind, Value, reader
 from streamproc.core.expressions.node import Node, alike, clean, demand, join
-from streamproc.core.expressions.operators import BINARY, apply
-from streamproc.core.expressions.parser import RESERVED, SEE_DOCS, SPLIT_IT, parse, place
+from streamproc.core.expressions.operators import BINARY, apply, chain
+from streamproc.core.expressions.parser import SEE_DOCS, SPLIT_IT, parse, place
 from streamproc.core.expressions.probe import probe
 from streamproc.core.expressions.table import Entry, Function, Param
 from streamproc.core.expressions.text import TEXT_FUNCTIONS
@@ -27,6 +28,9 @@ Want: TypeAlias = Literal["boolean", "number", "any"]
 
 ALL_FUNCTIONS: tuple[Function, ...] = FUNCTIONS + TEXT_FUNCTIONS + TIME_FUNCTIONS
 _BY_NAME: dict[str, Function] = {name: function for function in ALL_FUNCTIONS for name in function.names}
+_MAX_CHAIN = (
+    100  # operators in a row, AND and OR apart: Polars plans a deep tree slowly, and does so for each batch
+)
 _MAX_HEIGHT = 60  # levels of this visitor; chains of operators do not count
 
 
@@ -111,8 +115,19 @@ class _Visitor:
             links.append(tree)
             tree = tree.this
         made = self._operand(tree)
-        for link in reversed(links):
-            made = apply(BINARY[type(link)], made, self.visit(link.expression))
+        runs = 0
+        for kind, run in groupby(reversed(links), key=type):
+            rights = [self.visit(link.expression) for link in run]
+            if kind in (exp.And, exp.Or):
+                made = chain(BINARY[kind], [made, *rights])
+                continue
+            runs += len(rights)
+            if runs > _MAX_CHAIN:
+                raise ExpressionError(
+                    f"a chain of more than {_MAX_CHAIN} operators", SPLIT_IT, rights[-1].offset
+                )
+            for right in rights:
+                made = apply(BINARY[kind], made, right)
         self._height -= 1
         return made
 
@@ -134,7 +149,7 @@ class _Visitor:
         offset = place(tree)
         parts = _parts(tree)
         name = ".".join(part.name for part in parts)
-        sql = n.quote_name(name, RESERVED)
+        sql = n.quote_name(name)
         if name in self._columns:
             found = reader(self._columns[name])
             if found is None:

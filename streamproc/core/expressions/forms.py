@@ -60,8 +60,9 @@ def _number(text: str, offset: int) -> Node:
     if whole and len(digits) > 19:  # Python itself refuses to read thousands of digits
         raise ExpressionError("the number does not fit 64 bits", "write it with an exponent: 1e20", offset)
     value = int(text) if whole else float(text)
-    made = n.literal(value, repr(value), offset)
-    return replace(made, binds=n.UNARY) if text.startswith("-") else made
+    if not text.startswith("-"):
+        return n.literal(value, repr(value), offset)
+    return replace(n.literal(value, f"-{abs(value)!r}", offset), binds=n.UNARY)
 
 
 def _boolean(tree: exp.Boolean, visit: Visit) -> Node:
@@ -194,8 +195,8 @@ _CASTS = Entry(
     "Conversion",
     "CAST(x AS type), TRY_CAST(x AS type), x::type",
     "To BIGINT (or INTEGER, both 64 bits; doubles lose their fraction), DOUBLE, TEXT (VARCHAR), BOOLEAN "
-    "(from text: true and false in any case; from numbers: not 0) or TIMESTAMP (from text: ISO 8601, UTC unless it "
-    "names a zone).",
+    "(from text: true and false in any case; from numbers: not 0) or TIMESTAMP (from text: ISO 8601, UTC "
+    "unless it names a zone).",
     "null if x is, or if the value cannot be converted",
     Example("CAST(s AS DOUBLE)", {"s": "n/a"}, None),
 )

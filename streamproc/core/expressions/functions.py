@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 import polars as pl
 
@@ -86,7 +85,7 @@ def _extreme(pick: Callable[[list[pl.Expr]], pl.Expr]) -> Callable[[Sequence[Nod
         known = [arg.expr.is_not_null() for arg in args if not (arg.constant and arg.value is not None)]
         picked = pick(exprs)
         if known:
-            picked = pl.when(reduce(lambda p, q: p & q, known)).then(picked)
+            picked = pl.when(pl.all_horizontal(known)).then(picked)
         return Built(args[0].kind, picked, uses=2)
 
     return build

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -17,7 +16,7 @@ from streamproc.errors import ExpressionError
 
 # Polars evaluates a sub-expression once for each place it stands in. The bound keeps one expression on 4,000
 # rows to some milliseconds, and stops copies of copies of copies.
-MAX_SIZE = 5_000
+MAX_SIZE = 2_000
 
 # How tightly the parts of canonical text bind, loosest first.
 OR, AND, NOT, COMPARE, ADD, MULTIPLY, UNARY, ATOM = range(8)
@@ -36,7 +35,6 @@ _MIRRORED: dict[Comparison, Comparison] = {
 }
 _ONE_ROW = pl.DataFrame({"row": [0]})
 _NOTHING: frozenset[str] = frozenset()
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,8 @@ def compare(comparison: Comparison, left: Node, right: Node) -> pl.Expr:
     """One of Polars' comparisons, with a constant always on the right.
 
     A constant on the left of a column that Polars holds as one scalar gives one row instead of the frame's
-    height (2.1), and any column may be one: of a caller's frame, or a CASE that takes the same branch in every row.
+    height (2.1), and any column may be one: of a caller's frame, or a CASE with one
+    branch for all rows.
     """
     if left.constant and not right.constant:
         comparison, left, right = _MIRRORED[comparison], right, left
@@ -216,10 +215,9 @@ def quote_text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def quote_name(name: str, reserved: frozenset[str]) -> str:
-    """A column's or param's name as canonical text, quoted unless it reads back without."""
-    plain = _PLAIN_NAME.fullmatch(name) and not reserved.intersection(name.upper().split("."))
-    return name if plain else '"' + name.replace('"', '""') + '"'
+def quote_name(name: str) -> str:
+    """A name as canonical text: always quoted, so that no list of reserved words enters the plan's hash."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _conversion(one: Kind, other: Kind) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 from sqlglot import exp
@@ -37,6 +37,16 @@ def apply(operator: Binary, left: Node, right: Node) -> Node:
     outer = operator.binds + (operator.binds == n.COMPARE)
     text = f"{left.inside(outer)} {operator.symbol} {right.inside(operator.binds + 1)}"
     return n.join(built, (left, right), text, left.offset, operator.binds)
+
+
+def chain(operator: Binary, operands: Sequence[Node]) -> Node:
+    """``a AND b AND c …`` as a balanced tree: Polars' planning grows with the cube of a tree's depth."""
+    if len(operands) == 1:
+        return operands[0]
+    half = (len(operands) + 1) // 2
+    made = apply(operator, chain(operator, operands[:half]), chain(operator, operands[half:]))
+    texts = [operands[0].inside(operator.binds), *(o.inside(operator.binds + 1) for o in operands[1:])]
+    return replace(made, sql=f" {operator.symbol} ".join(texts))
 
 
 def negate(operand: Node, offset: int) -> Node:

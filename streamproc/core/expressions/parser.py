@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from streamproc.errors import ExpressionError
 
 MAX_CHARACTERS = 10_000
 # sqlglot needs about 22 Python frames a level and Python allows 1,000 in all: 20 levels parse wherever the
-# caller stands. A chain (a + b + c, a AND b AND c) is one level however long it is.
+# caller stands. A chain (a + b + c, a AND b AND c) is one level.
 MAX_NESTING = 20
 SEE_DOCS = "docs/expressions.md lists what can be written"
 NO_TABLES = "write only the condition or value; a look-up feature brings in data from elsewhere"
@@ -97,9 +98,6 @@ class StreamprocSql(Dialect):
     Parser = _Parser
 
 
-RESERVED = frozenset(word for word in Tokenizer.KEYWORDS if word.isalpha())
-
-
 def parse(text: str) -> exp.Expr:
     """The tree of one expression.
 
@@ -129,7 +127,9 @@ def parse(text: str) -> exp.Expr:
     try:
         (tree,) = dialect.parser().parse(tokens, text)
     except _SyntaxFaultError as fault:
-        raise ExpressionError(f"not valid SQL: {fault}", SEE_DOCS, fault.offset) from None
+        word = re.match(r"[A-Za-z_]+", text[fault.offset :])
+        hint = f'{SEE_DOCS}; a column of that name is written "{word[0]}"' if word else SEE_DOCS
+        raise ExpressionError(f"not valid SQL: {fault}", hint, fault.offset) from None
     except (SqlglotError, ValueError, TypeError, AttributeError, LookupError) as error:
         first = str(error).split("\n", 1)[0]  # sqlglot's own slips on odd input
         raise ExpressionError(f"not valid SQL: {first}", SEE_DOCS) from None

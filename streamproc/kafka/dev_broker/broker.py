@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import random
+import fcntl
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from uuid import uuid4
 
 from streamproc.errors import EnvironmentFault
@@ -33,13 +32,11 @@ from streamproc.kafka.dev_broker.config import (
 )
 from streamproc.kafka.dev_broker.jars import kafka_jars
 from streamproc.kafka.dev_broker.java import find_java
+from streamproc.kafka.dev_broker.ports import free_ports, is_free
 from streamproc.kafka.dev_broker.wire import unfenced_brokers
 
 STOP_SECONDS = 20.0
 PORT_ATTEMPTS = 5
-# Below the range that systems give to outgoing connections: a client that knocks at the port of a stopped
-# broker in that range may be connected to itself, and then the broker cannot have its port back.
-PORTS = range(20_000, 32_000)
 
 
 class DevBroker:
@@ -58,6 +55,7 @@ class DevBroker:
         self._data_dir: Path | None = None
         self._ports: list[Ports] = []
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock: IO[str] | None = None  # on a data directory that is kept
         self._watchdog: subprocess.Popen[str] | None = None
 
     # what it is
@@ -192,17 +190,24 @@ class DevBroker:
         self._data_dir = self.config.data_dir.absolute()
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._data_dir / "lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ours until we let go of it or die
+        except BlockingIOError:
+            raise EnvironmentFault(
+                f"another broker uses the data directory {self._data_dir}",
+                hint="stop it, or choose another --data-dir",
+            ) from None
         except OSError as error:
             raise EnvironmentFault(
                 f"the data directory {self._data_dir} cannot be made: {error.strerror}"
             ) from error
 
     def _choose_ports(self) -> list[Ports]:
-        if self.config.port is not None and not _is_free(self.config.port):
+        if self.config.port is not None and not is_free(self.config.port):
             raise EnvironmentFault(
                 f"port {self.config.port} is in use", hint="choose another one with --port"
             )
-        free = _free_ports()
+        free = free_ports()
         plain = [self.config.port or next(free), *(next(free) for _ in range(1, self.config.nodes))]
         return [Ports(plain=one, controller=next(free), secure=next(free)) for one in plain]
 
@@ -249,7 +254,7 @@ class DevBroker:
         """Kept beside the nodes, so that a node whose log was lost joins the same cluster again."""
         file = self.data_dir / "cluster-id"
         if not file.exists():
-            file.write_text(base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("="))
+            file.write_text(_new_cluster_id())
         return file.read_text().strip()
 
     def _launch(self, java: Path, jars: Path, nodes: list[int] | None = None) -> None:
@@ -308,11 +313,6 @@ class DevBroker:
         text = "\n".join(_tail(path) for path in (paths.log, paths.output))
         if "Address already in use" in text or "BindException" in text:
             return _PortTakenError()
-        if "Failed to acquire lock on file" in text:
-            return EnvironmentFault(
-                f"another broker uses the data directory {self.data_dir}",
-                hint="stop it, or choose another --data-dir",
-            )
         return EnvironmentFault(f"Kafka ended while it started (exit code {code})", hint=_last_error(paths))
 
     def _end_all(self, how: signal.Signals) -> None:
@@ -339,6 +339,9 @@ class DevBroker:
             shutil.rmtree(self._data_dir, ignore_errors=True)
         self._data_dir = None
         self._ports = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         if self._watchdog is not None:
             self._tell_watchdog("done")
             with contextlib.suppress(OSError):
@@ -365,20 +368,11 @@ class _PortTakenError(Exception):
     """Somebody else got the port between our choice and Kafka's bind."""
 
 
-def _free_ports() -> Iterator[int]:
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        if _is_free(port):
-            yield port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+def _new_cluster_id() -> str:
+    """Kafka's text form of a random UUID; one with "-" in front would be an option to Kafka's tools."""
+    while (text := base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
 
 
 def _tail(path: Path, size: int = 16_384) -> str:

@@ -1,0 +1,268 @@
+"""``streamproc decision``: one decision explained, and finding decisions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from streamproc.cli.options import connection_options
+from streamproc.cli.progress import scanning
+from streamproc.core.records import Topics
+from streamproc.decisions import Event, Found, archived, event_of, find, search
+from streamproc.explain import WHY, ArchivedPlan, RuleTrace, explain, read_plan
+from streamproc.kafka.connection import Connection
+from streamproc.operations import moment, pipeline_name
+
+WHERE = (
+    click.option(
+        "--pipeline",
+        "file",
+        type=click.Path(path_type=Path),
+        help="The pipeline file: its decisions topic is read.",
+    ),
+    click.option("--topic", help="The decisions topic, like car-loan.decisions."),
+    click.option("--since", metavar="WHEN", help="Only records since then: 90s, 1h, 3d ago, or an ISO time."),
+    click.option("--json", "as_json", is_flag=True, help="JSON instead of text."),
+)
+PLAIN_WIDTH = 120
+
+
+@click.group()
+def decision() -> None:
+    """Look at decisions: find them, and explain one.
+
+    \b
+    Examples:
+      streamproc decision search --topic car-loan.decisions --key 50071
+      streamproc decision show 3-23d420e67828f419a4ce11dd --topic car-loan.decisions
+    """
+
+
+def _where(command: Any) -> Any:
+    for option in reversed(WHERE):
+        command = option(command)
+    return connection_options(command)
+
+
+@decision.command()
+@click.argument("decision_id", metavar="ID")
+@click.option("--key", help="The event's key: only its partition is scanned.")
+@click.option("--reveal", is_flag=True, help="Show the event's sensitive fields too.")
+@click.option(
+    "--artefacts", type=click.Path(file_okay=False, path_type=Path), help="As given to `streamproc run`."
+)
+@_where
+def show(
+    *,
+    decision_id: str,
+    key: str | None,
+    reveal: bool,
+    artefacts: Path | None,
+    file: Path | None,
+    topic: str | None,
+    since: str | None,
+    as_json: bool,
+    connection: Connection,
+) -> None:
+    """Explain the decision ID: the event, the features, the score, every rule with its outcome, the versions.
+
+    The decisions topic has no index, so it is scanned: narrow that with --since or --key.
+
+    \b
+    Examples:
+      streamproc decision show 3-23d420e67828f419a4ce11dd --pipeline pipeline.yaml
+      streamproc decision show 3-23d420e67828f419a4ce11dd --topic car-loan.decisions --since 2h --json
+    """
+    name = _topic(file, topic)
+    after = moment(since, datetime.now(UTC)) if since else None
+
+    async def gather() -> tuple[Found, Event, ArchivedPlan | None]:
+        with scanning(name) as progress:
+            found = await find(connection, name, decision_id, after, key, progress)
+        event = await event_of(connection, found.decision)
+        body = await archived(connection, found.decision["pipeline"], found.decision["plan"], artefacts)
+        return found, event, None if body is None else read_plan(body)
+
+    found, event, plan = asyncio.run(gather())
+    shown = _event(event, plan, reveal)
+    traces = explain(found.decision, plan)
+    if as_json:
+        click.echo(
+            orjson.dumps(
+                {
+                    "decision": found.decision,
+                    "record": {"topic": found.topic, "partition": found.partition, "offset": found.offset},
+                    "event": shown,
+                    "archived": plan is not None,
+                    "rules": [asdict(trace) for trace in traces],
+                },
+                option=orjson.OPT_INDENT_2,
+            )
+        )
+    else:
+        _print(found, shown, plan, traces)
+
+
+@decision.command("search")
+@click.option("--key", help="The event's key.")
+@click.option("--decision", "wanted", help="approve, review, …")
+@click.option("--rule", help="Decisions that this rule matched, was observed in or undecided in.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The youngest so many.")
+@_where
+def search_command(
+    *,
+    key: str | None,
+    wanted: str | None,
+    rule: str | None,
+    limit: int,
+    file: Path | None,
+    topic: str | None,
+    since: str | None,
+    as_json: bool,
+    connection: Connection,
+) -> None:
+    """List decisions, oldest first: the youngest ones that match everything asked for.
+
+    With --json a line is the decision as it stands in the topic.
+
+    \b
+    Examples:
+      streamproc decision search --topic car-loan.decisions --key 50071
+      streamproc decision search --pipeline pipeline.yaml --rule unsure --since 1h --limit 5
+    """
+    name = _topic(file, topic)
+
+    def matches(found: Mapping[str, Any]) -> bool:
+        if wanted is not None and found["decision"] != wanted:
+            return False
+        named = (*found["rules"], *found["observed"], *found["undecided"], found["rule"])
+        return rule is None or rule in named
+
+    async def gather() -> list[Found]:
+        start = moment(since, datetime.now(UTC)) if since else "beginning"
+        with scanning(name) as progress:
+            return await search(connection, name, matches, start, limit, key, progress)
+
+    rows = asyncio.run(gather())
+    if as_json:
+        for row in rows:
+            click.echo(orjson.dumps(row.decision))
+        return
+    table = Table(box=box.SIMPLE)
+    for column in ("id", "decided at", "key", "decision", "by", "score", "reasons"):
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
+    for row in rows:
+        one = row.decision
+        score = "" if one["score"] is None else f"{one['score']:.3f}"
+        reasons = ", ".join(one["reasons"])
+        by = f"{one['tier']}: {one['rule']}" if one["tier"] == "automatic" else one["tier"]
+        cells = (one["id"], _time(row.timestamp), one["key"] or "", one["decision"], by, score, reasons)
+        table.add_row(*map(escape, cells))
+    _console().print(table)
+    click.echo(f"{len(rows)} decisions" + (" (--limit shows more)" if len(rows) == limit else ""), err=True)
+
+
+def _topic(file: Path | None, topic: str | None) -> str:
+    if topic is not None:
+        return topic
+    if file is None:
+        raise click.UsageError("say where: --topic NAME or --pipeline FILE")
+    return Topics.of(pipeline_name(file)).decisions
+
+
+def _event(event: Event, plan: ArchivedPlan | None, reveal: bool) -> Any:
+    """The event as it may be shown, or a text that says why it is not."""
+    if event.missing is not None:
+        return f"({event.missing})"
+    if plan is None and not reveal:
+        return "(its plan is not archived, so nobody knows which fields are sensitive: --reveal shows it)"
+    value = orjson.loads(event.value or b"null")
+    if plan is not None and not reveal:
+        for name in plan.sensitive:
+            _hide(value, name.split("."))
+    return value
+
+
+def _hide(value: Any, path: list[str]) -> None:
+    if isinstance(value, dict) and path[0] in value:
+        if len(path) == 1:
+            value[path[0]] = "(sensitive)"
+        else:
+            _hide(value[path[0]], path[1:])
+
+
+# for people
+
+
+def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[RuleTrace]) -> None:
+    console, one = _console(), found.decision
+    console.print(f"[bold]{escape(one['decision'])}[/bold]  {escape(one['id'])}", highlight=False)
+    source = one["source"]
+    head = Table(box=None, show_header=False, pad_edge=False)
+    head.add_column(style="dim")
+    head.add_column(overflow="fold")
+    score = "none" if one["score"] is None else f"{one['score']:.6g}"
+    if one["score_reason"]:
+        score += f" ({one['score_reason']})"
+    rows = {
+        "why": f"{WHY.get(one['why'], one['why'])}" + (f": {one['rule']}" if one["rule"] else ""),
+        "tier": one["tier"],
+        "automation alone": one["would_be"] or "no decision",
+        "reasons": ", ".join(one["reasons"]) or "none",
+        "score": score,
+        "confidence": "none" if one["confidence"] is None else f"{one['confidence']:.6g}",
+        "key": one["key"] or "none",
+        "event time": one["time"],
+        "event": f"{source['topic']}-{source['partition']}@{source['offset']}, sent {_time(source['timestamp'])}",
+        "decision": f"{found.topic}-{found.partition}@{found.offset}, written {_time(found.timestamp)}",
+        "plan": one["plan"] + ("" if plan else " (not archived: expressions are not known)"),
+        "model": one["model"] or "none",
+        "seen": ", ".join(f"{name}@{offset}" for name, offset in one["seen"].items()) or "nothing",
+    }
+    for name, text in rows.items():
+        head.add_row(name, escape(text))
+    console.print(head)
+    rules = Table(box=box.SIMPLE, title="Rules, in order", title_justify="left")
+    for column in ("", "rule", "outcome", "decides", "when", "with"):
+        rules.add_column(column, overflow="fold")
+    for trace in traces:
+        values = "\n".join(f"{name} = {_value(value)}" for name, value in trace.values.items())
+        when = trace.when or ("always" if plan else "")
+        kind = f"fallback {trace.id}" if trace.fallback else trace.id
+        cells = ("▶" if trace.decided else "", kind, trace.outcome, trace.decide or "", when, values)
+        rules.add_row(*map(escape, cells), style="bold" if trace.decided else None)
+    console.print(rules)
+    features = Table(box=box.SIMPLE, title="Features and fields that were read", title_justify="left")
+    for column in ("name", "value", "expression"):
+        features.add_column(column, overflow="fold")
+    texts: dict[str, str] = dict(plan.file.features) if plan else {}
+    for name, value in one["features"].items():
+        features.add_row(*map(escape, (name, _value(value), texts.get(name, ""))))
+    console.print(features)
+    console.print("Event", style="italic")
+    text = event if isinstance(event, str) else orjson.dumps(event, option=orjson.OPT_INDENT_2).decode()
+    click.echo(text)
+
+
+def _value(value: Any) -> str:
+    return "null" if value is None else str(orjson.dumps(value).decode())
+
+
+def _time(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)

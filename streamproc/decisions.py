@@ -1,0 +1,139 @@
+"""Finding decisions, their events and their plans in Kafka."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from streamproc.artefacts import KIND
+from streamproc.core.partitioner import partitions
+from streamproc.core.records import TYPE, Topics
+from streamproc.errors import UserError
+from streamproc.kafka import admin
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.reader import Progress, Start, reading
+
+Matches = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A decision, and where its record stands."""
+
+    decision: Mapping[str, Any]
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The event of a decision as the source topic has it, or why it cannot be shown."""
+
+    value: bytes | None = None
+    missing: str | None = None
+
+
+async def find(
+    connection: Connection,
+    topic: str,
+    decision_id: str,
+    since: datetime | None,
+    key: str | None,
+    progress: Progress | None,
+) -> Found:
+    """The decision with an id. Scans its topic, which has no index: ``since`` and ``key`` narrow that.
+
+    Raises UserError where there is none.
+    """
+    needle = b'"id":' + orjson.dumps(decision_id)
+    async with reading(connection, topic) as reader:
+        only = [int(partitions([key.encode()], reader.partitions, 0)[0])] if key is not None else None
+        async for records in reader.scan(since or "beginning", only=only, progress=progress):
+            for record in records:
+                if record.value is not None and record.value.startswith(needle, 1):
+                    return _found(record)
+    where = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+    raise UserError(
+        f"no decision {decision_id} in {topic}{where}",
+        "is it of another pipeline, or older than the topic's retention? `streamproc decision search` finds ids",
+    )
+
+
+async def search(
+    connection: Connection,
+    topic: str,
+    matches: Matches,
+    start: Start,
+    limit: int,
+    key: str | None,
+    progress: Progress | None,
+) -> list[Found]:
+    """The youngest ``limit`` decisions that match, oldest first. ``key`` is compared with the record's own."""
+    wanted = None if key is None else key.encode()
+    newest: list[tuple[int, int, int, Found]] = []
+    async with reading(connection, topic) as reader:
+        async for records in reader.scan(start, progress=progress):
+            for record in records:
+                if record.value is None or (wanted is not None and record.key != wanted):
+                    continue
+                found = _found(record)
+                if matches(found.decision):
+                    entry = (record.timestamp, record.partition, record.offset, found)
+                    (heapq.heappush if len(newest) < limit else heapq.heappushpop)(newest, entry)
+    return [found for *_, found in sorted(newest, key=lambda entry: entry[:3])]
+
+
+def _found(record: Any) -> Found:
+    if dict(record.headers).get(TYPE) != b"decision":
+        raise UserError(f"{record.topic} holds other records than decisions", "name the topic PIPELINE.decisions")
+    return Found(
+        orjson.loads(record.value), record.topic, record.partition, record.offset, record.timestamp
+    )
+
+
+async def event_of(connection: Connection, decision: Mapping[str, Any]) -> Event:
+    """The event that was decided, from its source topic."""
+    source = decision["source"]
+    place = f"{source['topic']}-{source['partition']}@{source['offset']}"
+    if source["topic"] not in await admin.describe(connection, [source["topic"]]):
+        return Event(missing=f"topic {source['topic']} does not exist any more")
+    async with reading(connection, source["topic"]) as reader:
+        if source["partition"] >= reader.partitions:
+            return Event(missing=f"{place}: the topic has only {reader.partitions} partitions now")
+        low, end = await reader.kept(source["partition"])
+        if source["offset"] < low:
+            return Event(missing=f"{place} is gone: the topic's retention keeps {low} and later")
+        if source["offset"] >= end:
+            return Event(missing=f"{place} is not there: the topic ends at {end}, so it was made anew")
+        record = await reader.one(source["partition"], source["offset"])
+    if record is None or record.timestamp != source["timestamp"]:
+        return Event(missing=f"{place} is another record now: the topic was made anew")
+    return Event(record.value)
+
+
+async def archived(
+    connection: Connection, pipeline: str, plan_hash: str, folder: Path | None
+) -> bytes | None:
+    """The archived plan of a hash, from the artefacts topic or from a directory; ``None`` where there is none."""
+    if folder is not None:
+        path = folder / "plan" / Path(plan_hash).name
+        return path.read_bytes() if path.is_file() else None
+    topic = Topics.of(pipeline).artefacts
+    if topic not in await admin.describe(connection, [topic]):
+        return None
+    body: bytes | None = None
+    async with reading(connection, topic) as reader:
+        async for records in reader.scan():
+            for record in records:
+                is_plan = dict(record.headers).get(KIND) == b"plan"
+                if is_plan and record.key == plan_hash.encode():
+                    body = record.value
+    return body

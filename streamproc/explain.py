@@ -1,0 +1,162 @@
+"""One decision explained: every rule with its outcome and what it read, from the decision and the archived plan.
+
+Nothing is evaluated again: outcomes stand in the decision, expressions in the plan of its hash, values in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import polars as pl
+
+from streamproc.core.contract import Contract
+from streamproc.core.expressions import compile_expression
+from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE
+from streamproc.errors import ExpressionError, UserError
+from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
+from streamproc.plan.reader import parse
+from streamproc.plan.structure import shape
+
+Outcome = Literal["matched", "not matched", "could not be evaluated", "observed", "not known"]
+
+WHY: Mapping[str, str] = {
+    "rule": "the first rule that matched",
+    "undecided": "a rule before any that matched could not be evaluated, because a value is missing",
+    "no_score": "the model gave no usable score",
+    "no_rule": "no rule matched",
+    "stale": "the event was older than max_age when it was decided",
+}
+KNOWN_BEFORE: Mapping[str, pl.DataType] = {EVENT_TIME: pl.Datetime("us", "UTC")}
+KNOWN_AFTER: Mapping[str, pl.DataType] = {SCORE: pl.Float64(), CONFIDENCE: pl.Float64()}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTrace:
+    """One rule, what came of it, and the columns and params that it reads, with their values.
+
+    ``when`` is ``None`` for a rule that always matches, and for one of a plan that is not archived.
+    """
+
+    id: str
+    outcome: Outcome
+    decided: bool
+    when: str | None = None
+    decide: str | None = None
+    reason: str | None = None
+    fallback: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedPlan:
+    """A pipeline file as it was archived. ``reads`` has the columns and params of each expression's text."""
+
+    file: PipelineFile
+    reads: Mapping[str, frozenset[str]]
+
+    @property
+    def sensitive(self) -> frozenset[str]:
+        """The fields of the event that only keyed hashes of may be shown."""
+        return frozenset(self.file.events.sensitive)
+
+
+def read_plan(body: bytes) -> ArchivedPlan | None:
+    """The archived plan, or ``None`` where this version of streamproc cannot read it any more."""
+    try:
+        archived = orjson.loads(body)
+        document = parse(Path(f"plan {archived['hash']}"), archived["file"])
+        file = shape(document)
+    except (orjson.JSONDecodeError, KeyError, UserError):
+        return None
+    if file is None or document.problems:
+        return None
+    return ArchivedPlan(file, _reads(file, archived["contract"]))
+
+
+def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[RuleTrace]:
+    """Every rule in order, then the fallback chain where it decided. Without a plan only what the decision names."""
+    if plan is None:
+        return _named_only(decision)
+    values = {
+        **plan.file.params,
+        **decision["features"],
+        SCORE: decision["score"],
+        CONFIDENCE: decision["confidence"],
+        EVENT_TIME: decision["time"],
+    }
+
+    def trace(part: RulePart | FallbackPart, outcome: Outcome, fallback: bool) -> RuleTrace:
+        names = sorted(plan.reads.get(part.when or "", frozenset()))
+        return RuleTrace(
+            id=part.id,
+            outcome=outcome,
+            decided=decision["rule"] == part.id,
+            when=part.when,
+            decide=part.decide,
+            reason=getattr(part, "reason", None),
+            fallback=fallback,
+            values={name: values[name] for name in names if name in values},
+        )
+
+    traces = [trace(rule, _outcome(decision, rule.id), False) for rule in plan.file.rules]
+    if decision["why"] in ("no_score", "no_rule", "stale"):
+        outcomes = _fallback_outcomes(decision, [part.id for part in plan.file.fallback])
+        traces += [
+            trace(part, outcome, True) for part, outcome in zip(plan.file.fallback, outcomes, strict=True)
+        ]
+    return traces
+
+
+def _outcome(decision: Mapping[str, Any], rule: str) -> Outcome:
+    if rule in decision["undecided"]:
+        return "could not be evaluated"
+    if rule in decision["observed"]:
+        return "observed"
+    return "matched" if rule in decision["rules"] else "not matched"
+
+
+def _fallback_outcomes(decision: Mapping[str, Any], ids: Sequence[str]) -> list[Outcome]:
+    """A decision records which rule of the chain decided: those before it did not match, later ones were not reached."""
+    chosen = decision["rule"]
+    if chosen not in ids:
+        return ["not known"] * len(ids)
+    at = ids.index(chosen)
+    return ["matched" if n == at else "not matched" if n < at else "not known" for n in range(len(ids))]
+
+
+def _named_only(decision: Mapping[str, Any]) -> list[RuleTrace]:
+    named: dict[str, Outcome] = dict.fromkeys(decision["rules"], "matched")
+    named |= dict.fromkeys(decision["observed"], "observed")
+    named |= dict.fromkeys(decision["undecided"], "could not be evaluated")
+    if decision["rule"] is not None:
+        named.setdefault(decision["rule"], "matched")
+    return [RuleTrace(rule, outcome, decision["rule"] == rule) for rule, outcome in named.items()]
+
+
+def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Columns and params that each expression of the file reads, by its text. What does not compile reads nothing."""
+    try:
+        known: dict[str, pl.DataType] = Contract(contract).columns | KNOWN_BEFORE
+    except UserError:
+        return {}
+    reads: dict[str, frozenset[str]] = {}
+    for name, text in file.features.items():
+        try:
+            expression = compile_expression(text, known, file.params)
+        except ExpressionError:
+            continue
+        known[name] = expression.dtype
+        reads[text] = expression.columns | expression.params
+    known |= KNOWN_AFTER
+    for part in (*file.rules, *file.fallback):
+        if part.when is not None:
+            try:
+                expression = compile_expression(part.when, known, file.params)
+            except ExpressionError:
+                continue
+            reads[part.when] = expression.columns | expression.params
+    return reads

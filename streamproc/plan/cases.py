@@ -1,0 +1,138 @@
+"""Do the tests of the file speak of things that exist?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from streamproc.core.contract import Contract
+from streamproc.core.plan import REVIEW
+from streamproc.core.records import DeadLetter
+from streamproc.plan.document import Document, Path_
+from streamproc.plan.models import ExpectPart, PipelineFile, TestPart
+from streamproc.plan.names import closest, near
+
+TIERS = ("automatic", "abstain")
+FALLBACK = "fallback:"
+
+
+def check_tests(
+    document: Document, file: PipelineFile, contract: Contract | None, recorded: Iterable[str]
+) -> None:
+    """Note every test that cannot be meant as it stands. ``recorded`` are the columns that decisions show."""
+    names: dict[str, int] = {}
+    shown = set(recorded)
+    for index, test in enumerate(file.tests):
+        at: Path_ = ("tests", index)
+        if document.is_broken(at):
+            continue
+        if not document.is_broken((*at, "name")):
+            if test.name in names:
+                line, _ = document.spot(("tests", names[test.name], "name"))
+                hint = "give each a name of its own: it says what fails"
+                document.problem(
+                    (*at, "name"), f"two tests are called `{test.name}`, the first in line {line}", hint
+                )
+            names.setdefault(test.name, index)
+        _check_score(document, file, at, test)
+        if contract is not None and not document.is_broken((*at, "event")):
+            _check_event(document, contract, at, test)
+        if not document.is_broken((*at, "expect")):
+            _check_expect(document, file, (*at, "expect"), test.expect, shown)
+
+
+def event_bytes(event: Mapping[str, Any]) -> bytes:
+    """A test's event as the value of a record."""
+    return json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="surrogatepass")
+
+
+def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPart) -> None:
+    for key in ("score", "no_score"):
+        if document.has((*at, key)) and not document.has(("model",)):
+            hint = "take it out, or add a model"
+            document.problem(
+                (*at, key), "the test speaks of a score, and there is no model", hint, at_key=True
+            )
+    if test.score is not None and test.no_score is not None:
+        message = "the test gives a score, and says that there is none"
+        document.problem((*at, "no_score"), message, "keep `score` or `no_score`", at_key=True)
+    if test.age is not None and not document.has(("events", "max_age")):
+        message = "`age` changes nothing: events have no `max_age`"
+        document.problem((*at, "age"), message, "take it out, or add `max_age` under `events`", at_key=True)
+
+
+def _check_event(document: Document, contract: Contract, at: Path_, test: TestPart) -> None:
+    described = contract.schema.get("properties") or {}
+    for name in test.event:
+        missing = [known for known in closest(name, described) if known not in test.event]
+        if name not in described and missing:
+            message = f"the contract describes no field `{name}`"
+            document.problem((*at, "event", name), message, f"did you mean `{missing[0]}`?", at_key=True)
+            return
+    if test.expect.dead_letter is not None or document.is_broken((*at, "expect")):
+        return
+    outcome = contract.decode(event_bytes(test.event))
+    if isinstance(outcome, DeadLetter):
+        place = (*at, "event", *_parts(outcome.path))
+        name = f"`{place[-1]}`" if len(place) > len(at) + 1 else "the event"
+        message = f"{name} does not satisfy the contract: {outcome.detail or outcome.reason}"
+        document.problem(place, message, f"mend it, or expect `dead_letter: {outcome.reason}`")
+
+
+def _parts(json_path: str) -> list[str | int]:
+    """The parts of a JSON path, as far as they are plain."""
+    found = re.findall(r"\.([^.\[]+)|\[(\d+)\]", json_path)
+    return [name or int(number) for name, number in found]
+
+
+def _check_expect(
+    document: Document, file: PipelineFile, at: Path_, expect: ExpectPart, recorded: set[str]
+) -> None:
+    def known(path: Path_, name: object, names: Iterable[str], what: str, key: bool = False) -> None:
+        if isinstance(name, str) and name not in (options := set(names)) and not document.is_broken(path):
+            document.problem(
+                path, f"unknown {what.removesuffix('s')} `{name}`", near(name, options, what), at_key=key
+            )
+
+    if not expect.model_fields_set:
+        if not any(path[: len(at)] == at for path in document.broken):
+            document.problem(
+                at, "the test expects nothing", "say what: `expect: {decision: review}`", at_key=True
+            )
+        return
+    others = expect.model_fields_set - {"dead_letter"}
+    if expect.dead_letter is not None and others:
+        message = "a dead letter is not decided, and the test expects both"
+        document.problem((*at, "dead_letter"), message, "keep `dead_letter`, or the rest", at_key=True)
+    if any(document.is_broken((name,)) for name in ("rules", "fallback", "actions")):
+        return
+    decisions = {REVIEW, file.undecided, *file.actions, *(part.decide or REVIEW for part in file.rules)}
+    decisions |= {part.decide for part in file.fallback}
+    deciding = [part.id for part in file.rules if not part.observe]
+    observing = [part.id for part in file.rules if part.observe]
+    last_resort = [part.id for part in file.fallback]
+    known((*at, "decision"), expect.decision, decisions, "decisions")
+    known((*at, "would_be"), expect.would_be, decisions - {REVIEW}, "decisions")
+    known((*at, "rule"), expect.rule, [*deciding, *last_resort], "deciding rules")
+    tiers = [*TIERS, *(FALLBACK + name for name in last_resort)]
+    known((*at, "tier"), expect.tier, tiers, "tiers")
+    reasons = [part.reason for part in file.rules if part.reason is not None]
+    lists = {
+        "rules": deciding,
+        "observed": observing,
+        "undecided": [*deciding, *observing],
+        "reasons": reasons,
+    }
+    words = {
+        "rules": "deciding rules",
+        "observed": "observing rules",
+        "undecided": "rules",
+        "reasons": "reasons",
+    }
+    for key, names in lists.items():
+        for number, name in enumerate(getattr(expect, key) or ()):
+            known((*at, key, number), name, names, words[key])
+    for name in expect.features or ():
+        known((*at, "features", name), name, recorded, "features", key=True)

@@ -1,0 +1,43 @@
+"""The hash of a plan: of everything that decides what is decided, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from streamproc.core.plan import Plan, Rule
+from streamproc.plan.models import PipelineFile
+
+HASH_BYTES = 16
+
+
+def hashed(plan: Plan, file: PipelineFile) -> Plan:
+    """The plan with its hash. Comments, layout, tests and the spelling of expressions do not count."""
+    raw = orjson.dumps(_content(plan, file), option=orjson.OPT_SORT_KEYS)
+    return replace(plan, hash=hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest())
+
+
+def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
+    events, model = plan.events, plan.model
+    return {
+        "pipeline": plan.pipeline,
+        "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
+        "contract": plan.contract.schema,
+        "params": file.params,
+        "features": [[feature.name, feature.expression.sql] for feature in plan.features],
+        "model": None if model is None else [model.version, model.inputs, file.model and file.model.output],
+        "confidence": None if plan.confidence is None else plan.confidence.sql,
+        "rules": [_rule(rule) for rule in plan.rules],
+        "undecided": plan.undecided,
+        "fallback": [_rule(rule) for rule in plan.fallback],
+        "actions": plan.actions,
+        "dead_letters": plan.dead_letter_mode,
+    }
+
+
+def _rule(rule: Rule) -> list[Any]:
+    when = None if rule.when is None else rule.when.sql
+    return [rule.id, when, rule.decide, rule.reason, rule.observe]

@@ -1,0 +1,171 @@
+"""The ``tests:`` block of a pipeline file, run through the real decide processor without Kafka.
+
+::
+
+    results = run_tests(open_pipeline(Path("pipeline.yaml"), environ=FOR_TESTS))
+    assert all(result.passed for result in results)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from streamproc.core.decide import DecideProcessor
+from streamproc.core.plan import Plan
+from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Records, Score, run
+from streamproc.core.records import text_headers
+from streamproc.core.state import Tables
+from streamproc.pipeline import SECRET, Pipeline
+from streamproc.plan.cases import event_bytes
+from streamproc.plan.models import TestPart
+
+TOLERANCE: Final = 1e-9
+RECORD_TIME: Final = datetime(2024, 1, 1, 12, tzinfo=UTC)
+"""The record timestamp of a test's event: the event time of pipelines that name no time field."""
+FOR_TESTS: Final[Mapping[str, str]] = {SECRET: "only for tests: nothing leaves the process"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One stated expectation that was not met. ``what`` is its path, like ``features.tenure``."""
+
+    what: str
+    expected: Any
+    got: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an event: its decision, or the reason and detail of its dead letter."""
+
+    decision: Mapping[str, Any] | None = None
+    dead_letter: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one test."""
+
+    name: str
+    line: int
+    outcome: Outcome
+    differences: Sequence[Difference]
+
+    @property
+    def passed(self) -> bool:
+        return not self.differences
+
+
+def run_tests(pipeline: Pipeline, chosen: Callable[[str], bool] = lambda name: True) -> list[Result]:
+    """The results of the file's tests, in file order; only of those whose name is chosen."""
+    processor = DecideProcessor.of(_in_clear(pipeline.plan))
+    results = []
+    for index, test in enumerate(pipeline.loaded.file.tests):
+        if chosen(test.name):
+            line, _ = pipeline.loaded.document.spot(("tests", index))
+            outcome = decide(processor, test, pipeline.answers.now)
+            results.append(Result(test.name, line, outcome, compare(test, outcome)))
+    return results
+
+
+def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], Answer]) -> Outcome:
+    """What the processor makes of the test's event, ``age`` after its event time."""
+    plan, kept = processor.plan, dict[str, Answer]()
+
+    def answer(ask: Ask) -> Answer:
+        count = len(ask.ids if isinstance(ask, Score) else ask.keys)
+        if test.no_score is not None:
+            return Answer.nothing(count, test.no_score)
+        if test.score is not None:
+            return Answer([test.score] * count, [None] * count)
+        if "model" not in kept:
+            kept["model"] = model(ask)
+        return kept["model"]
+
+    def at(now: datetime) -> Outcome:
+        steps = processor.process(_batch(plan, test.event), Tables(), NOTHING_SEEN, now)
+        return _outcome(plan, run(steps, answer))
+
+    # Nothing is too old in the year 1: the first run is for the event time, the second has the age.
+    first = at(datetime.min.replace(tzinfo=UTC) + (plan.events.max_age or timedelta()))
+    if plan.events.max_age is None or first.decision is None:
+        return first
+    return at(datetime.fromisoformat(first.decision["time"]) + (test.age or timedelta()))
+
+
+def compare(test: TestPart, outcome: Outcome) -> list[Difference]:
+    """Every stated expectation that the outcome does not meet."""
+    expect = test.expect
+    decision: Mapping[str, Any] = outcome.decision or {}
+    refused = None if outcome.dead_letter is None else f"dead letter {outcome.dead_letter}"
+    if expect.dead_letter is not None:
+        if expect.dead_letter == outcome.dead_letter:
+            return []
+        got = outcome.dead_letter or f"decision {decision['decision']}"
+        return [Difference("dead_letter", expect.dead_letter, got)]
+    differences = []
+    for key in sorted(expect.model_fields_set, key=list(type(expect).model_fields).index):
+        wanted = getattr(expect, key)
+        if key == "features":
+            shown: Mapping[str, Any] = decision.get("features") or {}
+            pairs = [(f"features.{name}", value, shown.get(name)) for name, value in (wanted or {}).items()]
+        else:
+            pairs = [(key, wanted, decision.get(key))]
+        differences += [
+            Difference(what, value, refused or got)
+            for what, value, got in pairs
+            if refused or not same(value, got)
+        ]
+    return differences
+
+
+def same(expected: Any, got: Any) -> bool:
+    """Equal; numbers within 1e-9 of their size.
+
+    >>> same(0.1 + 0.2, 0.3), same(1, True), same(None, 0)
+    (True, False, False)
+    """
+    numbers = isinstance(expected, int | float) and isinstance(got, int | float)
+    if numbers and not isinstance(expected, bool) and not isinstance(got, bool):
+        return math.isclose(expected, got, rel_tol=TOLERANCE)
+    return type(expected) is type(got) and bool(expected == got)
+
+
+def _in_clear(plan: Plan) -> Plan:
+    """The plan without masking, which changes no decision: a test compares values and not their hashes."""
+    events = replace(plan.events, sensitive=frozenset())
+    return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
+
+
+def _batch(plan: Plan, event: Mapping[str, Any]) -> Batch:
+    records = Records(
+        topic=plan.events.topic,
+        partition=0,
+        keys=[None],
+        values=[event_bytes(event)],
+        headers=[()],
+        offsets=np.zeros(1, np.int64),
+        timestamps=np.array([int(RECORD_TIME.timestamp() * 1000)], np.int64),
+    )
+    return Batch(0, {plan.events.topic: records})
+
+
+def _outcome(plan: Plan, effects: Effects) -> Outcome:
+    for output in effects.records:
+        if output.topic == plan.topics.decisions:
+            return Outcome(decision=orjson.loads(output.values[0] or b"{}"))
+        if output.topic == plan.topics.dead_letters:
+            headers = text_headers(output.headers[0])
+            return Outcome(
+                dead_letter=headers["sp-reason"],
+                detail=f"{headers['sp-path']} {headers['sp-detail']}".strip(),
+            )
+    raise AssertionError("an event becomes a decision or a dead letter")
