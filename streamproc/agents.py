@@ -56,9 +56,7 @@ async def _run(
     await run_worker(app)
 
 
-async def prepare_topics(
-    name: str, agents: Sequence[Agent], connection: Connection, dead_letters: str
-) -> None:
+async def prepare_topics(name: str, agents: Sequence[Agent], connection: Connection, dead_letters: str) -> None:
     """Check that each agent's topics have equal partition counts, and make what is written to and is not there."""
     produced = {topic for agent in agents for topic in agent.writes}
     read = [topic for topic in by_topic(agents) if topic not in produced]

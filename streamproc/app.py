@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import faust
 import orjson
-from faust.web.base import Request, Response, View
+from faust.web.base import Request, Response
+from faust.web.views import View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from streamproc import metrics
@@ -127,9 +127,7 @@ def _add_pages(app: App) -> None:
     @app.page("/metrics", name="metrics")
     async def serve_metrics(view: View, request: Request) -> Response:
         app.lanes.set_gauges()
-        return view.bytes(
-            generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        return view.bytes(generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def run_worker(app: App, ready: Callable[[], Awaitable[None]] | None = None) -> None:

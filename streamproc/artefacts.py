@@ -67,7 +67,10 @@ async def to_topic(found: list[Artefact], connection: Connection, topic: str) ->
                 "keep artefacts in a directory: `streamproc run … --artefacts DIR`",
             )
     producer = AIOKafkaProducer(
-        **connection.client_kwargs(), enable_idempotence=True, max_request_size=LARGE_BYTES, max_batch_size=LARGE_BYTES
+        **connection.client_kwargs(),
+        enable_idempotence=True,
+        max_request_size=LARGE_BYTES,
+        max_batch_size=LARGE_BYTES,
     )
     await producer.start()
     try:

@@ -45,6 +45,7 @@ async def find(
     connection: Connection,
     topic: str,
     decision_id: str,
+    *,
     since: datetime | None,
     key: str | None,
     progress: Progress | None,
@@ -63,7 +64,7 @@ async def find(
     where = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
     raise UserError(
         f"no decision {decision_id} in {topic}{where}",
-        "is it of another pipeline, or older than the topic's retention? `streamproc decision search` finds ids",
+        "is it another pipeline's, or older than the retention? `streamproc decision search` finds ids",
     )
 
 
@@ -72,11 +73,12 @@ async def search(
     topic: str,
     matches: Matches,
     start: Start,
+    *,
     limit: int,
     key: str | None,
     progress: Progress | None,
 ) -> list[Found]:
-    """The youngest ``limit`` decisions that match, oldest first. ``key`` is compared with the record's own."""
+    """The youngest ``limit`` decisions that match, oldest first. ``key`` is compared with the record's."""
     wanted = None if key is None else key.encode()
     newest: list[tuple[int, int, int, Found]] = []
     async with reading(connection, topic) as reader:
@@ -94,9 +96,7 @@ async def search(
 def _found(record: Any) -> Found:
     if dict(record.headers).get(TYPE) != b"decision":
         raise UserError(f"{record.topic} holds other records than decisions", "name the topic PIPELINE.decisions")
-    return Found(
-        orjson.loads(record.value), record.topic, record.partition, record.offset, record.timestamp
-    )
+    return Found(orjson.loads(record.value), record.topic, record.partition, record.offset, record.timestamp)
 
 
 async def event_of(connection: Connection, decision: Mapping[str, Any]) -> Event:
@@ -119,10 +119,8 @@ async def event_of(connection: Connection, decision: Mapping[str, Any]) -> Event
     return Event(record.value)
 
 
-async def archived(
-    connection: Connection, pipeline: str, plan_hash: str, folder: Path | None
-) -> bytes | None:
-    """The archived plan of a hash, from the artefacts topic or from a directory; ``None`` where there is none."""
+async def archived(connection: Connection, pipeline: str, plan_hash: str, folder: Path | None) -> bytes | None:
+    """The archived plan of a hash, from the artefacts topic or a directory; ``None`` where there is none."""
     if folder is not None:
         path = folder / "plan" / Path(plan_hash).name
         return path.read_bytes() if path.is_file() else None

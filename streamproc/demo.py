@@ -154,7 +154,12 @@ class Worker:
         command += ["--workers", str(workers), "--web-port", str(web_port)]
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=os.environ
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=os.environ,
             )
 
     @property
@@ -202,7 +207,9 @@ async def until_ready(connection: Connection, plan: Plan, worker: Worker) -> Non
 
 async def produce(connection: Connection, topic: str, events: Events, rate: float | None) -> None:
     """Send the events in order, as fast as it goes or at ``rate`` a second, partitioned as Java's clients do."""
-    producer = AIOKafkaProducer(**connection.client_kwargs(), enable_idempotence=True, linger_ms=0, max_batch_size=1 << 19)
+    producer = AIOKafkaProducer(
+        **connection.client_kwargs(), enable_idempotence=True, linger_ms=0, max_batch_size=1 << 19
+    )
     await producer.start()
     try:
         places = partitions(list(events.keys), PARTITIONS, 0).tolist()
@@ -222,7 +229,7 @@ async def produce(connection: Connection, topic: str, events: Events, rate: floa
 
 async def _send(producer: Any, topic: str, events: Events, places: list[int], first: int, last: int) -> None:
     now = int(time.time() * 1000)
-    batches = {}
+    batches: dict[int, Any] = {}
     for number in range(first, last):
         place = places[number]
         batch = batches.get(place) or batches.setdefault(place, producer.create_batch())

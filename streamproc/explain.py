@@ -1,6 +1,8 @@
-"""One decision explained: every rule with its outcome and what it read, from the decision and the archived plan.
+"""One decision explained: every rule with its outcome and what it read, from the decision and the archived
+plan.
 
-Nothing is evaluated again: outcomes stand in the decision, expressions in the plan of its hash, values in both.
+Nothing is evaluated again: outcomes stand in the decision, expressions in the plan of its hash, values in
+both.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def read_plan(body: bytes) -> ArchivedPlan | None:
 
 
 def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[RuleTrace]:
-    """Every rule in order, then the fallback chain where it decided. Without a plan only what the decision names."""
+    """Every rule in order, then the fallback chain where it decided; without a plan what the decision names."""
     if plan is None:
         return _named_only(decision)
     values = {
@@ -105,9 +107,7 @@ def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[Rule
     traces = [trace(rule, _outcome(decision, rule.id), False) for rule in plan.file.rules]
     if decision["why"] in ("no_score", "no_rule", "stale"):
         outcomes = _fallback_outcomes(decision, [part.id for part in plan.file.fallback])
-        traces += [
-            trace(part, outcome, True) for part, outcome in zip(plan.file.fallback, outcomes, strict=True)
-        ]
+        traces += [trace(part, outcome, True) for part, outcome in zip(plan.file.fallback, outcomes, strict=True)]
     return traces
 
 
@@ -120,7 +120,7 @@ def _outcome(decision: Mapping[str, Any], rule: str) -> Outcome:
 
 
 def _fallback_outcomes(decision: Mapping[str, Any], ids: Sequence[str]) -> list[Outcome]:
-    """A decision records which rule of the chain decided: those before it did not match, later ones were not reached."""
+    """The rule that decided stands in the decision: those before it did not match, later ones were not reached."""
     chosen = decision["rule"]
     if chosen not in ids:
         return ["not known"] * len(ids)
@@ -138,9 +138,9 @@ def _named_only(decision: Mapping[str, Any]) -> list[RuleTrace]:
 
 
 def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Columns and params that each expression of the file reads, by its text. What does not compile reads nothing."""
+    """The columns and params that each expression reads, by its text. What does not compile reads nothing."""
     try:
-        known: dict[str, pl.DataType] = Contract(contract).columns | KNOWN_BEFORE
+        known: dict[str, pl.DataType] = {**Contract(contract).columns, **KNOWN_BEFORE}
     except UserError:
         return {}
     reads: dict[str, frozenset[str]] = {}
@@ -152,11 +152,12 @@ def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozens
         known[name] = expression.dtype
         reads[text] = expression.columns | expression.params
     known |= KNOWN_AFTER
-    for part in (*file.rules, *file.fallback):
-        if part.when is not None:
+    conditions = [part.when for part in file.rules] + [part.when for part in file.fallback]
+    for when in conditions:
+        if when is not None:
             try:
-                expression = compile_expression(part.when, known, file.params)
+                expression = compile_expression(when, known, file.params)
             except ExpressionError:
                 continue
-            reads[part.when] = expression.columns | expression.params
+            reads[when] = expression.columns | expression.params
     return reads

@@ -57,20 +57,29 @@ COUNTED = {
 LATENCY = Latency(
     "streamproc_latency_seconds", "From an event's record timestamp to the commit of its decision", REGISTRY
 )
-BATCH_EVENTS = Histogram(
-    "streamproc_batch_events", "Events in a batch", ["agent"], buckets=SIZES, registry=REGISTRY
-)
+BATCH_EVENTS = Histogram("streamproc_batch_events", "Events in a batch", ["agent"], buckets=SIZES, registry=REGISTRY)
 COMPUTE = Histogram(
-    "streamproc_compute_seconds", "Time of a batch in its processor", ["agent"], buckets=SECONDS, registry=REGISTRY
+    "streamproc_compute_seconds",
+    "Time of a batch in its processor",
+    ["agent"],
+    buckets=SECONDS,
+    registry=REGISTRY,
 )
 ANSWER = Histogram(
-    "streamproc_answer_seconds", "Time until asks were answered", ["source"], buckets=SECONDS, registry=REGISTRY
+    "streamproc_answer_seconds",
+    "Time until asks were answered",
+    ["source"],
+    buckets=SECONDS,
+    registry=REGISTRY,
 )
-TRANSACTION = Histogram(
-    "streamproc_transaction_seconds", "Time of a transaction", buckets=SECONDS, registry=REGISTRY
-)
+TRANSACTION = Histogram("streamproc_transaction_seconds", "Time of a transaction", buckets=SECONDS, registry=REGISTRY)
 TRANSACTIONS = Counter("streamproc_transactions", "Transactions by outcome", ["outcome"], registry=REGISTRY)
-LAG = Gauge("streamproc_lag_records", "Records between a lane's position and the end", ["topic", "partition"], registry=REGISTRY)
+LAG = Gauge(
+    "streamproc_lag_records",
+    "Records between a lane's position and the end",
+    ["topic", "partition"],
+    registry=REGISTRY,
+)
 LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], registry=REGISTRY)
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)

@@ -7,6 +7,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
+
 from streamproc.errors import PipelineError, UserError
 from streamproc.kafka.agent import Agent
 from streamproc.pipeline import SECRET, SHORTEST_SECRET, open_pipeline
@@ -18,7 +20,7 @@ from streamproc.worker import agents
 
 
 def open_for_operations(file: Path) -> tuple[Loaded, list[Agent]]:
-    """A pipeline and its agents, to look at and not to run: the key for sensitive fields need not be there."""
+    """A pipeline and its agents, to look at and not to run: no key for sensitive fields is needed."""
     pipeline = open_pipeline(file, {SECRET: "0" * SHORTEST_SECRET} | os.environ)
     return pipeline.loaded, agents(pipeline)
 
@@ -49,3 +51,16 @@ def pipeline_name(file: Path) -> str:
     if found is None:
         raise PipelineError(document.problems)
     return found.pipeline
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless ``yes``. Raises UserError where the answer is no, or where nobody is there to answer."""
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        click.echo()
+        agreed = False
+    if not agreed:
+        raise UserError("nothing was changed", "answer y, or give --yes")

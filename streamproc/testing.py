@@ -120,9 +120,7 @@ def compare(test: TestPart, outcome: Outcome) -> list[Difference]:
         else:
             pairs = [(key, wanted, decision.get(key))]
         differences += [
-            Difference(what, value, refused or got)
-            for what, value, got in pairs
-            if refused or not same(value, got)
+            Difference(what, value, refused or got) for what, value, got in pairs if refused or not same(value, got)
         ]
     return differences
 

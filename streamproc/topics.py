@@ -89,10 +89,7 @@ async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, cre
         await admin.create(connection, [row.spec for row in missing])
         infos |= await admin.describe(connection, [row.spec.name for row in missing])
     wrong = [
-        problem
-        for row in rows
-        for problem in differences(row, infos[row.spec.name])
-        if matters(row, problem.what)
+        problem for row in rows for problem in differences(row, infos[row.spec.name]) if matters(row, problem.what)
     ]
     if wrong:
         raise UserError("; ".join(map(str, wrong)), "change the topic, or give this pipeline another name")
@@ -119,6 +116,6 @@ async def events_partitions(connection: Connection, topic: str) -> int:
     if topic not in infos:
         raise UserError(
             f"the events topic {topic!r} does not exist",
-            f"its producers own it; make one for a try with `streamproc produce … --topic {topic} --create-topic`",
+            f"its producers own it; for a try: `streamproc produce … --topic {topic} --create-topic`",
         )
     return infos[topic].partitions

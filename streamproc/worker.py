@@ -38,7 +38,12 @@ def agents(pipeline: Pipeline) -> list[Agent]:
 
 
 async def work(
-    pipeline: Pipeline, connection: Connection, settings: WorkerSettings, *, create: bool, archive: Path | None
+    pipeline: Pipeline,
+    connection: Connection,
+    settings: WorkerSettings,
+    *,
+    create: bool,
+    archive: Path | None,
 ) -> None:
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
@@ -51,9 +56,7 @@ async def work(
     else:
         await to_topic(kept, connection, plan.topics.artefacts)
     metrics.RESTARTS.set(int(os.environ.get(RESTARTS, "0")))
-    app = build_app(
-        plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers
-    )
+    app = build_app(plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, partitions)
     await run_worker(app)
 
@@ -69,7 +72,12 @@ def stop_with_parent() -> None:
 
 
 def run_in_process(
-    pipeline: Pipeline, connection: Connection, settings: WorkerSettings, *, create: bool, archive: Path | None
+    pipeline: Pipeline,
+    connection: Connection,
+    settings: WorkerSettings,
+    *,
+    create: bool,
+    archive: Path | None,
 ) -> None:
     """``work`` on an event loop of its own."""
     asyncio.run(work(pipeline, connection, settings, create=create, archive=archive))

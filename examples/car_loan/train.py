@@ -92,7 +92,9 @@ def main() -> None:
     later, truth = pl.read_csv(files.analysis), pl.read_csv(files.outcomes)["repaid"].to_numpy()
     right = model.predict(features(later)) == truth
     half = len(right) // 2
-    print(f"accuracy {right[:half].mean():.3f} before the shift, {right[half:].mean():.3f} after; {out.stat().st_size} bytes")
+    print(
+        f"accuracy {right[:half].mean():.3f} before the shift, {right[half:].mean():.3f} after; {out.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -31,9 +31,7 @@ class Counter:
         values: list[bytes | None] = []
         for key, offset in zip(keys, records.offsets.tolist(), strict=True):
             counts[key] += 1
-            values.append(
-                orjson.dumps({"count": counts[key], "partition": batch.partition, "offset": offset})
-            )
+            values.append(orjson.dumps({"count": counts[key], "partition": batch.partition, "offset": offset}))
         changes = {key: b"%d" % count for key, count in counts.items()}
         output = Output(self._target, list(records.keys), values, [()] * len(values))
         return Effects(records=[output], state={TABLE: changes})

@@ -31,8 +31,18 @@ from streamproc.pipeline import Pipeline, open_pipeline
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where the results go.")
 @click.option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson", show_default=True)
-@click.option("--partition", type=click.IntRange(0), default=0, show_default=True, help="The lane that the rows are decided in.")
-@click.option("--now", type=click.DateTime(), help="When it is decided (UTC), for max_age; without it nothing is too old.")
+@click.option(
+    "--partition",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The lane that the rows are decided in.",
+)
+@click.option(
+    "--now",
+    type=click.DateTime(),
+    help="When it is decided (UTC), for max_age; without it nothing is too old.",
+)
 def batch(file: Path, source: str, out: Path, form: str, partition: int, now: datetime | None) -> None:
     """Decide the rows of INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
 
@@ -75,7 +85,11 @@ class Files:
     def __init__(self, folder: Path, pipeline: Pipeline) -> None:
         topics = pipeline.plan.topics
         self.decisions: dict[str, int] = {}
-        self._names = {topics.decisions: "decisions", topics.review: "review", topics.dead_letters: "dead-letters"}
+        self._names = {
+            topics.decisions: "decisions",
+            topics.review: "review",
+            topics.dead_letters: "dead-letters",
+        }
         self._folder = folder
         self._open: dict[str, BinaryIO] = {}
         self._stack = ExitStack()
@@ -133,5 +147,7 @@ def _text(key: bytes | None) -> str | None:
 def _tell(files: Files, seconds: float, out: Path) -> None:
     total = files.counts["decisions"] + files.counts["dead-letters"]
     decided = ", ".join(f"{count:,} {name}" for name, count in sorted(files.decisions.items()))
-    click.echo(f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {files.counts['dead-letters']:,} dead letters")
+    click.echo(
+        f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {files.counts['dead-letters']:,} dead letters"
+    )
     click.echo(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))

@@ -22,6 +22,7 @@ from streamproc.core.records import Topics
 from streamproc.decisions import Event, Found, archived, event_of, find, search
 from streamproc.explain import WHY, ArchivedPlan, RuleTrace, explain, read_plan
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.reader import Start
 from streamproc.operations import moment, pipeline_name
 
 WHERE = (
@@ -89,7 +90,7 @@ def show(
 
     async def gather() -> tuple[Found, Event, ArchivedPlan | None]:
         with scanning(name) as progress:
-            found = await find(connection, name, decision_id, after, key, progress)
+            found = await find(connection, name, decision_id, since=after, key=key, progress=progress)
         event = await event_of(connection, found.decision)
         body = await archived(connection, found.decision["pipeline"], found.decision["plan"], artefacts)
         return found, event, None if body is None else read_plan(body)
@@ -118,7 +119,9 @@ def show(
 @click.option("--key", help="The event's key.")
 @click.option("--decision", "wanted", help="approve, review, …")
 @click.option("--rule", help="Decisions that this rule matched, was observed in or undecided in.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The youngest so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The youngest so many."
+)
 @_where
 def search_command(
     *,
@@ -150,9 +153,9 @@ def search_command(
         return rule is None or rule in named
 
     async def gather() -> list[Found]:
-        start = moment(since, datetime.now(UTC)) if since else "beginning"
+        start: Start = moment(since, datetime.now(UTC)) if since else "beginning"
         with scanning(name) as progress:
-            return await search(connection, name, matches, start, limit, key, progress)
+            return await search(connection, name, matches, start, limit=limit, key=key, progress=progress)
 
     rows = asyncio.run(gather())
     if as_json:
@@ -224,7 +227,8 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
         "confidence": "none" if one["confidence"] is None else f"{one['confidence']:.6g}",
         "key": one["key"] or "none",
         "event time": one["time"],
-        "event": f"{source['topic']}-{source['partition']}@{source['offset']}, sent {_time(source['timestamp'])}",
+        "event": f"{source['topic']}-{source['partition']}@{source['offset']},"
+        f" sent {_time(source['timestamp'])}",
         "decision": f"{found.topic}-{found.partition}@{found.offset}, written {_time(found.timestamp)}",
         "plan": one["plan"] + ("" if plan else " (not archived: expressions are not known)"),
         "model": one["model"] or "none",

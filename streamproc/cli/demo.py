@@ -29,10 +29,22 @@ REFRESH_SECONDS = 0.2
 
 
 @click.command()
-@click.option("--events", type=click.IntRange(1, 100_000_000), default=50_000, show_default=True, help="How many events.")
+@click.option(
+    "--events",
+    type=click.IntRange(1, 100_000_000),
+    default=50_000,
+    show_default=True,
+    help="How many events.",
+)
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
 @click.option("--rate", type=click.FloatRange(1), help="Events a second.  [default: as fast as it goes]")
-@click.option("--bad-share", type=click.FloatRange(0, 1), default=0.005, show_default=True, help="Share of events damaged on purpose.")
+@click.option(
+    "--bad-share",
+    type=click.FloatRange(0, 1),
+    default=0.005,
+    show_default=True,
+    help="Share of events damaged on purpose.",
+)
 @click.option("--keep", is_flag=True, help="Leave broker and worker running until Ctrl-C, and say where they are.")
 @click.option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of starting one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else there.")
@@ -63,7 +75,7 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-demo-")))
-        say = (lambda _: None) if as_json else (lambda text: console.print(text))
+        say = _silent if as_json else console.print
         sample = show.real_events(events, bad_share)
         if kafka is None:
             say("starting Apache Kafka (the first time, its jars are fetched: some 45 MB)")
@@ -78,7 +90,9 @@ def demo(
         web_port = show.free_ports(workers)
         worker = show.Worker(file, connection, workers, web_port, folder / "worker.log")
         stack.callback(worker.stop)
-        say(f"Kafka {version} on {connection.address}; starting {workers} worker{'s' if workers > 1 else ''} of {file.parent.name}")
+        say(
+            f"Kafka {version} on {connection.address}; starting {workers} worker{'s' if workers > 1 else ''} of {file.parent.name}"
+        )
         tally = show.Tally(expected=events)
         asyncio.run(_run(show, pipeline, connection, sample, tally, worker, rate, None if as_json else console))
         summary = tally.summary(version)
@@ -90,6 +104,10 @@ def demo(
             _keep(console, connection, web_port, folder)
     good = summary["missing"] == 0 and summary["duplicates"] == 0
     ctx.exit(Exit.GOOD if good else Exit.BUG)
+
+
+def _silent(text: str) -> None:
+    return None
 
 
 async def _version(connection: Connection) -> str:
@@ -128,7 +146,12 @@ def _progress(tally: Any) -> Group:
     done = len(tally.decided)
     table.add_row("decided", f"{done:,} of {tally.expected:,}", decided, f"dead letters {tally.dead_letters:,}")
     latency = figures["latency_ms"]
-    table.add_row("rate", f"{figures['events_per_second']:,}/s", f"latency p50 {latency['p50']:.0f} ms", f"p99 {latency['p99']:.0f} ms")
+    table.add_row(
+        "rate",
+        f"{figures['events_per_second']:,}/s",
+        f"latency p50 {latency['p50']:.0f} ms",
+        f"p99 {latency['p99']:.0f} ms",
+    )
     return Group(ProgressBar(total=tally.expected, completed=done, width=60), table)
 
 
@@ -143,7 +166,10 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     style = "green" if summary["missing"] == summary["duplicates"] == 0 else "red"
     table.add_row("missing, duplicates", f"[{style}]{summary['missing']}, {summary['duplicates']}[/]")
     table.add_row("rate", f"{summary['events_per_second']:,} events/s over {summary['seconds']:.1f} s")
-    table.add_row("latency", f"p50 {summary['latency_ms']['p50']:.0f} ms, p99 {summary['latency_ms']['p99']:.0f} ms (queueing included)")
+    table.add_row(
+        "latency",
+        f"p50 {summary['latency_ms']['p50']:.0f} ms, p99 {summary['latency_ms']['p99']:.0f} ms (queueing included)",
+    )
     console.print(table)
     console.print("where to look next:")
     console.print("  examples/car_loan/pipeline.yaml   the pipeline that decided")

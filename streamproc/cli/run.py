@@ -13,13 +13,35 @@ from streamproc.kafka.connection import Connection
 
 @click.command()
 @pipeline_argument
-@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes under one parent, which restarts them.")
-@click.option("--web-port", type=click.IntRange(1, 65535), help="Serve /healthz and /metrics here (worker N: port + N).")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="Processes under one parent, which restarts them.",
+)
+@click.option(
+    "--web-port", type=click.IntRange(1, 65535), help="Serve /healthz and /metrics here (worker N: port + N)."
+)
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="The address that they are served on.")
-@click.option("--artefacts", type=click.Path(file_okay=False, path_type=Path), help="Archive plans and models in this directory instead of a topic.")
-@click.option("--create-topics/--no-create-topics", default=True, show_default=True, help="Make the pipeline's own topics where they are missing.")
+@click.option(
+    "--artefacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Archive plans and models in this directory instead of a topic.",
+)
+@click.option(
+    "--create-topics/--no-create-topics",
+    default=True,
+    show_default=True,
+    help="Make the pipeline's own topics where they are missing.",
+)
 @click.option("--watchdog", type=float, default=60.0, show_default=True, help="Seconds that a lane may be stuck.")
-@click.option("--session-timeout", type=float, default=6.0, show_default=True, help="Seconds until a silent worker is replaced.")
+@click.option(
+    "--session-timeout",
+    type=float,
+    default=6.0,
+    show_default=True,
+    help="Seconds until a silent worker is replaced.",
+)
 @click.option("--supervised", is_flag=True, hidden=True)
 @connection_options
 @log_options

@@ -1,4 +1,4 @@
-"""``streamproc topics``: what a pipeline reads and writes, whether it is there, and who must be allowed what."""
+"""``streamproc topics``: what a pipeline reads and writes, whether it is there, and the ACLs for it."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def topics(
 ) -> None:
     """Show what the pipeline in FILE reads and writes, and the ACLs that its agents need.
 
-    The events topic belongs to its producers: it is checked and never made. A topic that "differs" still works,
-    unless it says that no worker runs like this. Exit code 1 when something is missing or stops workers.
+    The events topic belongs to its producers: it is checked and never made. A topic that "differs" still
+    works, unless it says that no worker runs like this. Exit code 1 when something is missing or stops
+    workers.
 
     \b
     Examples:
@@ -96,9 +97,7 @@ def static(loaded: Loaded, agents: Sequence[Agent]) -> list[Row]:
     return [Row(topic, None, "unknown", False) for topic in wanted]
 
 
-async def actual(
-    loaded: Loaded, agents: Sequence[Agent], connection: Connection, create: bool
-) -> list[Row]:
+async def actual(loaded: Loaded, agents: Sequence[Agent], connection: Connection, create: bool) -> list[Row]:
     """What should be beside what is, after making what is missing where ``create`` says so."""
     events = loaded.plan.events.topic
     infos = await admin.describe(connection, [events])
@@ -108,8 +107,8 @@ async def actual(
         specs = [topic.spec for topic in wanted if topic.role != "events"]
         if any(spec.partitions == 0 for spec in specs):
             raise UserError(
-                f"the events topic {events!r} does not exist, so nobody knows how many partitions the others need",
-                "its producers own it: make it first, or state `topics: {partitions: N}` in the pipeline file",
+                f"the events topic {events!r} does not exist: how many partitions do the others need?",
+                "its producers own it: make it first, or state `topics: {partitions: N}` in the file",
             )
         for name in await admin.create(connection, specs):
             click.echo(f"made {name}", err=True)
@@ -176,7 +175,11 @@ def _partitions(row: Row) -> str:
     wanted = str(row.topic.spec.partitions or "as events")
     if row.info is None or row.topic.role == "events":
         return str(row.info.partitions) if row.info else wanted
-    return wanted if row.info.partitions == row.topic.spec.partitions else f"{row.info.partitions} (wanted {wanted})"
+    return (
+        wanted
+        if row.info.partitions == row.topic.spec.partitions
+        else f"{row.info.partitions} (wanted {wanted})"
+    )
 
 
 def _retention(row: Row) -> str:
@@ -214,7 +217,10 @@ def _as_json(loaded: Loaded, rows: Sequence[Row], grants: Sequence[Grant]) -> di
                 "status": row.status,
                 "stops": row.stops,
                 "todo": row.todo,
-                "wanted": {"partitions": row.topic.spec.partitions or None, "configs": row.topic.spec.configs},
+                "wanted": {
+                    "partitions": row.topic.spec.partitions or None,
+                    "configs": row.topic.spec.configs,
+                },
                 "actual": None
                 if row.info is None
                 else {

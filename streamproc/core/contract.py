@@ -49,7 +49,8 @@ class Contract:
         self.fields = tuple(_fields(schema, schema, ()))
         if not self.fields:
             raise UserError(
-                "the contract describes no scalar field", "list the event's fields under `properties`, with a `type`"
+                "the contract describes no scalar field",
+                "list the event's fields under `properties`, with a `type`",
             )
 
     @property
@@ -67,7 +68,7 @@ class Contract:
         try:
             event = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            return DeadLetter(STAGE, _json_reason(value), f"$[{error.pos}]", error.msg)
+            return DeadLetter(STAGE, _json_reason(value), detail=f"{error.msg} (byte {error.pos})")
         try:
             if self._validator.is_valid(event):
                 return event

@@ -24,7 +24,7 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
-        joined = b"".join([keys[row] for row in rows])
+        joined = b"".join([keys[row] for row in rows.tolist()])
         data = np.frombuffer(joined, dtype=np.uint8).reshape(len(rows), int(length))
         hashes[rows] = _same_length(data)
     return hashes

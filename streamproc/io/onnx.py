@@ -32,7 +32,10 @@ class OnnxModel:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise UserError(f"cannot read the model {path.name}: {error.strerror}", "the path counts from the pipeline file") from error
+            raise UserError(
+                f"cannot read the model {path.name}: {error.strerror}",
+                "the path counts from the pipeline file",
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -40,14 +43,20 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base
-            raise UserError(f"{path.name} is not a model that onnxruntime can load: {type(error).__name__}", "export it again, and check it with onnx.checker") from error
+            raise UserError(
+                f"{path.name} is not a model that onnxruntime can load: {type(error).__name__}",
+                "export it again, and check it with onnx.checker",
+            ) from error
         self.version = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
         self._inputs = tuple(inputs)
         self._nodes = self._session.get_inputs()
         self._output = self._choose(output, path.name)
         for node in self._nodes:
             if node.type not in TYPES:
-                raise UserError(f"{path.name}: input {node.name!r} is {node.type}", "streamproc gives numbers: float, double or int64")
+                raise UserError(
+                    f"{path.name}: input {node.name!r} is {node.type}",
+                    "streamproc gives numbers: float, double or int64",
+                )
 
     @property
     def width(self) -> int | None:
@@ -63,7 +72,10 @@ class OnnxModel:
             raise UserError(f"{file} has no output {wanted!r}", f"it has {', '.join(outputs)}")
         name = wanted or list(outputs)[-1]
         if not outputs[name].type.startswith("tensor("):
-            raise UserError(f"{file}: output {name!r} is {outputs[name].type}, not a tensor", "export it with zipmap=False")
+            raise UserError(
+                f"{file}: output {name!r} is {outputs[name].type}, not a tensor",
+                "export it with zipmap=False",
+            )
         return name
 
     def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:

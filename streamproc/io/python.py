@@ -42,14 +42,22 @@ def load_function(target: str, folder: Path) -> Callable[..., Any]:
     """Import ``module:function``, looking into ``folder`` first. Raises UserError where there is none."""
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise UserError(f"`{target}` is not `module:function`", "for example `scoring:score` for scoring.py beside this file")
+        raise UserError(
+            f"`{target}` is not `module:function`",
+            "for example `scoring:score` for scoring.py beside this file",
+        )
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(f"cannot import {module_name!r}: {error}", "put the module beside the pipeline file, or install it") from error
+        raise UserError(
+            f"cannot import {module_name!r}: {error}",
+            "put the module beside the pipeline file, or install it",
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"{module_name!r} has no function {name!r}", "name one that takes the columns and returns scores")
+        raise UserError(
+            f"{module_name!r} has no function {name!r}", "name one that takes the columns and returns scores"
+        )
     return function  # type: ignore[no-any-return]

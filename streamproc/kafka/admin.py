@@ -168,9 +168,7 @@ async def watermarks(connection: Connection, topic: str) -> dict[int, tuple[int,
     """Per partition, the first offset that is kept and the one after the last, open transactions included."""
     async with _client(connection) as client:
         if topic not in await _topics(client, [topic]):
-            raise UserError(
-                f"topic {topic} does not exist", hint="`streamproc topics FILE --create` makes it"
-            )
+            raise UserError(f"topic {topic} does not exist", hint="`streamproc topics FILE --create` makes it")
         info = (await _topics(client, [topic]))[topic]
     consumer = AIOKafkaConsumer(**connection.client_kwargs(), isolation_level="read_uncommitted")
     try:
@@ -302,9 +300,7 @@ async def _bounded(message: str) -> AsyncIterator[None]:
         raise EnvironmentFault(f"{message} ({READY_SECONDS:.0f} s)") from None
 
 
-def _check(
-    code: int, operation: str, resource: str, message: str | None = None, ignore: tuple[type, ...] = ()
-) -> None:
+def _check(code: int, operation: str, resource: str, message: str | None = None, ignore: tuple[type, ...] = ()) -> None:
     error = kafka_errors.for_code(code)
     if code == 0 or error in ignore:
         return

@@ -163,9 +163,7 @@ class Connection:
 def _check_address(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in address:
-        raise UserError(
-            f"{address!r} is not a Kafka address", hint="HOST:PORT, several with commas between them"
-        )
+        raise UserError(f"{address!r} is not a Kafka address", hint="HOST:PORT, several with commas between them")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -85,9 +85,7 @@ class Cycle:
         Raises FencedOffsets when the group has moved on. Waits for as long as the broker is away.
         """
         self._number += 1
-        claims = {
-            tp: replace(claim, cycle=self._number) for work in works for tp, claim in work.lane.claims.items()
-        }
+        claims = {tp: replace(claim, cycle=self._number) for work in works for tp, claim in work.lane.claims.items()}
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
@@ -137,9 +135,7 @@ class Cycle:
         assert self._producer is not None
         return [await self._producer.send_batch(part, topic, partition=partition) for part in parts]
 
-    async def _outcome(
-        self, works: Sequence[Work], claims: dict[TopicPartition, Claim], error: BaseException
-    ) -> bool:
+    async def _outcome(self, works: Sequence[Work], claims: dict[TopicPartition, Claim], error: BaseException) -> bool:
         """What became of a transaction whose end nobody told us."""
         log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
         await self.stop()

@@ -104,9 +104,7 @@ class GroupOffsets:
     async def stop(self) -> None:
         await self._client.close()
 
-    async def fetch(
-        self, partitions: Collection[TopicPartition], *, stable: bool
-    ) -> dict[TopicPartition, Committed]:
+    async def fetch(self, partitions: Collection[TopicPartition], *, stable: bool) -> dict[TopicPartition, Committed]:
         """Committed offsets; with ``stable``, partitions with a pending transaction are left out.
 
         Waits for as long as the coordinator is away. Raises KafkaError for what waiting does not mend.
@@ -129,9 +127,7 @@ class GroupOffsets:
                 if code == 0
             }
 
-    async def commit(
-        self, member: Member, offsets: Mapping[TopicPartition, tuple[int, Claim]]
-    ) -> None:
+    async def commit(self, member: Member, offsets: Mapping[TopicPartition, tuple[int, Claim]]) -> None:
         """Commit offsets with claims, outside any transaction: one atomic request that leaves nothing open.
 
         Raises FencedOffsets when the group has moved on.
@@ -162,12 +158,8 @@ class GroupOffsets:
         while True:
             try:
                 if self._coordinator is None:
-                    self._coordinator = await self._client.coordinator_lookup(
-                        CoordinationType.GROUP, self._group
-                    )
-                return await self._client.send(
-                    self._coordinator, request, group=ConnectionGroup.COORDINATION
-                )
+                    self._coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
+                return await self._client.send(self._coordinator, request, group=ConnectionGroup.COORDINATION)
             except kafka_errors.KafkaError as error:
                 if not error.retriable:
                     raise

@@ -34,7 +34,6 @@ from streamproc.kafka.watchdog import Watchdog, end_process
 log = logging.getLogger(__name__)
 
 
-
 class Fetcher(Protocol):
     """What lanes need of the consumer."""
 
@@ -438,5 +437,3 @@ def _observe(work: Work) -> None:
     metrics.count(dict(work.effects.counts))
     if work.timestamps is not None:
         metrics.LATENCY.observe(np.maximum(time.time() - work.timestamps / 1000.0, 0.0))
-
-

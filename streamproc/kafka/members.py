@@ -38,10 +38,8 @@ async def group_members(connection: Connection, group: str) -> list[GroupMember]
         await client.bootstrap()
         for _ in range(TRIES):
             coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
-            answer = await client.send(
-                coordinator, DescribeGroupsRequest([group]), group=ConnectionGroup.COORDINATION
-            )
-            code, _, _, _, _, members, *_ = answer.groups[0]
+            answer = await client.send(coordinator, DescribeGroupsRequest([group]), group=ConnectionGroup.COORDINATION)
+            code, _, _, _, _, members, *_ = answer.groups[0]  # versions 0 to 3 begin alike
             if code in NOT_HERE:
                 await client.force_metadata_update()
                 continue
@@ -52,16 +50,9 @@ async def group_members(connection: Connection, group: str) -> list[GroupMember]
                 )
             if code not in (0, NO_GROUP):
                 raise kafka_errors.for_code(code)(f"group {group}")
-            return [GroupMember(client_id, host.lstrip("/")) for _, client_id, host, *_ in _plain(members)]
+            return [GroupMember(client_id, host.lstrip("/")) for _, client_id, host, *_ in members]
         raise BrokerUnavailable(f"the coordinator of group {group} cannot be found")
     except (kafka_errors.KafkaError, OSError) as error:
         raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
     finally:
         await client.close()
-
-
-def _plain(members: list[tuple[object, ...]]) -> list[tuple[str, str, str]]:
-    """Member id, client id and host; later versions of the answer have an instance id in between."""
-    return [
-        (str(m[0]), str(m[-4]), str(m[-3])) for m in members
-    ]

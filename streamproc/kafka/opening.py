@@ -52,9 +52,7 @@ class Opener:
         """
         started = time.monotonic()
         partitions = {
-            TopicPartition(topic, lane.partition): lane
-            for lane, agent in wanted.items()
-            for topic in agent.topics
+            TopicPartition(topic, lane.partition): lane for lane, agent in wanted.items() for topic in agent.topics
         }
         topics = await admin.describe(self.connection, sorted({topic for topic, _ in partitions}))
         committed = await self._stable(partitions, progress)
@@ -124,9 +122,7 @@ class Opener:
 
     async def _restore(self, lanes: Collection[Lane], progress: Callable[[], None]) -> int:
         keeping = {
-            TopicPartition(lane.agent.changelog(self.app), lane.partition): lane
-            for lane in lanes
-            if lane.agent.tables
+            TopicPartition(lane.agent.changelog(self.app), lane.partition): lane for lane in lanes if lane.agent.tables
         }
         if not keeping:
             return 0
@@ -166,8 +162,7 @@ class Opener:
 
 def _still_ours(lane: Lane, committed: Mapping[TopicPartition, Committed]) -> bool:
     return all(
-        committed[tp].offset == lane.positions[tp] and committed[tp].claim == lane.claims[tp]
-        for tp in lane.claims
+        committed[tp].offset == lane.positions[tp] and committed[tp].claim == lane.claims[tp] for tp in lane.claims
     )
 
 
@@ -185,5 +180,3 @@ def _check_topic(tp: TopicPartition, claim: Claim | None, info: admin.TopicInfo)
             " keys have moved between lanes",
             "make a topic with the right count, or go on deliberately with `streamproc reset FILE --all --to …`",
         )
-
-

@@ -25,9 +25,7 @@ InThread = Callable[..., Awaitable[Any]]
 class Router:
     """Knows the partition count and the size limit of every topic that was written to."""
 
-    def __init__(
-        self, connection: Connection, count: Callable[[str], Awaitable[int]], dead_letters: str
-    ) -> None:
+    def __init__(self, connection: Connection, count: Callable[[str], Awaitable[int]], dead_letters: str) -> None:
         self._connection = connection
         self._count = count
         self._dead_letters = dead_letters

@@ -178,17 +178,14 @@ def _explain(error: Exception, at: str, connection: Connection, seconds: float) 
             )
         case OSError():
             return BrokerUnavailable(f"no connection to {at}: {error.strerror or error}", hint=NO_BROKER_HINT)
-    return BrokerUnavailable(
-        f"{at} does not answer as a Kafka broker: {type(error).__name__}", hint=NO_BROKER_HINT
-    )
+    return BrokerUnavailable(f"{at} does not answer as a Kafka broker: {type(error).__name__}", hint=NO_BROKER_HINT)
 
 
 def _login_refused(at: str, connection: Connection) -> BrokerUnavailable:
     who = f" of {connection.username!r}" if connection.username else ""
     return BrokerUnavailable(
         f"the broker at {at} refused the login{who} with {connection.sasl_mechanism}",
-        hint="check "
-        + ("the token" if connection.sasl_mechanism == "OAUTHBEARER" else "username and password"),
+        hint="check " + ("the token" if connection.sasl_mechanism == "OAUTHBEARER" else "username and password"),
     )
 
 

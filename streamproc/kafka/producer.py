@@ -45,7 +45,7 @@ class _Retries:
         return SLOW_SECONDS
 
 
-class _AddPartitions(_Retries, sender.AddPartitionsToTxnHandler):  # type: ignore[misc]
+class _AddPartitions(_Retries, sender.AddPartitionsToTxnHandler):
     def handle_response(self, response: Any) -> float | None:
         backoff: float | None = super().handle_response(response)
         if backoff is None or self._sender._txn_manager.txn_partitions:
@@ -53,15 +53,15 @@ class _AddPartitions(_Retries, sender.AddPartitionsToTxnHandler):  # type: ignor
         return min(backoff, MARKERS_SECONDS)
 
 
-class _AddOffsets(_Retries, sender.AddOffsetsToTxnHandler):  # type: ignore[misc]
+class _AddOffsets(_Retries, sender.AddOffsetsToTxnHandler):
     pass
 
 
-class _EndTransaction(_Retries, sender.EndTxnHandler):  # type: ignore[misc]
+class _EndTransaction(_Retries, sender.EndTxnHandler):
     pass
 
 
-class _CommitOffsets(_Retries, sender.TxnOffsetCommitHandler):  # type: ignore[misc]
+class _CommitOffsets(_Retries, sender.TxnOffsetCommitHandler):
     def create_request(self) -> TxnOffsetCommitRequest:
         manager = self._sender._txn_manager
         member: Member = self._group_id
@@ -94,14 +94,14 @@ class _AsOlderVersion:
         self.errors = errors
 
 
-class _Produce(sender.SendProduceReqHandler):  # type: ignore[misc]
+class _Produce(sender.SendProduceReqHandler):
     async def do(self, node_id: int) -> None:
         answers = await self._sender.client.ready(node_id)
         self._default_backoff = QUICK_SECONDS if answers else SLOW_SECONDS
         await super().do(node_id)
 
 
-class _LaneSender(sender.Sender):  # type: ignore[misc]
+class _LaneSender(sender.Sender):
     """aiokafka's sender with our handlers; each method stands for the one of the same name there."""
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
@@ -135,20 +135,16 @@ class _LaneSender(sender.Sender):  # type: ignore[misc]
         await _EndTransaction(self, commit_result).do(await self._transaction_coordinator())
 
     async def _transaction_coordinator(self) -> Any:
-        return await self._find_coordinator(
-            CoordinationType.TRANSACTION, self._txn_manager.transactional_id
-        )
+        return await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
 
 
-class LaneProducer(AIOKafkaProducer):  # type: ignore[misc]
+class LaneProducer(AIOKafkaProducer):
     """The transactional producer of one worker.
 
     ``transaction_seconds`` bounds how long the broker keeps a transaction of a worker that went silent.
     """
 
-    def __init__(
-        self, connection: Connection, transactional_id: str, *, transaction_seconds: float = 60.0
-    ) -> None:
+    def __init__(self, connection: Connection, transactional_id: str, *, transaction_seconds: float = 60.0) -> None:
         super().__init__(
             **connection.client_kwargs(),
             transactional_id=transactional_id,

@@ -61,9 +61,7 @@ def _apply(tables: Tables, records: list[object]) -> None:
     tables.apply(changes)
 
 
-async def high_watermarks(
-    connection: Connection, partitions: list[TopicPartition]
-) -> dict[TopicPartition, int]:
+async def high_watermarks(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
     """One past the last offset of each partition, committed or not."""
     ends, _ = await _watermarks(connection, partitions)
     return ends
@@ -80,9 +78,7 @@ async def _watermarks(
         await consumer.stop()
 
 
-async def bounds(
-    connection: Connection, partitions: list[TopicPartition]
-) -> dict[TopicPartition, tuple[int, int]]:
+async def bounds(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
     """First offset and one past the last of each partition."""
     ends, begins = await _watermarks(connection, partitions)
     return {tp: (begins[tp], ends[tp]) for tp in partitions}

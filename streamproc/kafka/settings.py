@@ -96,9 +96,7 @@ def _secret_file(value: str, base: Path) -> Secret:
 
 
 def _boolean(value: str, _: Path) -> bool:
-    choice = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-        value.lower()
-    )
+    choice = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower())
     if choice is None:
         raise ValueError("true or false is expected")
     return choice
@@ -231,9 +229,7 @@ def _from_properties(text: str, path: Path) -> dict[str, str]:
             found |= _from_jaas(value, path)
         elif key in ("ssl.truststore.type", "ssl.keystore.type"):
             if value.upper() != "PEM":
-                raise UserError(
-                    f"{path}: {key} {value} is not supported", hint="convert the store to PEM files"
-                )
+                raise UserError(f"{path}: {key} {value} is not supported", hint="convert the store to PEM files")
         elif key == "ssl.endpoint.identification.algorithm":
             found["ssl_check_hostname"] = "true" if value.lower() == "https" else "false"
         else:
@@ -243,8 +239,7 @@ def _from_properties(text: str, path: Path) -> dict[str, str]:
 
 def _from_jaas(value: str, path: Path) -> dict[str, str]:
     options = {
-        name: re.sub(r"\\(.)", r"\1", quoted)
-        for name, quoted in re.findall(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"', value)
+        name: re.sub(r"\\(.)", r"\1", quoted) for name, quoted in re.findall(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"', value)
     }
     if "username" not in options or "password" not in options:
         raise UserError(f"{path}: sasl.jaas.config has no username and password in double quotes")

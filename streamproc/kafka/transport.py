@@ -10,15 +10,17 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
+from faust.transport import base
 from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT
 from faust.types.tuples import TP, ConsumerMessage
 
+from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Member
 from streamproc.kafka.lane import Fetched
 from streamproc.kafka.lanes import Lanes
@@ -34,7 +36,15 @@ NEVER_MS = 24 * 3600 * 1000
 METADATA_MS = 30_000  # how soon new partitions are noticed
 
 
-class LaneSchema(faust.Schema):  # type: ignore[misc]
+class LaneApp(Protocol):
+    """What the transport needs of its Faust application."""
+
+    lanes: Lanes
+    connection: Connection
+    partition_bytes: int
+
+
+class LaneSchema(faust.Schema[Any, Any]):
     """A fetched batch goes to its agent as it is."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> None:
@@ -44,23 +54,23 @@ class LaneSchema(faust.Schema):  # type: ignore[misc]
         return message.value
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that fetches and keeps the group membership alive."""
 
     logger = FAUST_LOG
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        conf = self.app.conf
+        app, conf = cast(LaneApp, self.app), self.app.conf
         self._assignor = self.app.assignor  # Faust would pick round-robin, which does not co-partition
         return AIOKafkaConsumer(
-            **self.app.connection.client_kwargs() | {"metadata_max_age_ms": METADATA_MS},
+            **app.connection.client_kwargs() | {"metadata_max_age_ms": METADATA_MS},
             group_id=conf.id,
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
             max_poll_records=FETCH_RECORDS,
-            max_partition_fetch_bytes=self.app.partition_bytes,
+            max_partition_fetch_bytes=app.partition_bytes,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_poll_interval_ms=NEVER_MS,  # the watchdog sees to that
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
@@ -102,7 +112,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return offset
 
 
-class Consumer(driver.Consumer):  # type: ignore[misc]
+class Consumer(driver.Consumer):
     """Faust's consumer, with lanes in place of its delivery."""
 
     logger = FAUST_LOG
@@ -115,15 +125,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     @property
     def lanes(self) -> Lanes:
-        lanes: Lanes = self.app.lanes
-        return lanes
+        return cast(LaneApp, self.app).lanes
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def _getmany(
-        self, active_partitions: set[TP] | None, timeout: float
-    ) -> dict[TopicPartition, list[Fetched]]:
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TopicPartition, list[Fetched]]:
         lanes, wanted, epoch = self.lanes, self.lanes.wanted(), self.lanes.epoch
         if not wanted:
             await lanes.until_wanted(BUSY_SECONDS)
@@ -176,22 +183,22 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return None
 
 
-class Producer(driver.Producer):  # type: ignore[misc]
+class Producer(driver.Producer):
     """Faust wants a producer to start; nothing is ever sent with it."""
 
     logger = FAUST_LOG
 
     async def on_start(self) -> None:
-        await driver.base.Producer.on_start(self)
+        await base.Producer.on_start(self)
 
     async def on_stop(self) -> None:
-        await driver.base.Producer.on_stop(self)
+        await base.Producer.on_stop(self)
 
     async def flush(self) -> None:
         return None
 
 
-class Transport(driver.Transport):  # type: ignore[misc]
+class Transport(driver.Transport):
     Consumer: ClassVar[type[ConsumerT]] = Consumer
     Producer: ClassVar[type[Any]] = Producer
     driver_version = f"lanes on {driver.Transport.driver_version}"

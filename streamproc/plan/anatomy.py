@@ -62,8 +62,9 @@ def expected(path: Path_) -> str:
 def _named(annotation: Any) -> str:
     annotation = _bare(annotation)
     if get_origin(annotation) in (Union, UnionType):
-        options = [_named(option) for option in get_args(annotation) if option is not NoneType]
-        return " or ".join(dict.fromkeys(options))
+        kinds = [option for option in get_args(annotation) if option is not NoneType]
+        options = [_named(kind) for kind in kinds if kind is not int or float not in kinds]
+        return " or ".join(filter(None, (", ".join(options[:-1]), options[-1])))
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is list:

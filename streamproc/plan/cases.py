@@ -90,49 +90,61 @@ def _parts(json_path: str) -> list[str | int]:
 def _check_expect(
     document: Document, file: PipelineFile, at: Path_, expect: ExpectPart, recorded: set[str]
 ) -> None:
-    def known(path: Path_, name: object, names: Iterable[str], what: str, key: bool = False) -> None:
-        if isinstance(name, str) and name not in (options := set(names)) and not document.is_broken(path):
-            document.problem(
-                path, f"unknown {what.removesuffix('s')} `{name}`", near(name, options, what), at_key=key
-            )
-
     if not expect.model_fields_set:
         if not any(path[: len(at)] == at for path in document.broken):
-            document.problem(
-                at, "the test expects nothing", "say what: `expect: {decision: review}`", at_key=True
-            )
+            hint = "say what: `expect: {decision: review}`"
+            document.problem(at, "the test expects nothing", hint, at_key=True)
         return
-    others = expect.model_fields_set - {"dead_letter"}
-    if expect.dead_letter is not None and others:
+    if expect.dead_letter is not None and expect.model_fields_set != {"dead_letter"}:
         message = "a dead letter is not decided, and the test expects both"
         document.problem((*at, "dead_letter"), message, "keep `dead_letter`, or the rest", at_key=True)
-    if any(document.is_broken((name,)) for name in ("rules", "fallback", "actions")):
-        return
-    decisions = {REVIEW, file.undecided, *file.actions, *(part.decide or REVIEW for part in file.rules)}
-    decisions |= {part.decide for part in file.fallback}
+    vocabulary = _vocabulary(document, file)
+    for key, (names, what) in vocabulary.items():
+        value = getattr(expect, key)
+        for number, name in enumerate(value if isinstance(value, list) else []):
+            _known(document, (*at, key, number), name, names, what)
+        if isinstance(value, str):
+            _known(document, (*at, key), value, names, what)
+    if not any(document.is_broken((part,)) for part in ("features", "params")):
+        for name in expect.features or ():
+            _known(document, (*at, "features", name), name, recorded, "features", at_key=True)
+
+
+def _known(
+    document: Document, path: Path_, name: str, names: Iterable[str], what: str, *, at_key: bool = False
+) -> None:
+    if name not in (options := set(names)) and not document.is_broken(path):
+        message = f"unknown {what.removesuffix('s')} `{name}`"
+        document.problem(path, message, near(name, options, what), at_key=at_key)
+
+
+def _vocabulary(document: Document, file: PipelineFile) -> dict[str, tuple[list[str], str]]:
+    """For each key of ``expect`` the names that it can have, and what they are; not where some are broken."""
     deciding = [part.id for part in file.rules if not part.observe]
     observing = [part.id for part in file.rules if part.observe]
     last_resort = [part.id for part in file.fallback]
-    known((*at, "decision"), expect.decision, decisions, "decisions")
-    known((*at, "would_be"), expect.would_be, decisions - {REVIEW}, "decisions")
-    known((*at, "rule"), expect.rule, [*deciding, *last_resort], "deciding rules")
-    tiers = [*TIERS, *(FALLBACK + name for name in last_resort)]
-    known((*at, "tier"), expect.tier, tiers, "tiers")
-    reasons = [part.reason for part in file.rules if part.reason is not None]
-    lists = {
-        "rules": deciding,
-        "observed": observing,
-        "undecided": [*deciding, *observing],
-        "reasons": reasons,
-    }
-    words = {
-        "rules": "deciding rules",
-        "observed": "observing rules",
-        "undecided": "rules",
-        "reasons": "reasons",
-    }
-    for key, names in lists.items():
-        for number, name in enumerate(getattr(expect, key) or ()):
-            known((*at, key, number), name, names, words[key])
-    for name in expect.features or ():
-        known((*at, "features", name), name, recorded, "features", key=True)
+    decisions = [part.decide or REVIEW for part in (*file.rules, *file.fallback)]
+    decisions += [REVIEW, file.undecided, *file.actions]
+    vocabulary: dict[str, tuple[list[str], str]] = {}
+    if not _incomplete(document, "decide"):
+        vocabulary["decision"] = decisions, "decisions"
+        vocabulary["would_be"] = [name for name in decisions if name != REVIEW], "decisions"
+    if not _incomplete(document, "id", "observe"):
+        vocabulary["tier"] = [*TIERS, *(FALLBACK + name for name in last_resort)], "tiers"
+        vocabulary["rule"] = [*deciding, *last_resort], "deciding rules"
+        vocabulary["rules"] = deciding, "deciding rules"
+        vocabulary["observed"] = observing, "observing rules"
+        vocabulary["undecided"] = [*deciding, *observing], "rules"
+    if not _incomplete(document, "reason"):
+        vocabulary["reasons"] = [part.reason for part in file.rules if part.reason is not None], "reasons"
+    return vocabulary
+
+
+def _incomplete(document: Document, *keys: str) -> bool:
+    """Is there a rule, or something else that names are in, that could not be read?"""
+    for path in document.broken:
+        if path[:1] in (("rules",), ("fallback",)) and (len(path) < 3 or path[2] in keys):
+            return True
+        if path[:1] in (("actions",), ("undecided",)) and "decide" in keys:
+            return True
+    return False

@@ -29,8 +29,8 @@ class Loaded:
 def load_plan(path: Path, inspect: Inspect) -> Loaded:
     """Read and check a pipeline file.
 
-    ``inspect`` looks at the model that the file names. Raises PipelineError with every problem in the file, UserError where
-    it cannot be read, EnvironmentFault where something is missing to check it.
+    ``inspect`` looks at the model that the file names. Raises PipelineError with every problem in the file,
+    UserError where it cannot be read, EnvironmentFault where something is missing to check it.
     """
     document = read(path)
     file = shape(document)

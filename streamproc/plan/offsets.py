@@ -1,12 +1,13 @@
-"""From a character of a YAML scalar's text to its line and column in the file, whatever the style of the scalar.
+"""From a character of a YAML scalar's text to its line and column in the file, in every style of scalars.
 
-Quotes, indentation and folding change white space and nothing else, so the other characters are the same in the
-file and in the text, in the same order. They are paired up one by one; where they do not agree (a number that is
-written ``1e3``, say) the place is the beginning of the value.
+Quotes, indentation and folding change white space and nothing else, so the other characters are the same in
+the file and in the text, in the same order. They are paired up one by one; where they do not agree (a number
+that is written ``1e3``, say) the place is the beginning of the value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ Unit: TypeAlias = tuple[str, int, int]
 """A character of the text, and where it begins and ends in the file."""
 
 BREAKS = "\n\r\x85\u2028\u2029"
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor and a tag in front of a value
 BLANK = frozenset(" \t\ufeff" + BREAKS)
 
 
@@ -55,6 +57,8 @@ def _index(text: str, node: yaml.ScalarNode, offset: int) -> int | None:
 
 def _units(text: str, node: yaml.ScalarNode) -> Iterator[Unit]:
     begin, end = node.start_mark.index, node.end_mark.index
+    if (properties := _PROPERTIES.match(text, begin, end)) is not None:
+        begin = properties.end()
     if node.style in ("|", ">"):
         while begin < end and text[begin] not in BREAKS:
             begin += 1

@@ -97,7 +97,7 @@ for _name, _pattern, _first in _PLAIN:
 
 
 class _Tree:
-    """Makes data of nodes, and notes where each value stands. Aliases are written out, so they are counted."""
+    """Makes data of nodes, and notes where each value stands. Aliases are written out, and counted."""
 
     def __init__(self, document: Document) -> None:
         self._document = document

@@ -21,10 +21,10 @@ _GUESSES: tuple[pl.DataType, ...] = (pl.Float64(), pl.Boolean(), pl.String(), pl
 
 @dataclass(slots=True)
 class Scope:
-    """``known`` are the columns so far, with their types; ``uncertain`` names exist, but are broken themselves.
+    """``known`` are the columns so far, with their types; ``uncertain`` names exist, but are broken.
 
-    ``open`` says that any name may exist: the contract could not be read. ``absent`` says of names that do not
-    exist here why not, and what to do: a message and a remedy.
+    ``open`` says that any name may exist: the contract could not be read. ``absent`` says of names that do
+    not exist here why not, and what to do: a message and a remedy.
     """
 
     document: Document
@@ -43,7 +43,7 @@ class Scope:
                 return None if outcome.columns & believed else outcome
             if outcome is None:
                 return None
-            name = _name_at(text, outcome)
+            name = _name_at(outcome)
             if name is None:
                 self._tell(at, outcome)
                 return None
@@ -55,7 +55,10 @@ class Scope:
         return None
 
     def _attempt(self, text: str, want: Want, believed: set[str]) -> Expression | ExpressionError | None:
-        """What comes of it, whatever the types of believed names are; ``None`` where that depends on them."""
+        """What comes of it, whatever the types of believed names are; ``None`` where that depends on them.
+
+        A name that does not exist is wrong whatever they are.
+        """
         outcomes: list[ExpressionError] = []
         for guess in _GUESSES if believed else _GUESSES[:1]:
             try:
@@ -64,6 +67,9 @@ class Scope:
                 )
             except ExpressionError as error:
                 outcomes.append(error)
+        for error in outcomes:
+            if _name_at(error) is not None:
+                return error
         same = len({(error.message, error.offset) for error in outcomes}) == 1
         return outcomes[0] if same else None
 
@@ -82,7 +88,7 @@ def without_score(scope: Scope, message: str, remedy: str) -> None:
         scope.absent[name] = message.format(name=name), remedy
 
 
-def _name_at(text: str, error: ExpressionError) -> str | None:
+def _name_at(error: ExpressionError) -> str | None:
     """The name that an error about an unknown column is about."""
     if not error.message.startswith(UNKNOWN_COLUMN):
         return None

@@ -88,7 +88,7 @@ def _in_file(loc: tuple[str | int, ...], data: Any) -> Path_:
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int) and part < len(here):
             path.append(part)
-            here = here[part]  # type: ignore[index]
+            here = here[part]
     return tuple(path)
 
 
@@ -149,7 +149,7 @@ def _tell_wrong_kind(document: Document, path: Path_, what: str, value: Any) -> 
     elif isinstance(value, str) and "number" in should:
         remedy = "write it without quotes and units"
     else:
-        remedy = meaning(path)
+        remedy = meaning(path) or meaning(path[:-1]) or f"write {should}"
     document.problem(path, f"{what} is {_kind(value)}, and should be {should}", remedy)
 
 

@@ -62,7 +62,12 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command, env=self._env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            self._command,
+            env=self._env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
         )
 
     def _restart(self) -> None:

@@ -22,7 +22,10 @@ async def read_until(
 ) -> list[Any]:
     """Committed records from the beginning until there are enough of them, or until the time is over."""
     consumer = AIOKafkaConsumer(
-        **connection.client_kwargs(), isolation_level="read_committed", enable_auto_commit=False, fetch_max_wait_ms=50
+        **connection.client_kwargs(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=50,
     )
     await consumer.start()
     records: list[Any] = []

@@ -74,17 +74,13 @@ def test_records_pass_with_each_login(secure: SecureBroker, mechanism: str) -> N
 def test_records_pass_with_a_token(secure: SecureBroker, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(unsecured_token("admin") + "\n")
     topic = topic_factory(secure.plain, "oauth")()
-    connection = secure.connection(
-        "OAUTHBEARER", username=None, password=None, oauth_token_file=tmp_path / "token"
-    )
+    connection = secure.connection("OAUTHBEARER", username=None, password=None, oauth_token_file=tmp_path / "token")
     assert asyncio.run(round_trip(connection, topic, b"hello")) == b"hello"
 
 
 def test_a_token_that_has_expired_is_refused(secure: SecureBroker, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(unsecured_token("admin", seconds=-60))
-    connection = secure.connection(
-        "OAUTHBEARER", username=None, password=None, oauth_token_file=tmp_path / "token"
-    )
+    connection = secure.connection("OAUTHBEARER", username=None, password=None, oauth_token_file=tmp_path / "token")
     error = refused(connection)
     assert "refused the login with OAUTHBEARER" in error.message
 

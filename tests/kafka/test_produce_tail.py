@@ -32,9 +32,7 @@ def run(command: object, *arguments: str, stdin: bytes | None = None) -> Result:
 
 
 def records(connection: Connection, topic: str, *more: str) -> list[dict[str, object]]:
-    shown = run(
-        tail, topic, "--json", "--from", "beginning", "--until-end", "--kafka", connection.address, *more
-    )
+    shown = run(tail, topic, "--json", "--from", "beginning", "--until-end", "--kafka", connection.address, *more)
     return [json.loads(line) for line in shown.stdout.splitlines()]
 
 

@@ -91,9 +91,7 @@ async def faults(workers: Workers, broker: DevBroker, progress: Callable[[], Awa
     await progress()
 
 
-async def scenario(
-    broker: DevBroker, connection: Connection, source: str, target: str, log: Path
-) -> dict[str, Any]:
+async def scenario(broker: DevBroker, connection: Connection, source: str, target: str, log: Path) -> dict[str, Any]:
     await admin.create(connection, [admin.TopicSpec(source, 4), admin.TopicSpec(target, 4)])
     stop = asyncio.Event()
     command = ["examples/counter/counter.py", source, target]
@@ -139,7 +137,9 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed(tmp_path: Path) -> None:
     wrong = [key for key, numbers in counts.items() if numbers != list(range(1, plain[key] + 1))]
     assert wrong == [], f"{len(wrong)} of {len(counts)} keyed counts are wrong\n{log}"
 
-    kept = {(r.partition, split_changelog_key(r.key)[1]): int(r.value) for r in sorted(run["state"], key=lambda r: r.offset)}
+    kept = {
+        (r.partition, split_changelog_key(r.key)[1]): int(r.value) for r in sorted(run["state"], key=lambda r: r.offset)
+    }
     assert kept == dict(plain)
     assert set(run["codes"]) <= {0, -15}, log  # -15: one that was only just starting
 

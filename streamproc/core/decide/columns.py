@@ -10,7 +10,6 @@ from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.plan import CONFIDENCE, Feature, Plan
 from streamproc.core.processor import Answer, Ask
 
-
 NO_OPTIMIZER = pl.QueryOptFlags.none()
 """Working out a better plan costs more than it saves on a few thousand rows."""
 
@@ -27,9 +26,7 @@ def confidence_stage(plan: Plan) -> Stage:
 
 
 def _columns_stage(name: str, columns: Sequence[Feature]) -> Stage:
-    layers = [
-        [feature.expression.expr.alias(feature.name) for feature in layer] for layer in _layers(columns)
-    ]
+    layers = [[feature.expression.expr.alias(feature.name) for feature in layer] for layer in _layers(columns)]
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         if layers:

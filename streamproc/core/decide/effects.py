@@ -40,7 +40,11 @@ def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) 
         if decision == REVIEW:
             outputs.append(_review(plan, frame, rows, keys, values, masker))
         elif (topic := plan.actions.get(decision)) is not None:
-            chosen = [keys[row] for row in rows], [values[row] for row in rows], [headers[row] for row in rows]
+            chosen = (
+                [keys[row] for row in rows],
+                [values[row] for row in rows],
+                [headers[row] for row in rows],
+            )
             outputs.append(Output(topic, *chosen))
     _count_verdicts(frame)
     return outputs
@@ -73,9 +77,7 @@ def _review(
         event: Any = frame.events[row]
         if hidden and masker is not None:
             event = masker.event(event, hidden)
-        items.append(
-            orjson.dumps({"id": frame.ids[row], "decision": orjson.Fragment(values[row]), "event": event})
-        )
+        items.append(orjson.dumps({"id": frame.ids[row], "decision": orjson.Fragment(values[row]), "event": event}))
     headers = [headers_for("review-item", frame.records.headers[frame.rows[row]]) for row in rows]
     return Output(plan.topics.review, [keys[row] for row in rows], items, headers)
 
@@ -96,9 +98,7 @@ def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> Output:
             value = masker.body(value, encrypt=plan.dead_letter_mode == "encrypted")
             if plan.events.key in plan.events.sensitive:
                 key = None
-        source = Source(
-            records.topic, records.partition, int(records.offsets[number]), int(records.timestamps[number])
-        )
+        source = Source(records.topic, records.partition, int(records.offsets[number]), int(records.timestamps[number]))
         keys.append(key)
         values.append(value)
         headers.append(letter.headers(plan.pipeline, source, records.headers[number]))

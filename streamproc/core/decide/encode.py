@@ -6,8 +6,6 @@ The layout of the record is schemas/decision.schema.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import orjson
 import polars as pl
 
@@ -39,14 +37,16 @@ def encode_decisions(plan: Plan, frame: Frame, context: Context, keys: pl.Series
         }
     )
     scored = frame.columns[SCORE]
-    confidence = frame.columns[CONFIDENCE] if plan.confidence is not None else pl.Series([None] * len(rows), dtype=pl.Float64)
+    confidence = (
+        frame.columns[CONFIDENCE] if plan.confidence is not None else pl.Series([None] * len(rows), dtype=pl.Float64)
+    )
     measured = pl.DataFrame(
         {
             "score": scored,
             "scored": scored.is_not_null(),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
             "confidence": confidence,
-            "features": recorded(plan, frame, masker),
+            **({"features": recorded(plan, frame, masker)} if plan.recorded else {}),
         }
     )
     verdicts = pl.Series([verdict_json(verdict) for verdict in frame.verdicts.distinct], dtype=pl.String)
@@ -56,6 +56,7 @@ def encode_decisions(plan: Plan, frame: Frame, context: Context, keys: pl.Series
             "plan": plan.hash,
             "model": frame.model_version,
             "seen": dict(context.seen.offsets),
+            **({} if plan.recorded else {"features": {}}),
         }
     ).decode()
     parts = pl.DataFrame(
@@ -105,5 +106,3 @@ def verdict_json(verdict: Verdict) -> str:
 
 def _json(columns: pl.DataFrame) -> pl.Series:
     return columns.to_struct("row").struct.json_encode()
-
-

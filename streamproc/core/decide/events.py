@@ -103,9 +103,7 @@ def decision_ids(pipeline: str, records: Records, rows: np.ndarray[tuple[int], n
 
     The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used.
     """
-    start = hashlib.blake2b(
-        f"{pipeline}\0{records.topic}\0{records.partition}\0".encode(), digest_size=ID_BYTES
-    )
+    start = hashlib.blake2b(f"{pipeline}\0{records.topic}\0{records.partition}\0".encode(), digest_size=ID_BYTES)
     prefix, copy = f"{records.partition}-", start.copy
     ids = []
     for offset, timestamp in zip(records.offsets[rows].tolist(), records.timestamps[rows].tolist(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 
 import numpy as np
@@ -38,15 +39,14 @@ def _take(frame: Frame, answer: Answer) -> None:
     count = len(frame)
     if len(answer.values) != count or len(answer.reasons) != count:
         answer = Answer.nothing(count, "wrong_length", answer.version)
-    scores = np.array([np.nan if v is None else v for v in answer.values], np.float64)
-    usable = np.isfinite(scores)
+    scores = np.array([np.nan if value is None else value for value in answer.values], np.float64)
     reasons = list(answer.reasons)
-    for row in np.flatnonzero(~usable).tolist():
+    for row in np.flatnonzero(~np.isfinite(scores)).tolist():
         reasons[row] = reasons[row] or "not_finite"
-        frame.count("unscored", str(reasons[row]))
-    for row, reason in enumerate(answer.reasons):
+    for reason, count in Counter(reasons).items():
         if reason is not None:
-            usable[row] = False
+            frame.count("unscored", reason, count)
+    usable = pl.Series([reason is None for reason in reasons], dtype=pl.Boolean)
     frame.unscored = reasons
     frame.model_version = answer.version
-    frame.add(pl.Series(SCORE, scores).to_frame().select(pl.when(pl.Series(usable)).then(pl.col(SCORE)))[SCORE])
+    frame.add(pl.select(pl.when(usable).then(pl.Series(SCORE, scores)).alias(SCORE)).to_series())

@@ -63,16 +63,12 @@ def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) ->
     conditions = [(place, rule.when.expr) for place, rule in rules if rule.when is not None]
     if not conditions:
         return
-    values = columns.select(
-        [expr.cast(pl.UInt8).fill_null(NULL).alias(str(place)) for place, expr in conditions]
-    )
+    values = columns.select([expr.cast(pl.UInt8).fill_null(NULL).alias(str(place)) for place, expr in conditions])
     for place, _ in conditions:
         outcomes[:, place] = values[str(place)].to_numpy()
 
 
-def decide(
-    plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scored: bool, stale: bool
-) -> Verdict:
+def decide(plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scored: bool, stale: bool) -> Verdict:
     """What one combination of outcomes means. In order: the first rule that is not false decides.
 
     A rule that is null could not be evaluated, and a missing value never passes as "no risk": where such a rule comes

@@ -28,9 +28,7 @@ Want: TypeAlias = Literal["boolean", "number", "any"]
 
 ALL_FUNCTIONS: tuple[Function, ...] = FUNCTIONS + TEXT_FUNCTIONS + TIME_FUNCTIONS
 _BY_NAME: dict[str, Function] = {name: function for function in ALL_FUNCTIONS for name in function.names}
-_MAX_CHAIN = (
-    100  # operators in a row, AND and OR apart: Polars plans a deep tree slowly, and does so for each batch
-)
+_MAX_CHAIN = 100  # operators in a row, AND and OR apart: Polars plans a deep tree slowly, and does so for each batch
 _MAX_HEIGHT = 60  # levels of this visitor; chains of operators do not count
 
 
@@ -84,13 +82,9 @@ def compile_expression(
 
 def _check_result(root: Node, want: Want) -> None:
     if root.kind is Kind.NULL:
-        raise ExpressionError(
-            "the result is always NULL", "give it a type: CAST(NULL AS DOUBLE)", root.offset
-        )
+        raise ExpressionError("the result is always NULL", "give it a type: CAST(NULL AS DOUBLE)", root.offset)
     if want == "boolean" and root.kind is not Kind.BOOLEAN:
-        raise ExpressionError(
-            f"not boolean: it gives {root.kind}", "compare it with something: … > 0", root.offset
-        )
+        raise ExpressionError(f"not boolean: it gives {root.kind}", "compare it with something: … > 0", root.offset)
     if want == "number" and not root.kind.numeric:
         hint = "write IF(…, 1, 0)" if root.kind is Kind.BOOLEAN else "convert it: CAST(… AS DOUBLE)"
         raise ExpressionError(f"not a number: it gives {root.kind}", hint, root.offset)
@@ -123,9 +117,7 @@ class _Visitor:
                 continue
             runs += len(rights)
             if runs > _MAX_CHAIN:
-                raise ExpressionError(
-                    f"a chain of more than {_MAX_CHAIN} operators", SPLIT_IT, rights[-1].offset
-                )
+                raise ExpressionError(f"a chain of more than {_MAX_CHAIN} operators", SPLIT_IT, rights[-1].offset)
             for right in rights:
                 made = apply(BINARY[kind], made, right)
         self._height -= 1
@@ -227,9 +219,7 @@ def _parts(tree: exp.Expr) -> list[exp.Identifier]:
             case exp.Dot():
                 pending += [part.expression, part.this]
             case exp.Column():
-                pending += [
-                    part.args[key] for key in ("this", "table", "db", "catalog") if part.args.get(key)
-                ]
+                pending += [part.args[key] for key in ("this", "table", "db", "catalog") if part.args.get(key)]
             case _:
                 raise _refused(part)
     return parts

@@ -83,9 +83,7 @@ def _is(tree: exp.Is, visit: Visit) -> Node:
         wanted = x.expr if what.this else ~x.expr
         built, word = Built(Kind.BOOLEAN, wanted.fill_null(False)), "TRUE" if what.this else "FALSE"
     else:
-        raise ExpressionError(
-            "IS goes with NULL, TRUE, FALSE or DISTINCT FROM", "use = to compare", place(what)
-        )
+        raise ExpressionError("IS goes with NULL, TRUE, FALSE or DISTINCT FROM", "use = to compare", place(what))
     return join(built, (x,), f"{x.inside(_INNER)} IS {word}", x.offset, n.COMPARE)
 
 
@@ -109,9 +107,7 @@ def _in(tree: exp.In, visit: Visit) -> Node:
         if not item.constant:
             raise ExpressionError("IN needs constants", "write x = y OR x = z for columns", item.offset)
         if item.value is None:
-            raise ExpressionError(
-                "IN with NULL is never false", "leave NULL out and add OR x IS NULL", item.offset
-            )
+            raise ExpressionError("IN with NULL is never false", "leave NULL out and add OR x IS NULL", item.offset)
     x = clean(x)
     values = pl.Series([item.value for item in items], dtype=x.kind.dtype)
     text = f"{x.inside(_INNER)} IN ({', '.join(item.sql for item in items)})"
@@ -122,9 +118,7 @@ def _like(tree: exp.Like | exp.ILike, visit: Visit) -> Node:
     word = "ILIKE" if isinstance(tree, exp.ILike) else "LIKE"
     x, pattern = demand(visit(tree.this), (Kind.TEXT,), word), visit(tree.expression)
     built = Built(Kind.BOOLEAN, x.expr.str.contains(like(pattern, ignore_case=word == "ILIKE")))
-    return join(
-        built, (x, pattern), f"{x.inside(_INNER)} {word} {pattern.inside(_INNER)}", x.offset, n.COMPARE
-    )
+    return join(built, (x, pattern), f"{x.inside(_INNER)} {word} {pattern.inside(_INNER)}", x.offset, n.COMPARE)
 
 
 def _case(tree: exp.Case, visit: Visit) -> Node:
@@ -132,9 +126,7 @@ def _case(tree: exp.Case, visit: Visit) -> Node:
     whens = [visit(branch.this) for branch in tree.args["ifs"]]
     values = [visit(branch.args["true"]) for branch in tree.args["ifs"]]
     if not whens:
-        raise ExpressionError(
-            "CASE without WHEN", "write CASE WHEN condition THEN value ELSE value END", place(tree)
-        )
+        raise ExpressionError("CASE without WHEN", "write CASE WHEN condition THEN value ELSE value END", place(tree))
     default = visit(tree.args["default"]) if tree.args.get("default") else None
     branches = [f"WHEN {when.sql} THEN {value.sql}" for when, value in zip(whens, values, strict=True)]
     text = " ".join(
@@ -154,13 +146,9 @@ def _case(tree: exp.Case, visit: Visit) -> Node:
 def _if(tree: exp.If, visit: Visit) -> Node:
     otherwise = tree.args.get("false")
     if not tree.args.get("true") or not otherwise:
-        raise ExpressionError(
-            "IF takes a condition and two values", "write IF(condition, value, other)", place(tree)
-        )
+        raise ExpressionError("IF takes a condition and two values", "write IF(condition, value, other)", place(tree))
     condition, value, other = visit(tree.this), visit(tree.args["true"]), visit(otherwise)
-    return _choose(
-        "IF", [condition], [value, other], f"IF({condition.sql}, {value.sql}, {other.sql})", place(tree)
-    )
+    return _choose("IF", [condition], [value, other], f"IF({condition.sql}, {value.sql}, {other.sql})", place(tree))
 
 
 def _choose(what: str, conditions: Sequence[Node], values: Sequence[Node], text: str, offset: int) -> Node:
@@ -225,9 +213,7 @@ FORMS: dict[type[exp.Expr], Form] = {
             Example("'it''s'", {}, "it's"),
         ),
     ),
-    exp.Boolean: _form(
-        _boolean, "this", Entry("Values", "TRUE, FALSE", "Truth.", "", Example("NOT TRUE", {}, False))
-    ),
+    exp.Boolean: _form(_boolean, "this", Entry("Values", "TRUE, FALSE", "Truth.", "", Example("NOT TRUE", {}, False))),
     exp.Null: _form(
         _null,
         "",

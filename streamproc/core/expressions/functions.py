@@ -98,9 +98,7 @@ def integer(arg: Node, function: str, low: int, high: int) -> int:
     """
     value = arg.value
     if not isinstance(value, int) or not low <= value <= high:
-        raise ExpressionError(
-            f"{function} needs a constant from {low} to {high} here, not {arg.sql}", "", arg.offset
-        )
+        raise ExpressionError(f"{function} needs a constant from {low} to {high} here, not {arg.sql}", "", arg.offset)
     return value
 
 

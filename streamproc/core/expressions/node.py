@@ -115,15 +115,11 @@ def literal(value: Value, sql: str, offset: int, params: frozenset[str] = _NOTHI
         case int():
             kind = Kind.INTEGER
             if not INT64_MIN <= value <= INT64_MAX:
-                raise ExpressionError(
-                    f"{value} does not fit 64 bits", f"write it as a decimal: {value}.0", offset
-                )
+                raise ExpressionError(f"{value} does not fit 64 bits", f"write it as a decimal: {value}.0", offset)
         case float():
             kind = Kind.NUMBER
             if not math.isfinite(value):
-                raise ExpressionError(
-                    "the number does not fit a double", "numbers end at about 1.8e308", offset
-                )
+                raise ExpressionError("the number does not fit a double", "numbers end at about 1.8e308", offset)
         case str():
             kind = Kind.TEXT
         case _:
@@ -206,9 +202,7 @@ def demand(node: Node, kinds: Sequence[Kind], what: str) -> Node:
     if node.kind is Kind.NULL:
         return coerce(node, kinds[0])
     wanted = " or ".join(str(kind) for kind in kinds if not (kind is Kind.INTEGER and Kind.NUMBER in kinds))
-    raise ExpressionError(
-        f"{what} needs {wanted}, not {node.kind}", _conversion(kinds[0], node.kind), node.offset
-    )
+    raise ExpressionError(f"{what} needs {wanted}, not {node.kind}", _conversion(kinds[0], node.kind), node.offset)
 
 
 def quote_text(value: str) -> str:

@@ -64,9 +64,7 @@ def negate(operand: Node, offset: int) -> Node:
 
 def invert(operand: Node, offset: int) -> Node:
     operand = demand(operand, (Kind.BOOLEAN,), "NOT")
-    return n.join(
-        Built(Kind.BOOLEAN, ~operand.expr), (operand,), f"NOT {operand.inside(n.NOT)}", offset, n.NOT
-    )
+    return n.join(Built(Kind.BOOLEAN, ~operand.expr), (operand,), f"NOT {operand.inside(n.NOT)}", offset, n.NOT)
 
 
 def _arithmetic(compute: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Node, Node, str], Built]:
@@ -104,9 +102,7 @@ def _compare(comparison: n.Comparison, ordered: bool) -> Callable[[Node, Node, s
     def build(left: Node, right: Node, symbol: str) -> Built:
         for side in (left, right):
             if side.kind is Kind.NULL:
-                raise ExpressionError(
-                    f"{symbol} NULL is never true", "write IS NULL or IS NOT NULL", side.offset
-                )
+                raise ExpressionError(f"{symbol} NULL is never true", "write IS NULL or IS NOT NULL", side.offset)
         pair = [demand(side, ORDERED, symbol) for side in (left, right)] if ordered else [left, right]
         left, right = map(clean, alike(pair, symbol))
         return Built(Kind.BOOLEAN, n.compare(comparison, left, right), uses=2)
@@ -222,9 +218,7 @@ BINARY: dict[type[exp.Expr], Binary] = {
         "<>",
         n.COMPARE,
         _compare("ne", ordered=False),
-        Entry(
-            "Comparison", "x <> y, x != y", "Not equal.", _NULL_IF_ANY, Example("a <> 1", {"a": None}, None)
-        ),
+        Entry("Comparison", "x <> y, x != y", "Not equal.", _NULL_IF_ANY, Example("a <> 1", {"a": None}, None)),
     ),
     exp.LT: Binary(
         "<",
@@ -248,9 +242,7 @@ BINARY: dict[type[exp.Expr], Binary] = {
         ">",
         n.COMPARE,
         _compare("gt", ordered=True),
-        Entry(
-            "Comparison", "x > y", "Greater.", _NULL_IF_ANY, Example("x / y > 1", {"x": 1.0, "y": 0.0}, None)
-        ),
+        Entry("Comparison", "x > y", "Greater.", _NULL_IF_ANY, Example("x / y > 1", {"x": 1.0, "y": 0.0}, None)),
     ),
     exp.GTE: Binary(
         ">=",

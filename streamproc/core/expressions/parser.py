@@ -68,18 +68,14 @@ class _Parser(Parser):
         TokenType.FALSE: lambda self, token: self.expression(exp.Boolean(this=False), token),
     }
 
-    STATEMENT_PARSERS: ClassVar[
-        dict[TokenType, Callable[..., Any]]
-    ] = {}  # "comment" is a name, not a statement
+    STATEMENT_PARSERS: ClassVar[dict[TokenType, Callable[..., Any]]] = {}  # "comment" is a name, not a statement
 
     def raise_error(self, message: str, token: Token | None = None) -> None:
         at = token or self._curr or self._prev
         if not self._curr:
             raise _SyntaxFaultError("the expression ends too early", len(self.sql.rstrip()))
         if message.startswith("Expect"):
-            raise _SyntaxFaultError(
-                f"{message[0].lower()}{message[1:]}, found {self._curr.text!r}", self._curr.start
-            )
+            raise _SyntaxFaultError(f"{message[0].lower()}{message[1:]}, found {self._curr.text!r}", self._curr.start)
         raise _SyntaxFaultError(f"{at.text!r} was not expected here", at.start)
 
 
@@ -121,9 +117,7 @@ def parse(text: str) -> exp.Expr:
         if token.token_type is TokenType.SEMICOLON:
             raise ExpressionError("one expression, without semicolons", "remove the ;", token.start)
         if token.token_type is TokenType.SELECT:
-            raise ExpressionError(
-                "SELECT is not allowed: an expression has no tables", NO_TABLES, token.start
-            )
+            raise ExpressionError("SELECT is not allowed: an expression has no tables", NO_TABLES, token.start)
     try:
         (tree,) = dialect.parser().parse(tokens, text)
     except _SyntaxFaultError as fault:

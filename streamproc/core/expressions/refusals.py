@@ -75,9 +75,7 @@ def of_function(name: str, allowed: Iterable[str]) -> tuple[str, str]:
     if upper in _RANDOM:
         return f"{upper}() is random: the same event must give the same result", "use a field of the event"
     known = sorted(allowed)
-    return f"unknown function {name}()", _INSTEAD.get(upper) or nearest(
-        upper, known
-    ) or f"there are {', '.join(known)}"
+    return f"unknown function {name}()", _INSTEAD.get(upper) or nearest(upper, known) or f"there are {', '.join(known)}"
 
 
 def of_name(name: str, quoted: bool, columns: Iterable[str], params: Iterable[str]) -> tuple[str, str]:

@@ -78,9 +78,7 @@ def _regexp_like(args: Sequence[Node]) -> Built:
     try:
         pl.select(pl.lit("").str.contains(pattern))
     except pl.exceptions.PolarsError as error:
-        reasons = [
-            line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")
-        ]
+        reasons = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
         reason = reasons[0] if reasons else "it cannot be compiled"
         raise ExpressionError(
             f"not a regular expression: {reason}",
@@ -155,9 +153,7 @@ TEXT_FUNCTIONS: tuple[Function, ...] = (
         ("CONTAINS",),
         [_S, Param("t", (Kind.TEXT,))],
         _of_two(lambda s, t: s.str.contains(t, literal=True)),
-        entry(
-            "Text", "CONTAINS(s, t)", "Whether t stands somewhere in s.", "CONTAINS(s, 'b.')", False, s="abc"
-        ),
+        entry("Text", "CONTAINS(s, t)", "Whether t stands somewhere in s.", "CONTAINS(s, 'b.')", False, s="abc"),
     ),
     Function(
         ("REPLACE",),

@@ -95,8 +95,6 @@ TIME_FUNCTIONS: tuple[Function, ...] = (
         ("TO_SECONDS",),
         [Param("ts", _TS)],
         _to_seconds,
-        entry(
-            "Time", "TO_SECONDS(ts)", "Seconds since 1970 (UTC).", "TO_SECONDS(ts)", 86400.0, ts="1970-01-02"
-        ),
+        entry("Time", "TO_SECONDS(ts)", "Seconds since 1970 (UTC).", "TO_SECONDS(ts)", 86400.0, ts="1970-01-02"),
     ),
 )

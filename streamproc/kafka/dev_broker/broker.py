@@ -46,9 +46,7 @@ class DevBroker:
     can be started again.
     """
 
-    def __init__(
-        self, config: BrokerConfig | None = None, notify: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, config: BrokerConfig | None = None, notify: Callable[[str], None] | None = None) -> None:
         self.config = config or BrokerConfig()
         self.version = KAFKA_VERSION
         self._notify = notify
@@ -147,9 +145,7 @@ class DevBroker:
         try:
             self._launch(find_java(), kafka_jars(self.version), nodes)
         except _PortTakenError:
-            raise EnvironmentFault(
-                "the broker's port was taken by another process while it was stopped"
-            ) from None
+            raise EnvironmentFault("the broker's port was taken by another process while it was stopped") from None
 
     def wait(self) -> None:
         """Return when a node's process ends by itself."""
@@ -198,15 +194,11 @@ class DevBroker:
                 hint="stop it, or choose another --data-dir",
             ) from None
         except OSError as error:
-            raise EnvironmentFault(
-                f"the data directory {self._data_dir} cannot be made: {error.strerror}"
-            ) from error
+            raise EnvironmentFault(f"the data directory {self._data_dir} cannot be made: {error.strerror}") from error
 
     def _choose_ports(self) -> list[Ports]:
         if self.config.port is not None and not is_free(self.config.port):
-            raise EnvironmentFault(
-                f"port {self.config.port} is in use", hint="choose another one with --port"
-            )
+            raise EnvironmentFault(f"port {self.config.port} is in use", hint="choose another one with --port")
         free = free_ports()
         plain = [self.config.port or next(free), *(next(free) for _ in range(1, self.config.nodes))]
         return [Ports(plain=one, controller=next(free), secure=next(free)) for one in plain]
@@ -224,9 +216,7 @@ class DevBroker:
             paths.log_config.write_text(log4j2_text(paths.log))
             if security := self.config.security:
                 paths.keystore.touch(mode=0o600)
-                paths.keystore.write_bytes(
-                    security.key.read_bytes() + b"\n" + security.certificate.read_bytes()
-                )
+                paths.keystore.write_bytes(security.key.read_bytes() + b"\n" + security.certificate.read_bytes())
             if not (paths.data / "meta.properties").exists():
                 arguments = ["format", "--cluster-id", cluster, "--config", str(paths.properties)]
                 arguments += scram_arguments(self.config.security)

@@ -88,9 +88,7 @@ class NodePaths:
         return self.root / "keystore.pem"
 
 
-def server_properties(
-    config: BrokerConfig, node: int, ports: Sequence[Ports], paths: NodePaths
-) -> dict[str, str]:
+def server_properties(config: BrokerConfig, node: int, ports: Sequence[Ports], paths: NodePaths) -> dict[str, str]:
     """The properties of one node. Node ids count from 1."""
     mine = ports[node - 1]
     listeners = {"PLAIN": mine.plain, "CONTROLLER": mine.controller}
@@ -110,9 +108,7 @@ def server_properties(
         "advertised.listeners": ",".join(
             f"{name}://{HOST}:{port}" for name, port in listeners.items() if name != "CONTROLLER"
         ),
-        "listener.security.protocol.map": ",".join(
-            f"{name}:{protocol}" for name, protocol in protocols.items()
-        ),
+        "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
         "log.dirs": str(paths.data),
         # topics are made on purpose or not at all
         "auto.create.topics.enable": "false",

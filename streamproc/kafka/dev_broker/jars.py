@@ -53,9 +53,7 @@ def kafka_jars(
     env = os.environ if environ is None else environ
     if libs := env.get(LIBS):
         if not any(Path(libs).glob("kafka_*.jar")):
-            raise EnvironmentFault(
-                f"{LIBS}={libs} holds no kafka_*.jar", hint="it must be Kafka's libs directory"
-            )
+            raise EnvironmentFault(f"{LIBS}={libs} holds no kafka_*.jar", hint="it must be Kafka's libs directory")
         return Path(libs)
     root = cache_dir(env)
     jars = root / f"kafka-{version}"
@@ -64,9 +62,7 @@ def kafka_jars(
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if root.stat().st_uid != os.getuid():
-            raise EnvironmentFault(
-                f"the cache directory {root} belongs to somebody else", hint=f"set {CACHE}"
-            )
+            raise EnvironmentFault(f"the cache directory {root} belongs to somebody else", hint=f"set {CACHE}")
         with _locked(root / "kafka.lock"):
             if not jars.is_dir():
                 if notify:

@@ -1,0 +1,271 @@
+"""Moving a lane's committed offset on purpose: the way out where a lane refuses to go on by itself.
+
+A lane stops rather than lose or repeat something silently. A reset says what would be lost and what repeated,
+and then commits an offset with a new claim, as nobody in particular: brokers take that from a non-member only
+while the group has no members, so a worker that starts in between makes the reset fail and not the other way
+round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka_errors
+
+from streamproc.core.processor import Changes
+from streamproc.core.state import Tables, changelog_key
+from streamproc.errors import BrokerUnavailable, FencedOffsets, UserError
+from streamproc.kafka import admin
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
+from streamproc.kafka.members import group_members
+from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.restore import bounds, restore
+
+Target: TypeAlias = Literal["earliest", "latest", "committed"] | int | datetime
+
+UNSTABLE_SECONDS = 10.0
+POLL_SECONDS = 0.1
+TOMBSTONES = 10_000  # per transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One partition's committed offset, from where to where. The topic holds ``low`` to ``high`` - 1."""
+
+    agent: str
+    tp: TopicPartition
+    before: Committed
+    low: int
+    high: int
+    target: int
+    topic_id: str
+    partitions: int
+
+    @property
+    def made_anew(self) -> bool:
+        """Whether the committed offset is one of another topic of that name."""
+        claim = self.before.claim
+        return claim is not None and bool(claim.topic_id) and claim.topic_id != self.topic_id
+
+    @property
+    def begun(self) -> bool:
+        """Whether this topic was read before."""
+        return self.before.offset != UNKNOWN_OFFSET and not self.made_anew
+
+    @property
+    def skipped(self) -> int:
+        """Offsets that hold records nobody has decided, and that are passed over."""
+        first = max(self.before.offset, self.low) if self.begun else self.low
+        return max(0, self.target - first)
+
+    @property
+    def gone(self) -> int:
+        """Offsets that nobody has decided and that the topic does not hold any more."""
+        return max(0, self.low - self.before.offset) if self.begun else 0
+
+    @property
+    def repeated(self) -> int:
+        """Offsets that were decided before and will be again."""
+        return max(0, min(self.before.offset, self.high) - self.target) if self.begun else 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReset:
+    """What a reset does to one lane. ``state`` are the live keys of its changelog."""
+
+    agent: Agent
+    partition: int
+    moves: tuple[Move, ...]
+    state: tuple[bytes, ...] = ()
+
+
+class _Keys(Tables):
+    """Only the keys of a changelog, whatever tables they are of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[bytes, None] = {}
+
+    def apply(self, changes: Changes) -> None:
+        for table, entries in changes.items():
+            for key, value in entries.items():
+                raw = changelog_key(table, key)
+                if value is None:
+                    self.live.pop(raw, None)
+                else:
+                    self.live[raw] = None
+
+
+async def wait_until_empty(connection: Connection, group: str, seconds: float) -> None:
+    """Wait for the group to have no members. Raises UserError that names those who stay."""
+    deadline = time.monotonic() + seconds
+    while members := await group_members(connection, group):
+        if time.monotonic() > deadline:
+            who = ", ".join(sorted(set(map(str, members))))
+            raise UserError(
+                f"group {group} has {len(members)} live members ({who}): a reset under them would be lost",
+                "stop all workers of the pipeline first, those of `--workers N` by their parent;"
+                " one that was killed leaves after its session timeout",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def survey(
+    connection: Connection,
+    app: str,
+    agents: Sequence[Agent],
+    lanes: Sequence[int] | None,
+    target: Target,
+) -> list[LaneReset]:
+    """What resetting these lanes (partition numbers; all for ``None``) of these agents would do.
+
+    Ends transactions that dead workers left open. Raises UserError for lanes and targets that cannot be.
+    """
+    topics = sorted({topic for agent in agents for topic in agent.topics})
+    infos = await admin.describe(connection, topics)
+    for topic in topics:
+        if topic not in infos:
+            raise UserError(f"topic {topic} does not exist", "its producers own it: it has to be there first")
+    found = []
+    for agent in agents:
+        counts = {infos[topic].partitions for topic in agent.topics}
+        if lanes is not None and (wrong := [lane for lane in lanes if lane >= min(counts)]):
+            raise UserError(
+                f"agent {agent.name} has no lane {wrong[0]}: its topics have {min(counts)} partitions",
+                f"lanes count from 0 to {min(counts) - 1}",
+            )
+        if isinstance(target, int) and len(agent.topics) > 1:
+            raise UserError(
+                f"agent {agent.name} reads {len(agent.topics)} topics: one offset cannot be meant for all",
+                "use earliest, latest, committed or a time",
+            )
+        for lane in lanes if lanes is not None else range(min(counts)):
+            found.append((agent, lane))
+    tps = [TopicPartition(topic, lane) for agent, lane in found for topic in agent.topics]
+    committed = await _stable(connection, app, tps)
+    limits = await bounds(connection, tps)
+    at = await _offsets_at(connection, tps, target) if isinstance(target, datetime) else {}
+    state = await _state(connection, app, found)
+    resets = []
+    for agent, lane in found:
+        moves = []
+        for topic in agent.topics:
+            tp, info = TopicPartition(topic, lane), infos[topic]
+            low, high = limits[tp]
+            move = Move(agent.name, tp, committed[tp], low, high, 0, info.topic_id, info.partitions)
+            moves.append(replace(move, target=_target(move, target, at.get(tp))))
+        resets.append(LaneReset(agent, lane, tuple(moves), state.get((agent.name, lane), ())))
+    return resets
+
+
+async def carry_out(connection: Connection, app: str, resets: Sequence[LaneReset], *, drop_state: bool) -> None:
+    """Do it: tombstones first, then the offsets of all lanes in one request.
+
+    Raises UserError where a worker has started meanwhile; the offsets are then as they were.
+    """
+    if drop_state:
+        await _drop_state(connection, app, resets)
+    offsets = {}
+    for move in (move for reset in resets for move in reset.moves):
+        number = move.before.claim.number + 1 if move.before.claim else 1
+        claim = Claim(f"{app}-reset", number, move.topic_id, move.partitions)
+        offsets[move.tp] = (move.target, claim)
+    nobody = Member(app)
+    nobody.generation, nobody.member_id, nobody.instance_id = -1, "", None
+    group = GroupOffsets(connection, app)
+    await group.start()
+    try:
+        await group.commit(nobody, offsets)
+    except FencedOffsets as error:
+        dropped = "; the state was dropped already: run the reset again" if drop_state else ""
+        raise UserError(
+            f"a worker of {app} has started meanwhile: no offset was changed{dropped}", "stop it first"
+        ) from error
+    except kafka_errors.KafkaError as error:
+        raise BrokerUnavailable(f"the offsets were not taken: {error}") from error
+    finally:
+        await group.stop()
+
+
+def _target(move: Move, target: Target, at: int | None) -> int:
+    place = f"{move.tp.topic}-{move.tp.partition}"
+    holds = f"it holds {move.low} to {move.high}"
+    if isinstance(target, datetime):
+        return move.high if at is None else at
+    if target == "earliest":
+        return move.low
+    if target == "latest":
+        return move.high
+    if target == "committed":
+        target = move.before.offset
+        if target == UNKNOWN_OFFSET:
+            raise UserError(f"{place} has no committed offset ({holds})", "use --to earliest, latest or an offset")
+    if not move.low <= target <= move.high:
+        raise UserError(f"{place} has no offset {target} ({holds})", "use --to earliest, latest or one of these")
+    return target
+
+
+async def _stable(connection: Connection, app: str, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
+    group = GroupOffsets(connection, app)
+    await group.start()
+    try:
+        deadline = time.monotonic() + UNSTABLE_SECONDS
+        while pending := set(tps) - set(found := await group.fetch(tps, stable=True)):
+            if time.monotonic() > deadline:
+                raise UserError(f"a transaction on {len(pending)} partitions does not end", "is a worker running?")
+            last = await group.fetch(pending, stable=False)
+            for owner in {entry.claim.owner for entry in last.values() if entry.claim is not None}:
+                await end_transaction_of(connection, owner)
+            await asyncio.sleep(POLL_SECONDS)
+        return found
+    finally:
+        await group.stop()
+
+
+async def _offsets_at(
+    connection: Connection, tps: Sequence[TopicPartition], moment: datetime
+) -> dict[TopicPartition, int]:
+    consumer = AIOKafkaConsumer(**connection.client_kwargs())
+    await consumer.start()
+    try:
+        stamp = max(0, int(moment.timestamp() * 1000))
+        found = await consumer.offsets_for_times(dict.fromkeys(tps, stamp))
+        return {tp: entry.offset for tp, entry in found.items() if entry is not None}
+    finally:
+        await consumer.stop()
+
+
+async def _state(
+    connection: Connection, app: str, lanes: Sequence[tuple[Agent, int]]
+) -> dict[tuple[str, int], tuple[bytes, ...]]:
+    keys = {
+        (agent.name, lane): (TopicPartition(agent.changelog(app), lane), _Keys())
+        for agent, lane in lanes
+        if agent.tables
+    }
+    existing = await admin.describe(connection, sorted({tp.topic for tp, _ in keys.values()})) if keys else {}
+    there = {tp: tables for tp, tables in keys.values() if tp.topic in existing}
+    await restore(connection, there, lambda read: None)
+    return {name: tuple(tables.live) for name, (_, tables) in keys.items()}
+
+
+async def _drop_state(connection: Connection, app: str, resets: Sequence[LaneReset]) -> None:
+    producer = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=f"{app}-reset")
+    await producer.start()
+    try:
+        for reset in resets:
+            topic = reset.agent.changelog(app)
+            for first in range(0, len(reset.state), TOMBSTONES):
+                async with producer.transaction():
+                    for key in reset.state[first : first + TOMBSTONES]:
+                        await producer.send(topic, None, key=key, partition=reset.partition)
+    finally:
+        await producer.stop()
