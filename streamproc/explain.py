@@ -80,7 +80,7 @@ def read_plan(body: bytes) -> ArchivedPlan | None:
 
 
 def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[RuleTrace]:
-    """Every rule in order, then the fallback chain where it decided; without a plan what the decision names."""
+    """Every rule in order, then the fallback chain where it decided; without a plan what is named."""
     if plan is None:
         return _named_only(decision)
     values = {
@@ -120,7 +120,7 @@ def _outcome(decision: Mapping[str, Any], rule: str) -> Outcome:
 
 
 def _fallback_outcomes(decision: Mapping[str, Any], ids: Sequence[str]) -> list[Outcome]:
-    """The rule that decided stands in the decision: those before it did not match, later ones were not reached."""
+    """The decision names the one that decided: those before did not match, later ones were not reached."""
     chosen = decision["rule"]
     if chosen not in ids:
         return ["not known"] * len(ids)

@@ -92,9 +92,8 @@ def main() -> None:
     later, truth = pl.read_csv(files.analysis), pl.read_csv(files.outcomes)["repaid"].to_numpy()
     right = model.predict(features(later)) == truth
     half = len(right) // 2
-    print(
-        f"accuracy {right[:half].mean():.3f} before the shift, {right[half:].mean():.3f} after; {out.stat().st_size} bytes"
-    )
+    before, after = right[:half].mean(), right[half:].mean()
+    print(f"accuracy {before:.3f} before the shift, {after:.3f} after; {out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

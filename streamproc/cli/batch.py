@@ -145,9 +145,8 @@ def _text(key: bytes | None) -> str | None:
 
 
 def _tell(files: Files, seconds: float, out: Path) -> None:
-    total = files.counts["decisions"] + files.counts["dead-letters"]
+    letters = files.counts["dead-letters"]
+    total = files.counts["decisions"] + letters
     decided = ", ".join(f"{count:,} {name}" for name, count in sorted(files.decisions.items()))
-    click.echo(
-        f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {files.counts['dead-letters']:,} dead letters"
-    )
+    click.echo(f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {letters:,} dead letters")
     click.echo(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from streamproc.errors import Exit, PipelineError, UserError
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE", required=False)
-@click.option(
-    "--schema", is_flag=True, help="Print the JSON Schema of pipeline files, for editors, and stop."
-)
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of pipeline files, for editors, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: ok, counts, problems.")
 @click.pass_context
 def check(ctx: click.Context, file: Path | None, schema: bool, as_json: bool) -> None:
@@ -47,7 +46,7 @@ def check(ctx: click.Context, file: Path | None, schema: bool, as_json: bool) ->
         if not as_json:
             raise
         _print_json({"file": str(file), "ok": False, "problems": _problems(file, error)})
-        ctx.exit(Exit.INPUT)
+        sys.exit(Exit.INPUT)
     plan, tests = pipeline.plan, len(pipeline.loaded.file.tests)
     features, rules = len(plan.features), len(plan.rules) + len(plan.fallback)
     if as_json:

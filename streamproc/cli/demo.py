@@ -90,9 +90,8 @@ def demo(
         web_port = show.free_ports(workers)
         worker = show.Worker(file, connection, workers, web_port, folder / "worker.log")
         stack.callback(worker.stop)
-        say(
-            f"Kafka {version} on {connection.address}; starting {workers} worker{'s' if workers > 1 else ''} of {file.parent.name}"
-        )
+        plural = "s" if workers > 1 else ""
+        say(f"Kafka {version} on {connection.address}; starting {workers} worker{plural} of {file.parent.name}")
         tally = show.Tally(expected=events)
         asyncio.run(_run(show, pipeline, connection, sample, tally, worker, rate, None if as_json else console))
         summary = tally.summary(version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,9 @@ PLAIN_WIDTH = 160  # where there is no terminal
 
 @click.command()
 @pipeline_argument
-@click.option(
-    "--only", multiple=True, metavar="NAME", help="Run this test; * stands for anything. May be repeated."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object: counts, and every test's outcome."
-)
-@click.pass_context
-def test(ctx: click.Context, file: Path, only: tuple[str, ...], as_json: bool) -> None:
+@click.option("--only", multiple=True, metavar="NAME", help="Run this test; * stands for anything. May be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: counts, and every test's outcome.")
+def test(file: Path, only: tuple[str, ...], as_json: bool) -> None:
     """Run the tests of a pipeline file through the real processor, without Kafka.
 
     Only what a test states under expect: is compared. A failing test shows what was expected, what came, and
@@ -61,12 +57,10 @@ def test(ctx: click.Context, file: Path, only: tuple[str, ...], as_json: bool) -
             "passed": len(results) - failed,
             "failed": failed,
         }
-        click.echo(
-            orjson.dumps({**summary, "tests": list(map(_as_json, results))}, option=orjson.OPT_INDENT_2)
-        )
+        click.echo(orjson.dumps({**summary, "tests": list(map(_as_json, results))}, option=orjson.OPT_INDENT_2))
     else:
         _show(pipeline, file, results, failed)
-    ctx.exit(Exit.INPUT if failed else Exit.GOOD)
+    sys.exit(Exit.INPUT if failed else Exit.GOOD)
 
 
 def _demand(pipeline: Pipeline, file: Path, only: tuple[str, ...]) -> None:
@@ -88,9 +82,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "name": result.name,
         "line": result.line,
         "passed": result.passed,
-        "differences": [
-            {"what": one.what, "expected": one.expected, "got": one.got} for one in result.differences
-        ],
+        "differences": [{"what": one.what, "expected": one.expected, "got": one.got} for one in result.differences],
         "decision": outcome.decision,
         "dead_letter": outcome.dead_letter,
     }
@@ -100,15 +92,20 @@ def _show(pipeline: Pipeline, file: Path, results: list[Result], failed: int) ->
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
+    with console.capture() as captured:
+        _print(console, pipeline, file, results, failed)
+    # Tables fill their cells with blanks.
+    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False, color=True)
+
+
+def _print(console: Console, pipeline: Pipeline, file: Path, results: list[Result], failed: int) -> None:
     for result in results:
         place = Text("" if result.passed else f" {file}:{result.line}", "dim")
         console.print(PASSED if result.passed else FAILED, Text(result.name) + place, soft_wrap=True)
         if not result.passed:
             console.print(Padding(Group(*_why(pipeline, result)), (0, 0, 1, 5), expand=False))
     passed = len(results) - failed
-    console.print(
-        Text(f"{passed} passed" + (f", {failed} failed" if failed else ""), "red" if failed else "green")
-    )
+    console.print(Text(f"{passed} passed" + (f", {failed} failed" if failed else ""), "red" if failed else "green"))
 
 
 def _why(pipeline: Pipeline, result: Result) -> list[RenderableType]:
@@ -141,18 +138,14 @@ def _reason(plan: Plan, decision: Any) -> str:
                 "stale": "the event was too old",
             }
             end = (
-                f"rule {decision['rule']} of the fallback chain decided"
-                if decision["rule"]
-                else "no fallback decided"
+                f"rule {decision['rule']} of the fallback chain decided" if decision["rule"] else "no fallback decided"
             )
             return f"{because.get(why, why)}, and {end}"
 
 
 def _rules(plan: Plan, file: PipelineFile, decision: Any) -> Table:
     """Every rule with its outcome and what it read."""
-    table = Table(
-        "rule", "outcome", "values", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim"
-    )
+    table = Table("rule", "outcome", "values", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     matched = {*decision["rules"], *decision["observed"]}
     chain = plan.rules if decision["why"] in ("rule", "undecided") else (*plan.rules, *plan.fallback)
     for rule in chain:

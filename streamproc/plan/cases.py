@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from streamproc.core.contract import Contract
 from streamproc.core.plan import REVIEW
@@ -17,13 +17,14 @@ from streamproc.plan.names import closest, near
 TIERS = ("automatic", "abstain")
 FALLBACK = "fallback:"
 
+Vocabulary: TypeAlias = "dict[str, tuple[list[str], str]]"
+"""For a key of ``expect`` the names that it can have, and what they are."""
 
-def check_tests(
-    document: Document, file: PipelineFile, contract: Contract | None, recorded: Iterable[str]
-) -> None:
+
+def check_tests(document: Document, file: PipelineFile, contract: Contract | None, recorded: Iterable[str]) -> None:
     """Note every test that cannot be meant as it stands. ``recorded`` are the columns that decisions show."""
     names: dict[str, int] = {}
-    shown = set(recorded)
+    shown, vocabulary = set(recorded), _vocabulary(document, file)
     for index, test in enumerate(file.tests):
         at: Path_ = ("tests", index)
         if document.is_broken(at):
@@ -32,15 +33,13 @@ def check_tests(
             if test.name in names:
                 line, _ = document.spot(("tests", names[test.name], "name"))
                 hint = "give each a name of its own: it says what fails"
-                document.problem(
-                    (*at, "name"), f"two tests are called `{test.name}`, the first in line {line}", hint
-                )
+                document.problem((*at, "name"), f"two tests are called `{test.name}`, the first in line {line}", hint)
             names.setdefault(test.name, index)
         _check_score(document, file, at, test)
         if contract is not None and not document.is_broken((*at, "event")):
             _check_event(document, contract, at, test)
         if not document.is_broken((*at, "expect")):
-            _check_expect(document, file, (*at, "expect"), test.expect, shown)
+            _check_expect(document, (*at, "expect"), test.expect, shown, vocabulary)
 
 
 def event_bytes(event: Mapping[str, Any]) -> bytes:
@@ -52,9 +51,7 @@ def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPa
     for key in ("score", "no_score"):
         if document.has((*at, key)) and not document.has(("model",)):
             hint = "take it out, or add a model"
-            document.problem(
-                (*at, key), "the test speaks of a score, and there is no model", hint, at_key=True
-            )
+            document.problem((*at, key), "the test speaks of a score, and there is no model", hint, at_key=True)
     if test.score is not None and test.no_score is not None:
         message = "the test gives a score, and says that there is none"
         document.problem((*at, "no_score"), message, "keep `score` or `no_score`", at_key=True)
@@ -77,7 +74,8 @@ def _check_event(document: Document, contract: Contract, at: Path_, test: TestPa
     if isinstance(outcome, DeadLetter):
         place = (*at, "event", *_parts(outcome.path))
         name = f"`{place[-1]}`" if len(place) > len(at) + 1 else "the event"
-        message = f"{name} does not satisfy the contract: {outcome.detail or outcome.reason}"
+        why = outcome.detail.removeprefix("does not satisfy ") or outcome.reason
+        message = f"{name} does not satisfy the contract: {why}"
         document.problem(place, message, f"mend it, or expect `dead_letter: {outcome.reason}`")
 
 
@@ -88,7 +86,7 @@ def _parts(json_path: str) -> list[str | int]:
 
 
 def _check_expect(
-    document: Document, file: PipelineFile, at: Path_, expect: ExpectPart, recorded: set[str]
+    document: Document, at: Path_, expect: ExpectPart, recorded: set[str], vocabulary: Vocabulary
 ) -> None:
     if not expect.model_fields_set:
         if not any(path[: len(at)] == at for path in document.broken):
@@ -98,7 +96,6 @@ def _check_expect(
     if expect.dead_letter is not None and expect.model_fields_set != {"dead_letter"}:
         message = "a dead letter is not decided, and the test expects both"
         document.problem((*at, "dead_letter"), message, "keep `dead_letter`, or the rest", at_key=True)
-    vocabulary = _vocabulary(document, file)
     for key, (names, what) in vocabulary.items():
         value = getattr(expect, key)
         for number, name in enumerate(value if isinstance(value, list) else []):
@@ -118,14 +115,15 @@ def _known(
         document.problem(path, message, near(name, options, what), at_key=at_key)
 
 
-def _vocabulary(document: Document, file: PipelineFile) -> dict[str, tuple[list[str], str]]:
+def _vocabulary(document: Document, file: PipelineFile) -> Vocabulary:
     """For each key of ``expect`` the names that it can have, and what they are; not where some are broken."""
     deciding = [part.id for part in file.rules if not part.observe]
     observing = [part.id for part in file.rules if part.observe]
     last_resort = [part.id for part in file.fallback]
-    decisions = [part.decide or REVIEW for part in (*file.rules, *file.fallback)]
+    decisions = [part.decide or REVIEW for part in file.rules]
+    decisions += [part.decide for part in file.fallback]
     decisions += [REVIEW, file.undecided, *file.actions]
-    vocabulary: dict[str, tuple[list[str], str]] = {}
+    vocabulary: Vocabulary = {}
     if not _incomplete(document, "decide"):
         vocabulary["decision"] = decisions, "decisions"
         vocabulary["would_be"] = [name for name in decisions if name != REVIEW], "decisions"
@@ -143,7 +141,7 @@ def _vocabulary(document: Document, file: PipelineFile) -> dict[str, tuple[list[
 def _incomplete(document: Document, *keys: str) -> bool:
     """Is there a rule, or something else that names are in, that could not be read?"""
     for path in document.broken:
-        if path[:1] in (("rules",), ("fallback",)) and (len(path) < 3 or path[2] in keys):
+        if path[:1] in (("rules",), ("fallback",)) and (len(path) < 3 or closest(str(path[2]), keys)):
             return True
         if path[:1] in (("actions",), ("undecided",)) and "decide" in keys:
             return True

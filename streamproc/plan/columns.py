@@ -27,9 +27,7 @@ def check_params(document: Document, file: PipelineFile, scope: Scope) -> None:
         elif name in scope.known:
             document.problem(at, f"param `{name}` is a field of the event too", RENAME, at_key=True)
         if isinstance(value, int) and value not in INT64:
-            document.problem(
-                at, f"`{name}` is a number of more than 64 bits", f"write it as a float: {value}.0"
-            )
+            document.problem(at, f"`{name}` is a number of more than 64 bits", f"write it as a float: {value}.0")
 
 
 def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[Feature]:
@@ -71,9 +69,7 @@ def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[
 def make_model(document: Document, file: PipelineFile, scope: Scope, inspect: Inspect) -> ModelPlan | None:
     """The model, and its score as a column."""
     if not document.has(("model",)):
-        without_score(
-            scope, "`{name}` needs a model, and this file has none", "add `model: …`, or take it out"
-        )
+        without_score(scope, "`{name}` needs a model, and this file has none", "add `model: …`, or take it out")
         return None
     scope.absent.pop(SCORE, None)
     scope.known[SCORE] = pl.Float64()
@@ -111,13 +107,9 @@ def _check_inputs(document: Document, part: ModelPart, scope: Scope) -> None:
         seen.add(name)
         kind = scope.known.get(name)
         if name in (SCORE, CONFIDENCE):
-            document.problem(
-                at, f"the model cannot read `{name}`, which follows from it", "name fields and features"
-            )
+            document.problem(at, f"the model cannot read `{name}`, which follows from it", "name fields and features")
         elif name in scope.params:
-            document.problem(
-                at, f"`{name}` is a param, not a column", f"make a feature of it: `name: {name}`"
-            )
+            document.problem(at, f"`{name}` is a param, not a column", f"make a feature of it: `name: {name}`")
         elif kind is None:
             if not (scope.open or name in scope.uncertain):
                 hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
@@ -127,9 +119,7 @@ def _check_inputs(document: Document, part: ModelPart, scope: Scope) -> None:
             document.problem(at, message, "make a number of it in a feature: CASE … WHEN … THEN 1.0 … END")
 
 
-def _inspected(
-    document: Document, file: PipelineFile, part: ModelPart, inspect: Inspect
-) -> ModelFacts | None:
+def _inspected(document: Document, file: PipelineFile, part: ModelPart, inspect: Inspect) -> ModelFacts | None:
     if (part.onnx is None) == (part.python is None):
         if not document.is_broken(("model", "onnx")) and not document.is_broken(("model", "python")):
             hint = "state exactly one of them"
@@ -141,11 +131,7 @@ def _inspected(
     try:
         facts = inspect(file, document.file.parent)
     except UserError as error:
-        at = (
-            ("model", "output")
-            if part.output is not None and f"output {part.output!r}" in error.message
-            else at
-        )
+        at = ("model", "output") if part.output is not None and f"output {part.output!r}" in error.message else at
         document.problem(at, error.message, error.hint)
         return None
     except EnvironmentFault as fault:
@@ -159,13 +145,8 @@ def _inspected(
         message = f"`{part.python}` cannot be used: {type(error).__name__}" + (f": {said}" if said else "")
         document.problem(at, message, "import the module in a Python of its own, and mend what it says")
         return None
-    if (
-        facts.inputs is not None
-        and facts.inputs != len(part.inputs)
-        and not document.is_broken(("model", "inputs"))
-    ):
+    sound = all(path[:2] != ("model", "inputs") for path in document.broken)
+    if facts.inputs is not None and facts.inputs != len(part.inputs) and sound:
         message = f"the model takes {facts.inputs} columns, and {len(part.inputs)} are listed"
-        document.problem(
-            ("model", "inputs"), message, "list what it was trained on, in that order", at_key=True
-        )
+        document.problem(("model", "inputs"), message, "list what it was trained on, in that order", at_key=True)
     return facts

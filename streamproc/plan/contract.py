@@ -31,9 +31,7 @@ def open_contract(document: Document, file: PipelineFile) -> Contract | None:
             message = f"the contract {path.name} describes `{name}` twice, with a dot and nested"
             document.problem(SCHEMA, message, "rename one of them there")
         if name in RESERVED and not (name == EVENT_TIME == file.events.time):
-            remedy = "rename it there" + (
-                f", or add `time: {name}` under `events`" if name == EVENT_TIME else ""
-            )
+            remedy = "rename it there" + (f", or add `time: {name}` under `events`" if name == EVENT_TIME else "")
             document.problem(
                 SCHEMA, f"the contract {path.name} has a field `{name}`, a name of streamproc's own", remedy
             )
@@ -43,12 +41,8 @@ def open_contract(document: Document, file: PipelineFile) -> Contract | None:
 def check_fields(document: Document, file: PipelineFile, contract: Contract | None) -> None:
     """Do the fields that ``events`` names exist, and fit?"""
     events = file.events
-    named: list[tuple[Path_, str]] = [
-        (("events", "sensitive", i), name) for i, name in enumerate(events.sensitive)
-    ]
-    named += [
-        (("events", key), name) for key in ("key", "time") if (name := getattr(events, key)) is not None
-    ]
+    named: list[tuple[Path_, str]] = [(("events", "sensitive", i), name) for i, name in enumerate(events.sensitive)]
+    named += [(("events", key), name) for key in ("key", "time") if (name := getattr(events, key)) is not None]
     if contract is not None:
         columns = contract.columns
         for at, name in named:
@@ -58,9 +52,7 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
             hint = "name a text or a number"
             document.problem(("events", "time"), f"`{events.time}` is true or false, not a time", hint)
     if events.max_age is not None and events.time is None and not document.has(("events", "time")):
-        document.problem(
-            ("events", "max_age"), "`max_age` needs to know how old an event is", "add `time: FIELD`"
-        )
+        document.problem(("events", "max_age"), "`max_age` needs to know how old an event is", "add `time: FIELD`")
     if document.has(("dead_letters", "sensitive")) and not document.has(("events", "sensitive")):
         message = "`dead_letters.sensitive` changes nothing: no field is sensitive, so dead letters are plain"
         document.problem(

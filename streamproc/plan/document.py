@@ -35,8 +35,13 @@ class Document:
     data: Any = None
     places: dict[Path_, Place] = field(default_factory=dict)
     broken: set[Path_] = field(default_factory=set)
-    problems: list[Problem] = field(default_factory=list)
     fault: EnvironmentFault | None = None
+    _problems: dict[Problem, None] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was noted, in the order in which it was."""
+        return tuple(self._problems)
 
     def has(self, path: Path_) -> bool:
         """Does the file say anything here, right or wrong?"""
@@ -70,6 +75,4 @@ class Document:
 
     def note(self, line: int, column: int, message: str, remedy: str = "") -> None:
         """Note a problem at a place, once: through an alias the same place is met several times."""
-        problem = Problem(self.file, line, column, message, remedy)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self._problems[Problem(self.file, line, column, message, remedy)] = None

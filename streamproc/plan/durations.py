@@ -20,11 +20,7 @@ def to_duration(value: object) -> timedelta:
     >>> to_duration("1.5h")
     datetime.timedelta(seconds=5400)
     """
-    match = (
-        re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)", value, re.ASCII)
-        if isinstance(value, str)
-        else None
-    )
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)", value, re.ASCII) if isinstance(value, str) else None
     if match is None:
         number = type(value) in (int, float)
         raise ValueError(f"it needs a unit: {value}s, {value}m, {value}h or {value}d" if number else WRITTEN)

@@ -63,7 +63,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (r"expected <block end>", "the indentation does not fit", _INDENT),
     (r"found unknown escape character '(.+)'", "`\\{0}` means nothing in double quotes", "use single quotes"),
     (r"found duplicate anchor '(.+)'", "the anchor `&{0}` stands twice", "give one of them another name"),
-    (r"aliases make more|`<<` merges too much", "{problem}", "write it out, or use fewer aliases"),
+    (r"more than|`<<` merges too much", "{problem}", "write it out, or use fewer aliases"),
     (r"nested too deeply", "{problem}", "a pipeline file is a few levels deep"),
 )
 

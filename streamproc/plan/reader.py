@@ -37,11 +37,7 @@ def read(file: Path) -> Document:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        hint = (
-            "name the pipeline file"
-            if file.is_dir()
-            else "`streamproc init DIR` makes a pipeline to start from"
-        )
+        hint = "name the pipeline file" if file.is_dir() else "`streamproc init DIR` makes a pipeline to start from"
         raise UserError(f"cannot read {file}: {error.strerror}", hint) from error
     if len(raw) > MAX_BYTES:
         raise UserError(f"{file} is larger than {MAX_BYTES >> 20} MB", "a pipeline file is a few kilobytes")
@@ -68,11 +64,7 @@ def _decode(file: Path, raw: bytes) -> str:
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8-sig", errors="replace")
         line, column = position(before, len(before))
-        what = (
-            "it looks like UTF-16"
-            if raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-            else f"byte 0x{raw[error.start]:02x}"
-        )
+        what = "it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte 0x{raw[error.start]:02x}"
         problem = Problem(file, line, column, f"the file is not UTF-8: {what}", "save it as UTF-8")
         raise PipelineError([problem]) from error
 
@@ -106,7 +98,7 @@ class _Tree:
     def value(self, node: yaml.Node, path: Path_, depth: int) -> Any:
         self._count += 1
         if self._count > MAX_VALUES:
-            raise _bounded(f"aliases make more than {MAX_VALUES:,} values of this file", node.start_mark)
+            raise _bounded(f"more than {MAX_VALUES:,} values, aliases written out", node.start_mark)
         if depth > MAX_DEPTH:
             raise _bounded("nested too deeply", node.start_mark)
         if isinstance(node, yaml.MappingNode):
@@ -147,9 +139,7 @@ class _Tree:
             elif self._stray(node, key, value):
                 self._broken((*path, before), key, *_after_comma(name, before))
             elif name in own:
-                self._broken(
-                    None, key, f"`{name}` stands here twice, first in line {own[name]}", "keep one of them"
-                )
+                self._broken(None, key, f"`{name}` stands here twice, first in line {own[name]}", "keep one of them")
             else:
                 own[name] = key.start_mark.line + 1
                 pairs.setdefault(name, (key, value))
@@ -181,9 +171,7 @@ class _Tree:
                 number = int(text) if kind == "int" and len(text) < LONGEST_NUMBER else float(text)
                 if math.isfinite(number):
                     return number
-                self._broken(
-                    path, node, "the number is too large", "put it into quotes, if it is meant as a text"
-                )
+                self._broken(path, node, "the number is too large", "put it into quotes, if it is meant as a text")
             case tag:
                 written = tag if tag.startswith("!") else f"!!{tag}"
                 hint = f"take it out; put a text that begins with `!` into quotes: '{written} …'"

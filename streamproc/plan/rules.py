@@ -64,16 +64,12 @@ def check_decisions(document: Document, file: PipelineFile) -> None:
     for decision, topic in file.actions.items():
         at = ("actions", decision)
         if decision == REVIEW:
-            document.problem(
-                at, "`review` goes to the review topic by itself", "take it out of `actions`", at_key=True
-            )
+            document.problem(at, "`review` goes to the review topic by itself", "take it out of `actions`", at_key=True)
         elif decision not in made and complete:
             hint = near(decision, set(made) - {REVIEW}, "decisions")
             document.problem(at, f"no rule decides `{decision}`", hint, at_key=True)
         if topic is not None and topic == file.events.topic:
-            document.problem(
-                at, f"topic `{topic}` is the one that events come from: a loop", "send actions elsewhere"
-            )
+            document.problem(at, f"topic `{topic}` is the one that events come from: a loop", "send actions elsewhere")
         elif topic in own and not document.is_broken(("pipeline",)):
             document.problem(at, f"topic `{topic}` is one of the pipeline's own", "send actions elsewhere")
 
@@ -111,9 +107,7 @@ def _sound(document: Document, name: str, parts: Any) -> Iterator[tuple[int, Any
             yield index, part
 
 
-def _chain(
-    document: Document, scope: Scope, name: str, parts: list[RulePart] | list[FallbackPart]
-) -> list[Rule]:
+def _chain(document: Document, scope: Scope, name: str, parts: list[RulePart] | list[FallbackPart]) -> list[Rule]:
     rules: list[Rule] = []
     first: dict[str, int] = {}
     closed: str | None = None
@@ -129,9 +123,7 @@ def _chain(
         rule = _rule(document, scope, at, part)
         if closed is not None and not rule.observe:
             message = f"rule `{part.id}` is never reached: `{closed}` always matches"
-            document.problem(
-                at, message, f"move it above `{closed}`, or give `{closed}` a `when`", at_key=True
-            )
+            document.problem(at, message, f"move it above `{closed}`, or give `{closed}` a `when`", at_key=True)
         if closed is None and not rule.observe and _always(rule) and not document.is_broken((*at, "when")):
             closed = part.id if not document.has((*at, "when")) or rule.when is not None else None
         rules.append(rule)
@@ -140,14 +132,8 @@ def _chain(
 
 def _rule(document: Document, scope: Scope, at: Path_, part: RulePart | FallbackPart) -> Rule:
     observe = isinstance(part, RulePart) and part.observe
-    if (
-        part.decide is None
-        and not observe
-        and not any(document.is_broken((*at, key)) for key in ("decide", "observe"))
-    ):
-        document.problem(
-            at, f"rule `{part.id}` decides nothing", "add `decide: …`, or `observe: true`", at_key=True
-        )
+    if part.decide is None and not observe and not any(document.is_broken((*at, key)) for key in ("decide", "observe")):
+        document.problem(at, f"rule `{part.id}` decides nothing", "add `decide: …`, or `observe: true`", at_key=True)
     when = None if part.when is None else scope.compile((*at, "when"), part.when, want="boolean")
     if when is not None and not (when.columns or when.params) and not _value(when.expr):
         message = f"rule `{part.id}` never matches: the condition reads nothing of the event"

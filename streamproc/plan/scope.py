@@ -63,13 +63,13 @@ class Scope:
         for guess in _GUESSES if believed else _GUESSES[:1]:
             try:
                 return compile_expression(
-                    text, {**self.known, **dict.fromkeys(believed, guess)}, self.params, want=want
+                    text, {**self.known, **dict.fromkeys(believed, guess)}, self.params, want=want, finite=True
                 )
             except ExpressionError as error:
                 outcomes.append(error)
-        for error in outcomes:
-            if _name_at(error) is not None:
-                return error
+        for outcome in outcomes:
+            if _name_at(outcome) is not None:
+                return outcome
         same = len({(error.message, error.offset) for error in outcomes}) == 1
         return outcomes[0] if same else None
 

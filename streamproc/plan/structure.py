@@ -114,9 +114,7 @@ def _tell(document: Document, path: Path_, item: Any) -> None:
         case "too_short" | "string_too_short":
             document.problem(path, f"{what} is empty", meaning(path) or "put something there")
         case "string_pattern_mismatch" if item["loc"][-1] == "[key]":
-            document.problem(
-                path, f"`{name}` cannot be a name", _allowed(item["ctx"]["pattern"]), at_key=True
-            )
+            document.problem(path, f"`{name}` cannot be a name", _allowed(item["ctx"]["pattern"]), at_key=True)
         case "string_pattern_mismatch":
             document.problem(path, f"{what} cannot be `{_short(value)}`", _allowed(item["ctx"]["pattern"]))
         case "string_too_long":

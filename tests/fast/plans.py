@@ -52,19 +52,19 @@ def make_plan(
     known = {**contract.columns, EVENT_TIME: pl.Datetime("us", "UTC")}
     made = []
     for name, text in (features or {}).items():
-        expression = compile_expression(text, known, params)
+        expression = compile_expression(text, known, params, finite=True)
         known[name] = expression.dtype
         made.append(Feature(name, expression))
     plain = dict(known)
     if inputs:
         known[SCORE] = pl.Float64()
-    trust = None if confidence is None else compile_expression(confidence, known, params, want="number")
+    trust = None if confidence is None else compile_expression(confidence, known, params, want="number", finite=True)
     if trust is not None:
         known[CONFIDENCE] = pl.Float64()
 
     def rule(row: tuple[str, str | None, str], columns: Mapping[str, Any]) -> Rule:
         name, text, decision = row
-        when = None if text is None else compile_expression(text, columns, params, want="boolean")
+        when = None if text is None else compile_expression(text, columns, params, want="boolean", finite=True)
         return Rule(name, decision, when, f"R-{name}", name in observe)
 
     return Plan(

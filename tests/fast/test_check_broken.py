@@ -1,4 +1,4 @@
-"""Every file under broken/ says in its first lines what is wrong with it; `check` must say that, and no more."""
+"""Every file under broken/ says in its first lines what is wrong with it; `check` must say that alone."""
 
 from __future__ import annotations
 

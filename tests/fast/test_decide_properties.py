@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -88,7 +89,7 @@ def test_a_batch_is_the_concatenation_of_its_parts(plan: Plan, values: list[Any]
     rows = list(range(len(values) + 1))
     for borders in (edges, rows):
         joined: dict[str, list[Any]] = {}
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in pairwise(borders):
             for topic, records in flat(run(cut(whole, first, last))).items():
                 joined.setdefault(topic, []).extend(records)
         assert joined == expected

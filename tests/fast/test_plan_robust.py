@@ -1,4 +1,4 @@
-"""Whatever is done to a good file: it is a plan or a list of problems with places in the file, never an exception."""
+"""Whatever is done to a good file, it is a plan or a list of problems with places, never an exception."""
 
 from __future__ import annotations
 
@@ -113,7 +113,5 @@ def test_odd_characters_anywhere_are_problems(place: int, insert: str, folder: P
 def test_one_wrong_type_causes_no_avalanche(path: Path_, folder: Path) -> None:
     """A value of a wrong type is one problem, or none where it happens to fit, and hides no other checks."""
     file = folder / "one.yaml"
-    file.write_text(
-        yaml.safe_dump(changed([(path, [[1]])]), allow_unicode=True, sort_keys=False), encoding="utf-8"
-    )
+    file.write_text(yaml.safe_dump(changed([(path, [[1]])]), allow_unicode=True, sort_keys=False), encoding="utf-8")
     assert len(problems_of(file)) == 1, "\n".join(map(str, problems_of(file)))

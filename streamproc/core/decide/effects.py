@@ -1,4 +1,4 @@
-"""Stage 6, effects: decisions, actions, review items, dead letters. A decision is encoded once and sent as it is twice."""
+"""Stage 6, effects: decisions, actions, review items, dead letters. A decision is encoded once and sent twice."""
 
 from __future__ import annotations
 

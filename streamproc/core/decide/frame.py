@@ -30,8 +30,8 @@ class Context:
 class Frame:
     """The events of one batch that are still in the game, and those that left it.
 
-    Row ``i`` of ``columns``, ``events`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never rows;
-    ``refuse`` takes rows out.
+    Row ``i`` of ``columns``, ``events`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never
+    rows; ``refuse`` takes rows out.
     """
 
     records: Records

@@ -72,7 +72,7 @@ def decide(plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scor
     """What one combination of outcomes means. In order: the first rule that is not false decides.
 
     A rule that is null could not be evaluated, and a missing value never passes as "no risk": where such a rule comes
-    first, ``undecided`` decides. Without a usable score, or too late, or where no rule matched, the fallback chain does.
+    first, ``undecided`` decides. Without a usable score, too late, or where no rule matched, the fallback chain does.
     """
     pairs = list(zip(plan.rules, outcomes, strict=True))
     matched = [rule for rule, outcome in pairs if outcome == TRUE and not rule.observe]

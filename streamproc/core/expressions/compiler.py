@@ -62,12 +62,14 @@ def compile_expression(
     params: Mapping[str, Value] | None = None,
     *,
     want: Want = "any",
+    finite: bool = False,
 ) -> Expression:
     """Compile one expression over columns of the given types; params are constants, found after columns.
 
+    ``finite`` is the caller's word that no column holds NaN or infinity: reading them costs less then.
     Raises ExpressionError: what is written is not SQL, not allowed, not well typed, or not what is wanted.
     """
-    visitor = _Visitor(columns, params or {})
+    visitor = _Visitor(columns, params or {}, finite)
     try:
         root = clean(visitor.visit(parse(text)))
     except RecursionError:
@@ -93,8 +95,9 @@ def _check_result(root: Node, want: Want) -> None:
 class _Visitor:
     """Compiles the nodes of one tree. What is not in the table is refused."""
 
-    def __init__(self, columns: Mapping[str, pl.DataType], params: Mapping[str, Value]) -> None:
+    def __init__(self, columns: Mapping[str, pl.DataType], params: Mapping[str, Value], finite: bool) -> None:
         self._columns = columns
+        self._finite = finite
         self._params = params
         self._height = 0
 
@@ -152,8 +155,9 @@ class _Visitor:
                 )
             kind, read = found
             expr = read(pl.col(name))
-            # Floats come from models too, which give NaN.
-            return Node(kind, expr, sql, offset, columns=frozenset({name}), finite=kind is not Kind.NUMBER)
+            # Floats may come from models, which give NaN.
+            finite = self._finite or kind is not Kind.NUMBER
+            return Node(kind, expr, sql, offset, columns=frozenset({name}), finite=finite)
         if name in self._params:
             return n.literal(self._params[name], sql, offset, frozenset({name}))
         raise ExpressionError(

@@ -136,15 +136,18 @@ def clean(node: Node) -> Node:
     return replace(node, expr=expr, finite=True, size=2 * node.size + 1)
 
 
-def quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+def quotient(left: pl.Expr, right: pl.Expr, *, repeat: bool = False) -> pl.Expr:
     """``left / right`` in doubles, the same for a row in every batch; may be NaN or infinite.
 
     Where the divisor is one number for all rows, Polars multiplies by its reciprocal, which differs from a
     division in the last bit (49 / 49 is 0.9999999999999999 in a batch of two and 1 alone). Adding a column of
-    zeros makes the divisor each row's own, also where a caller's frame holds it as a scalar.
+    zeros makes the divisor each row's own, also where a caller's frame holds it as a scalar. ``repeat`` makes them of
+    the dividend, which is then evaluated twice: half the cost for a small one. (If that is one number for all rows
+    too, Polars divides the two numbers.)
     """
-    zeros = pl.int_range(pl.len()).cast(pl.Float64) * 0.0
-    return left.cast(pl.Float64) / (right.cast(pl.Float64) + zeros)
+    dividend = left.cast(pl.Float64)
+    zeros = (dividend if repeat else pl.int_range(pl.len()).cast(pl.Float64)) * 0.0
+    return dividend / (right.cast(pl.Float64) + zeros)
 
 
 def compare(comparison: Comparison, left: Node, right: Node) -> pl.Expr:

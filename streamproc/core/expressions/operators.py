@@ -14,6 +14,7 @@ from streamproc.core.expressions.node import Built, Node, alike, clean, demand
 from streamproc.core.expressions.table import Entry, Example
 from streamproc.errors import ExpressionError
 
+SMALL = 4  # nodes that are cheaper to evaluate twice than to make a column of zeros
 _NULL_IF_ANY = "null if one side is"
 
 
@@ -82,7 +83,7 @@ def _arithmetic(compute: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Nod
 def _divide(left: Node, right: Node, symbol: str) -> Built:
     left, right = (demand(side, NUMERIC, symbol) for side in (left, right))
     _refuse_zero(right)
-    return Built(Kind.NUMBER, n.quotient(left.expr, clean(right).expr), finite=False, uses=2)
+    return Built(Kind.NUMBER, n.quotient(left.expr, clean(right).expr, repeat=left.size <= SMALL), finite=False, uses=2)
 
 
 def remainder(left: Node, right: Node, symbol: str) -> Built:

@@ -221,7 +221,7 @@ class DevBroker:
                 arguments = ["format", "--cluster-id", cluster, "--config", str(paths.properties)]
                 arguments += scram_arguments(self.config.security)
                 command = self._java(java, jars, paths, "256m", "kafka.tools.StorageTool", *arguments)
-                process = subprocess.Popen(  # noqa: S603
+                process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
                 )
                 formatting.append(process)
@@ -256,7 +256,7 @@ class DevBroker:
             paths.log.unlink(missing_ok=True)
             with paths.output.open("wb") as output:
                 # A session of its own: the terminal's Ctrl-C is ours to decide about.
-                process = subprocess.Popen(  # noqa: S603
+                process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -340,7 +340,7 @@ class DevBroker:
 
     def _tell_watchdog(self, line: str) -> None:
         if self._watchdog is None:
-            self._watchdog = subprocess.Popen(  # noqa: S603
+            self._watchdog = subprocess.Popen(
                 [sys.executable, "-I", "-S", watchdog.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

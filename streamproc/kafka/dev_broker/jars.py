@@ -78,9 +78,9 @@ def kafka_jars(
 
 def _fetch(version: str, jars: Path, repository: str | None) -> None:
     try:
-        from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415 - an extra
-        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
-        from jgo.parse import Coordinate  # noqa: PLC0415
+        from jgo.constants import MAVEN_CENTRAL_URL
+        from jgo.maven import MavenContext, PythonResolver
+        from jgo.parse import Coordinate
     except ImportError:
         raise EnvironmentFault(
             "the development broker needs the package jgo", hint="install streamproc[dev-broker]"

