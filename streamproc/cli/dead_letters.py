@@ -46,9 +46,7 @@ class _Id(click.ParamType):
 
 CHOICE = (
     click.option("--reason", help="Only this reason, like contract_required."),
-    click.option(
-        "--since", metavar="WHEN", help="Only those written since: 90s, 1h, 3d ago, or an ISO time."
-    ),
+    click.option("--since", metavar="WHEN", help="Only those written since: 90s, 1h, 3d ago, or an ISO time."),
     click.option(
         "--where",
         "condition",
@@ -81,9 +79,7 @@ def dead_letters(ctx: click.Context, file: Path) -> None:
 
 
 @dead_letters.command("list")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The youngest so many."
-)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The youngest so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @_choice
 @click.pass_obj
@@ -281,9 +277,7 @@ def _opener(loaded: Loaded) -> Opener | None:
         return None
     secret = os.environ.get(SECRET, "")
     if not secret:
-        raise UserError(
-            f"these dead letters are encrypted, and {SECRET} is not set", "set it as the workers have it"
-        )
+        raise UserError(f"these dead letters are encrypted, and {SECRET} is not set", "set it as the workers have it")
     return opener(sealing_key(secret.encode()))
 
 

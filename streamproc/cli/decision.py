@@ -60,9 +60,7 @@ def _where(command: Any) -> Any:
 @click.argument("decision_id", metavar="ID")
 @click.option("--key", help="The event's key: only its partition is scanned.")
 @click.option("--reveal", is_flag=True, help="Show the event's sensitive fields too.")
-@click.option(
-    "--artefacts", type=click.Path(file_okay=False, path_type=Path), help="As given to `streamproc run`."
-)
+@click.option("--artefacts", type=click.Path(file_okay=False, path_type=Path), help="As given to `streamproc run`.")
 @_where
 def show(
     *,
@@ -119,9 +117,7 @@ def show(
 @click.option("--key", help="The event's key.")
 @click.option("--decision", "wanted", help="approve, review, …")
 @click.option("--rule", help="Decisions that this rule matched, was observed in or undecided in.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The youngest so many."
-)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The youngest so many.")
 @_where
 def search_command(
     *,
@@ -227,8 +223,7 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
         "confidence": "none" if one["confidence"] is None else f"{one['confidence']:.6g}",
         "key": one["key"] or "none",
         "event time": one["time"],
-        "event": f"{source['topic']}-{source['partition']}@{source['offset']},"
-        f" sent {_time(source['timestamp'])}",
+        "event": f"{source['topic']}-{source['partition']}@{source['offset']}, sent {_time(source['timestamp'])}",
         "decision": f"{found.topic}-{found.partition}@{found.offset}, written {_time(found.timestamp)}",
         "plan": one["plan"] + ("" if plan else " (not archived: expressions are not known)"),
         "model": one["model"] or "none",

@@ -36,9 +36,7 @@ class _Wanted:
 
 @click.command(short_help="Move committed offsets on purpose.")
 @pipeline_argument
-@click.option(
-    "--lane", "lanes", type=click.IntRange(min=0), multiple=True, help="A partition number; may be repeated."
-)
+@click.option("--lane", "lanes", type=click.IntRange(min=0), multiple=True, help="A partition number; may be repeated.")
 @click.option("--all", "every", is_flag=True, help="Every lane.")
 @click.option("--agent", help="Which agent's; needed where the pipeline has several.")
 @click.option(
@@ -47,9 +45,7 @@ class _Wanted:
     metavar="WHERE",
     help="earliest, latest, committed, an offset, or a time (ISO or 2h ago).",
 )
-@click.option(
-    "--keep-state/--drop-state", default=None, help="What becomes of the lanes' tables, where there are any."
-)
+@click.option("--keep-state/--drop-state", default=None, help="What becomes of the lanes' tables, where there are any.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
@@ -134,8 +130,7 @@ def _parse(text: str) -> Target:
         return moment(text, datetime.now(UTC))
     except UserError as error:
         raise click.UsageError(
-            f"--to {text!r} is none of earliest, latest, committed, an offset,"
-            " or a time like 2h or 2026-01-31T08:00"
+            f"--to {text!r} is none of earliest, latest, committed, an offset, or a time like 2h or 2026-01-31T08:00"
         ) from error
 
 
@@ -161,9 +156,7 @@ def consequences(move: Move) -> list[str]:
         lines.append("the topic was made anew: what the old one held and nobody decided is lost")
     claim = move.before.claim
     if claim is not None and claim.partitions != move.partitions:
-        lines.append(
-            f"the topic had {claim.partitions} partitions and has {move.partitions}: keys have moved"
-        )
+        lines.append(f"the topic had {claim.partitions} partitions and has {move.partitions}: keys have moved")
     if move.gone:
         lines.append(f"{move.gone} events are lost already: the topic does not hold them any more")
     if move.skipped:

@@ -122,7 +122,7 @@ def _compare(topic: TopicRole, info: TopicInfo | None) -> Row:
             "events": "its producers own it: make it as they need it",
             "redriven": "made by the first redrive, or with --create",
         }.get(topic.role, "make it with --create, or let `streamproc run` do it")
-        # a worker makes its own topics; what it cannot do without is the events topic
+        # a worker makes its own topics, unless it may not: missing ones count as wrong here
         return Row(topic, None, "missing", topic.role != "redriven", (todo,))
     found = differences(topic, info)
     stops = [difference for difference in found if matters(topic, difference.what)]
@@ -175,11 +175,7 @@ def _partitions(row: Row) -> str:
     wanted = str(row.topic.spec.partitions or "as events")
     if row.info is None or row.topic.role == "events":
         return str(row.info.partitions) if row.info else wanted
-    return (
-        wanted
-        if row.info.partitions == row.topic.spec.partitions
-        else f"{row.info.partitions} (wanted {wanted})"
-    )
+    return wanted if row.info.partitions == row.topic.spec.partitions else f"{row.info.partitions} (wanted {wanted})"
 
 
 def _retention(row: Row) -> str:

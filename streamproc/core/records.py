@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -36,6 +36,13 @@ def headers_for(record: RecordType, source: Headers) -> Headers:
         return common
     passed = tuple(header for header in source if header[0] in PASSED_THROUGH)
     return common + passed if passed else common
+
+
+def headers_of(record: RecordType, sources: Sequence[Headers]) -> list[Headers]:
+    """``headers_for`` each of many source records."""
+    if not any(sources):
+        return [TYPED[record]] * len(sources)
+    return [headers_for(record, source) for source in sources]
 
 
 @dataclass(frozen=True, slots=True)

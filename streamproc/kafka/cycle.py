@@ -14,9 +14,11 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import OffsetAndMetadata
 
 from streamproc import metrics
+from streamproc.core.processor import Headers
 from streamproc.core.state import changelog_key
 from streamproc.errors import FencedOffsets
 from streamproc.kafka.agent import Agent
@@ -197,7 +199,7 @@ def encode(app: str, works: Sequence[Work]) -> dict[tuple[str, int], list[BatchB
 
 def changelog_entries(work: Work) -> list[Entry]:
     return [
-        Entry(changelog_key(table, key), value, ())
+        (changelog_key(table, key), value, ())
         for table, entries in work.effects.state.items()
         for key, value in entries.items()
     ]
@@ -205,16 +207,22 @@ def changelog_entries(work: Work) -> list[Entry]:
 
 def _batches(entries: list[Entry], timestamp: int) -> list[BatchBuilder]:
     batches = [_builder()]
+    append = batches[-1].append
+    lists: dict[Headers, list[tuple[str, bytes]]] = {}  # most records of a topic have the same headers
     for key, value, headers in entries:
-        while batches[-1].append(timestamp=timestamp, key=key, value=value, headers=list(headers)) is None:
+        listed = lists.get(headers)
+        if listed is None:
+            listed = lists[headers] = list(headers)
+        while append(timestamp=timestamp, key=key, value=value, headers=listed) is None:
             batches.append(_builder())
+            append = batches[-1].append
     for batch in batches:
         batch.close()
     return batches
 
 
 def _builder() -> BatchBuilder:
-    return BatchBuilder(MAX_BATCH_BYTES, 0, is_transactional=1)
+    return BatchBuilder(MAX_BATCH_BYTES, DefaultRecordBatch.CODEC_ZSTD, is_transactional=1)
 
 
 def changelog_of(agent: Agent, app: str, partition: int) -> TopicPartition:

@@ -26,13 +26,8 @@ class LaneId(NamedTuple):
     partition: int
 
 
-class Entry(NamedTuple):
-    """One record on its way out."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-
+Entry: TypeAlias = tuple[bytes | None, bytes | None, Headers]
+"""Key, value and headers of one record on its way out."""
 
 Outgoing: TypeAlias = dict[tuple[str, int], list[Entry]]
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 from aiokafka import errors as kafka_errors
 
 from streamproc.core.partitioner import partitions
@@ -60,18 +61,35 @@ class Router:
         return dict(routed)
 
     def _place(self, routed: Outgoing, output: Output, lane_partition: int) -> None:
-        topic, limit = output.topic, self._limits[output.topic] - RECORD_OVERHEAD
-        places = partitions(output.keys, self._counts[topic], lane_partition).tolist()
-        entries = map(Entry, output.keys, output.values, output.headers)
-        for place, entry in zip(places, entries, strict=True):
-            if entry.value is not None and len(entry.value) > limit // 2 and _size(entry) > limit:
-                value, headers = too_large(topic, entry.value, entry.headers)
-                target = lane_partition % self._counts[self._dead_letters]
-                routed[self._dead_letters, target].append(Entry(entry.key, value, headers))
-            else:
-                routed[topic, place].append(entry)
+        topic = output.topic
+        places = partitions(output.keys, self._counts[topic], lane_partition)
+        entries: list[Entry] = list(zip(output.keys, output.values, output.headers, strict=True))
+        if (places == places[0]).all():
+            groups = [(int(places[0]), entries)]
+        else:
+            order = np.argsort(places, kind="stable")
+            borders = np.flatnonzero(np.diff(places[order])) + 1
+            groups = [(int(places[rows[0]]), [entries[row] for row in rows]) for rows in np.split(order, borders)]
+        for place, group in groups:
+            routed[topic, place] += self._fitting(routed, topic, group, lane_partition)
+
+    def _fitting(self, routed: Outgoing, topic: str, entries: list[Entry], lane_partition: int) -> list[Entry]:
+        """The entries that the topic can hold; the others become dead letters."""
+        limit = self._limits[topic] - RECORD_OVERHEAD
+        if max(len(value or b"") for _, value, _ in entries) <= limit // 2:
+            return entries
+        fitting = []
+        for entry in entries:
+            if _size(entry) <= limit:
+                fitting.append(entry)
+                continue
+            key, value, headers = entry
+            body, told = too_large(topic, value, headers)
+            target = lane_partition % self._counts[self._dead_letters]
+            routed[self._dead_letters, target].append((key, body, told))
+        return fitting
 
 
 def _size(entry: Entry) -> int:
     key, value, headers = entry
-    return len(key or b"") + len(value or b"") + sum(len(n) + len(c) + 10 for n, c in headers)
+    return len(key or b"") + len(value or b"") + sum(len(name) + len(content) + 10 for name, content in headers)

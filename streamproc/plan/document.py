@@ -44,8 +44,8 @@ class Document:
         return tuple(self._problems)
 
     def has(self, path: Path_) -> bool:
-        """Does the file say anything here, right or wrong?"""
-        return path in self.places
+        """Does the file say anything here, right or wrong, be it under a misspelt key?"""
+        return path in self.places or self.is_broken(path)
 
     def is_broken(self, path: Path_) -> bool:
         """Has this value, or one around it, been told of?"""

@@ -56,7 +56,8 @@ def shape(document: Document) -> PipelineFile | None:
             return PipelineFile.model_validate(data)
         except ValidationError as error:
             found = {_in_file(item["loc"], data): item for item in reversed(error.errors())}
-        for path, item in reversed(found.items()):
+        # Unknown keys first: a key that is missing may be there under a misspelt name.
+        for path, item in sorted(found.items(), key=lambda entry: entry[1]["type"] != "extra_forbidden"):
             if not document.is_broken(path):
                 _tell(document, path, item)
                 document.broken.add(path)
@@ -103,6 +104,9 @@ def _tell(document: Document, path: Path_, item: Any) -> None:
     match item["type"]:
         case "extra_forbidden":
             document.problem(path, f"unknown key `{name}`", _where_it_belongs(path), at_key=True)
+            for meant in closest(str(name), keys_at(path[:-1]))[:1]:
+                if not document.has((*path[:-1], meant)):
+                    document.broken.add((*path[:-1], meant))
         case "missing":
             note = meaning(path)
             document.problem(

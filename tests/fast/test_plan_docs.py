@@ -58,8 +58,19 @@ def test_the_schema_takes_good_files(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    """unknown_key key_missing wrong_type boolean_as_yes duration_without_unit choice_misspelt model_of_two_kinds
-    no_rules feature_name_with_a_dash pipeline_name_with_space reason_as_number""".split(),
+    [
+        "unknown_key",
+        "key_missing",
+        "wrong_type",
+        "boolean_as_yes",
+        "duration_without_unit",
+        "choice_misspelt",
+        "model_of_two_kinds",
+        "no_rules",
+        "feature_name_with_a_dash",
+        "pipeline_name_with_space",
+        "reason_as_number",
+    ],
 )
 def test_the_schema_refuses_what_check_refuses(name: str) -> None:
     assert not jsonschema_rs.is_valid(json_schema(), read(BROKEN / f"{name}.yaml").data)

@@ -88,9 +88,7 @@ def test_every_record_type_has_a_schema() -> None:
 @pytest.mark.parametrize("answer", ["score", "no score"])
 def test_whatever_is_missing(options: dict[str, Any], answer: str) -> None:
     plan = make_plan(RULES, features=FEATURES, observe=["odd"], **options)
-    batch = batch_of(
-        TOPIC, [e if e is None or isinstance(e, bytes) else orjson.dumps(e) for e in EVENTS], timestamp=1
-    )
+    batch = batch_of(TOPIC, [e if e is None or isinstance(e, bytes) else orjson.dumps(e) for e in EVENTS], timestamp=1)
     more: dict[str, Any] = {} if answer == "score" else {"answer": no_score}
     counts = checked(decide_batch(plan, batch, now=datetime(2024, 1, 1, 12, tzinfo=UTC), **more))
     assert counts["decision"] + counts["dead-letter"] - counts.get("review-item", 0) >= 7

@@ -43,9 +43,7 @@ def test_search(made: Example) -> None:
     assert {row["decision"] for row in reviews} == {"review"}
     undecided = search(made, "--rule", "large-new-driver", "--limit", "1000")
     assert [row for row in undecided if row["why"] == "undecided"]
-    assert all(
-        "large-new-driver" in (*row["rules"], *row["undecided"], *row["observed"]) for row in undecided
-    )
+    assert all("large-new-driver" in (*row["rules"], *row["undecided"], *row["observed"]) for row in undecided)
     youngest = search(made, "--limit", "3")
     assert len(youngest) == 3
     assert search(made, "--since", "2100-01-01") == []

@@ -13,7 +13,7 @@ from streamproc.core.decide.encode import encode_decisions
 from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Effects, Headers, Output
-from streamproc.core.records import Source, headers_for
+from streamproc.core.records import Source, headers_of
 from streamproc.core.sensitive import Masker
 
 
@@ -29,7 +29,7 @@ def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) 
         return []
     keys, key_texts = event_keys(plan, frame, masker)
     values = encode_decisions(plan, frame, context, key_texts, masker)
-    headers = [headers_for("decision", frame.records.headers[row]) for row in frame.rows.tolist()]
+    headers = headers_of("decision", [frame.records.headers[row] for row in frame.rows.tolist()])
     rows_by_decision: dict[str, list[int]] = defaultdict(list)
     distinct = frame.verdicts.distinct
     for row, verdict in enumerate(frame.verdicts.of_row.tolist()):
@@ -78,7 +78,7 @@ def _review(
         if hidden and masker is not None:
             event = masker.event(event, hidden)
         items.append(orjson.dumps({"id": frame.ids[row], "decision": orjson.Fragment(values[row]), "event": event}))
-    headers = [headers_for("review-item", frame.records.headers[frame.rows[row]]) for row in rows]
+    headers = headers_of("review-item", [frame.records.headers[frame.rows[row]] for row in rows])
     return Output(plan.topics.review, [keys[row] for row in rows], items, headers)
 
 

@@ -1,0 +1,45 @@
+"""Writes docs/metrics.md from the metrics in the code: ``uv run python scripts/make_metrics_docs.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamproc import metrics
+
+TARGET = Path(__file__).parents[1] / "docs" / "metrics.md"
+
+HEAD = """\
+<!-- Made by scripts/make_metrics_docs.py from streamproc/metrics.py. Do not edit. -->
+# Metrics
+
+A worker that was started with `--web-port` serves these under `/metrics` in Prometheus' text format, for its own process
+alone: sum over workers. With `--workers N`, worker n serves them on the given port + n. What belongs to a batch is
+counted when the batch is committed, so work that was discarded and done again is counted once; a worker that is started
+again begins at zero. deploy/prometheus has a configuration and alerts to begin with.
+
+| metric | type | labels | what it is |
+|---|---|---|---|
+"""
+
+
+def rows() -> list[str]:
+    """One row of the table per metric, by name."""
+    collectors: dict[Any, None] = dict.fromkeys(metrics.REGISTRY._collector_to_names)
+    return sorted(_row(collector) for collector in collectors)
+
+
+def _row(collector: Any) -> str:
+    family = next(iter(collector.collect()))
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
+    return f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "\n".join(rows()) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")
