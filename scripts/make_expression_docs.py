@@ -62,9 +62,7 @@ Examples show the columns given, then the result; every one is a test.
 
 def page() -> str:
     """The whole page."""
-    by_group = {
-        name: list(lines) for name, lines in groupby(sorted(entries(), key=_rank), key=lambda e: e.group)
-    }
+    by_group = {name: list(lines) for name, lines in groupby(sorted(entries(), key=_rank), key=lambda e: e.group)}
     parts = [OPENING]
     for group, lines in by_group.items():
         parts.append(f"## {group}\n\n| write | meaning | null | example |\n|---|---|---|---|")

@@ -13,10 +13,11 @@ HEAD = """\
 <!-- Made by scripts/make_metrics_docs.py from streamproc/metrics.py. Do not edit. -->
 # Metrics
 
-A worker that was started with `--web-port` serves these under `/metrics` in Prometheus' text format, for its own process
-alone: sum over workers. With `--workers N`, worker n serves them on the given port + n. What belongs to a batch is
-counted when the batch is committed, so work that was discarded and done again is counted once; a worker that is started
-again begins at zero. deploy/prometheus has a configuration and alerts to begin with.
+A worker that was started with `--web-port` serves these under `/metrics` in Prometheus' text format, for its own
+process alone: sum over workers. With `--workers N`, worker n (from 0) serves them on the given port + n. Events,
+decisions, dead letters and latency are counted when their batch is committed, so what was discarded and run again is
+counted once. A worker that is started again begins at zero. deploy/prometheus has a configuration and alerts to begin
+with.
 
 | metric | type | labels | what it is |
 |---|---|---|---|

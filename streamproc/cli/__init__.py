@@ -12,24 +12,25 @@ from streamproc import __version__
 from streamproc.errors import Exit, PipelineError, StreamprocError
 
 COMMANDS = {
-    "demo": "demo:demo",
-    "init": "init:init",
-    "check": "check:check",
-    "test": "test:test",
-    "run": "run:run",
-    "batch": "batch:batch",
-    "dev": "dev:dev",
-    "produce": "produce:produce",
-    "tail": "tail:tail",
-    "topics": "topics:topics",
-    "decision": "decision:decision",
-    "dead-letters": "dead_letters:dead_letters",
-    "reset": "reset:reset",
+    "demo": ("demo:demo", "See it work, on a Kafka of its own."),
+    "init": ("init:init", "Begin a pipeline."),
+    "check": ("check:check", "Say everything that is wrong with a pipeline file."),
+    "test": ("test:test", "Run a pipeline file's tests."),
+    "run": ("run:run", "Run a pipeline: the worker."),
+    "batch": ("batch:batch", "Decide the rows of a file, without Kafka."),
+    "dev": ("dev:dev", "Run a Kafka for development."),
+    "produce": ("produce:produce", "Send a file's rows to a topic."),
+    "tail": ("tail:tail", "Show a topic's records."),
+    "topics": ("topics:topics", "A pipeline's topics and the permissions that it needs."),
+    "decision": ("decision:decision", "Find decisions and explain them."),
+    "dead-letters": ("dead_letters:dead_letters", "List, show and redrive dead letters."),
+    "reset": ("reset:reset", "Move a lane deliberately."),
 }
+"""Where each command is, and its line in the help: the module is imported only when the command is called."""
 
 
 class Commands(click.Group):
-    """Imports a command's module when it is asked for, so that ``--help`` does not load half the world."""
+    """Answers ``--help`` without importing any command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -37,9 +38,13 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(f"streamproc.cli.{module}"), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,9 +65,8 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. Errors that a user can cause are one line and a hint."""
     try:
-        cli.main(args=args, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(args=args, standalone_mode=False)  # click returns the code of ctx.exit()
+        sys.exit(code if isinstance(code, int) else Exit.GOOD)
     except click.Abort:
         click.echo("stopped", err=True)
         sys.exit(130)
