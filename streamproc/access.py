@@ -95,7 +95,7 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
 
 
 def _uses(agent: Agent, topic: str, app: str) -> bool:
-    return topic in agent.topics or topic in agent.writes or (bool(agent.tables) and topic == agent.changelog(app))
+    return topic in agent.topics or topic in agent.writes or topic == agent.changelog(app)
 
 
 def _operations(row: TopicRole) -> tuple[str, ...]:

@@ -77,9 +77,8 @@ async def prepare_topics(name: str, agents: Sequence[Agent], connection: Connect
             count = max(spec.partitions for spec in wanted.values()) if wanted else 1
         for topic in (*agent.writes, dead_letters):
             wanted.setdefault(topic, TopicSpec(topic, count))
-        if agent.tables:
-            changelog = agent.changelog(name)
-            wanted[changelog] = TopicSpec(changelog, count, cleanup_policy="compact", internal=True)
+        changelog = agent.changelog(name)
+        wanted[changelog] = TopicSpec(changelog, count, cleanup_policy="compact", internal=True)
     there = await admin.describe(connection, list(wanted))
     await admin.create(connection, [spec for topic, spec in wanted.items() if topic not in there])
     wrong = [

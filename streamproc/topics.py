@@ -52,7 +52,6 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     rows += [
         TopicRole("changelog", "read and write", spec(agent.changelog(plan.pipeline), partitions, **compacted))
         for agent in agents
-        if agent.tables
     ]
     return rows
 

@@ -22,9 +22,7 @@ from streamproc.kafka.dev_broker import BrokerConfig, DevBroker
     help="Keep the data in this directory.  [default: a temporary one, removed at the end]",
 )
 @click.option("--nodes", type=click.IntRange(1, 5), default=1, show_default=True, help="How many brokers.")
-@click.option(
-    "--heap", default="1g", show_default=True, help="Memory of each broker's heap, as Java writes it."
-)
+@click.option("--heap", default="1g", show_default=True, help="Memory of each broker's heap, as Java writes it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text, once it is up.")
 def dev(port: int | None, data_dir: Path | None, nodes: int, heap: str, as_json: bool) -> None:
     """Start Apache Kafka in the foreground, without Docker and without an installed Java.

@@ -20,8 +20,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--kafka",
         metavar="HOST:PORT",
-        help="Kafka's address, several with commas between them."
-        "  [env: STREAMPROC_KAFKA; default: 127.0.0.1:9092]",
+        help="Kafka's address, several with commas between them.  [env: STREAMPROC_KAFKA; default: 127.0.0.1:9092]",
     )
     @click.option(
         "--settings",

@@ -47,14 +47,10 @@ class Tally:
 @click.command(short_help="Send a file's rows to a topic.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--topic", required=True, help="The topic to send to.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Rows a second.  [default: no limit]"
-)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Rows a second.  [default: no limit]")
 @click.option("--key", "key_field", metavar="FIELD", help="The field whose value is the record's key.")
 @click.option("--create-topic", is_flag=True, help="Make the topic if it does not exist.")
-@click.option(
-    "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic made."
-)
+@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic made.")
 @connection_options
 def produce(
     *,
@@ -177,9 +173,7 @@ def _refused(topic: str, tally: Tally) -> Exception:
     lost = f"{tally.failed:,} records were not taken"
     match tally.error:
         case kafka_errors.MessageSizeTooLargeError():
-            return UserError(
-                f"a record is larger than topic {topic} takes; {lost}", hint="raise its max.message.bytes"
-            )
+            return UserError(f"a record is larger than topic {topic} takes; {lost}", hint="raise its max.message.bytes")
         case kafka_errors.TopicAuthorizationFailedError():
             return UserError(
                 f"not allowed: Write on topic {topic}; {lost}",

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from streamproc.core.processor import Changes
 
 SEPARATOR = b"\x00"
+LANE_TABLE = ""
+"""The table that every lane has besides its agent's: what the lane must remember about itself."""
 
 
 class Tables:

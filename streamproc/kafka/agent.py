@@ -34,7 +34,7 @@ class Agent:
             raise UserError(f"agent {self.name!r} reads no topic", "name at least one in `topics`")
 
     def changelog(self, app: str) -> str:
-        """The topic that holds the agent's tables, compacted; as many partitions as the topics it reads."""
+        """The topic that holds the lanes' state, compacted; as many partitions as the topics that the agent reads."""
         return f"{app}.{self.name}.changelog"
 
 

@@ -21,7 +21,6 @@ from streamproc import metrics
 from streamproc.core.processor import Headers
 from streamproc.core.state import changelog_key
 from streamproc.errors import FencedOffsets
-from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Entry, Outgoing, Work
@@ -224,7 +223,3 @@ def _batches(entries: list[Entry], timestamp: int) -> list[BatchBuilder]:
 def _builder() -> BatchBuilder:
     # Decisions shrink to less than a third. zstd would halve that again, at twice the time on the event loop.
     return BatchBuilder(MAX_BATCH_BYTES, DefaultRecordBatch.CODEC_SNAPPY, is_transactional=1)
-
-
-def changelog_of(agent: Agent, app: str, partition: int) -> TopicPartition:
-    return TopicPartition(agent.changelog(app), partition)

@@ -13,12 +13,15 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import orjson
 from aiokafka import TopicPartition
 
 from streamproc.core.processor import Batch, Effects, Headers, Records
-from streamproc.core.state import Overlay, Tables
+from streamproc.core.state import LANE_TABLE, Overlay, Tables
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.group import Claim, Member
+
+IDENTITY = b"lane"
 
 
 class LaneId(NamedTuple):
@@ -70,6 +73,16 @@ class Lane:
     progressed: float = 0.0
     fetching: bool = False
     behind_since: float | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """What the lane's topics were when it worked on them, to be kept with its state."""
+        return orjson.dumps({tp.topic: claim.topic_id for tp, claim in sorted(self.claims.items())})
+
+    @property
+    def remembered(self) -> bytes | None:
+        """The identity that stands in the lane's state, if it ever worked."""
+        return self.tables.get_many(LANE_TABLE, [IDENTITY])[0]
 
     @property
     def id(self) -> LaneId:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -21,12 +21,13 @@ from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Effects, Seen, Steps
+from streamproc.core.state import LANE_TABLE
 from streamproc.errors import LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.group import GroupOffsets, Member
-from streamproc.kafka.lane import Fetched, Lane, LaneId, Work, to_batch
+from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Work, to_batch
 from streamproc.kafka.opening import Opener
 from streamproc.kafka.outgoing import Router
 from streamproc.kafka.watchdog import Watchdog, end_process
@@ -245,6 +246,8 @@ class Lanes:
         reached, now, seen = lane.reached(), datetime.now(UTC), self._seen()
         positions, timestamps, steps = await self._in_thread(_begin, lane, fetched, view, reached, seen, now)
         effects = Effects() if steps is None else await self._drive(steps)
+        if lane.remembered != lane.identity:
+            effects = replace(effects, state={**effects.state, LANE_TABLE: {IDENTITY: lane.identity}})
         outgoing = await self._router.route(lane.partition, effects, self._in_thread)
         if epoch != self._epoch:
             return

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aiokafka import TopicPartition
 
 from streamproc import metrics
-from streamproc.core.state import Tables
+from streamproc.core.state import LANE_TABLE, Tables
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
 from streamproc.kafka.agent import Agent
@@ -66,6 +66,7 @@ class Opener:
             lanes[lane_id] = lane
         fresh = [lane for lane_id, lane in lanes.items() if lane is not kept.get(lane_id)]
         read = await self._restore(fresh, progress)
+        self._check_begun(fresh)
         await self._claim(fresh, member)
         if fresh:
             log.info(
@@ -118,15 +119,10 @@ class Opener:
             positions[tp] = offset
             number = entry.claim.number + 1 if entry.claim else 1
             claims[tp] = Claim(self.owner, number, info.topic_id, info.partitions)
-        return Lane(agent, lane_id.partition, positions, claims, Tables(agent.tables))
+        return Lane(agent, lane_id.partition, positions, claims, Tables((LANE_TABLE, *agent.tables)))
 
     async def _restore(self, lanes: Collection[Lane], progress: Callable[[], None]) -> int:
-        keeping = {
-            TopicPartition(lane.agent.changelog(self.app), lane.partition): lane for lane in lanes if lane.agent.tables
-        }
-        if not keeping:
-            return 0
-
+        tables = {TopicPartition(lane.agent.changelog(self.app), lane.partition): lane.tables for lane in lanes}
         told = 0
 
         def count(read: int) -> None:
@@ -135,15 +131,24 @@ class Opener:
             told = read
             progress()
 
-        read = await restore(self.connection, {tp: lane.tables for tp, lane in keeping.items()}, count)
-        for tp, lane in keeping.items():
-            begun = all(claim.number > 1 for claim in lane.claims.values())
-            if len(lane.tables) and not begun:
+        return await restore(self.connection, tables, count)
+
+    def _check_begun(self, lanes: Collection[Lane]) -> None:
+        """A lane that has worked before has a committed offset; without one it would silently begin again."""
+        for lane in lanes:
+            lost = [tp for tp, claim in lane.claims.items() if claim.number == 1]
+            if not lost or lane.remembered is None:
+                continue
+            topics = ", ".join(sorted({repr(tp.topic) for tp in lost}))
+            if lane.remembered != lane.identity:
                 raise LaneStopped(
-                    f"{tp.topic}-{tp.partition} holds state, but its lane has no committed offset",
-                    self._reset_hint(lane.id, "the group's offsets were deleted or have expired"),
+                    f"topic {topics} was deleted and made anew: the lane's state is of other records",
+                    self._reset_hint(lane.id, "events that were not decided before are lost"),
                 )
-        return read
+            raise LaneStopped(
+                f"lane {lane.partition} has no committed offset on topic {topics}, but it has worked before",
+                self._reset_hint(lane.id, "the group's offsets were deleted, or expired while nothing ran"),
+            )
 
     async def _claim(self, lanes: Collection[Lane], member: Member) -> None:
         """Put our transactional id into the offsets' metadata, outside any transaction.

@@ -130,7 +130,11 @@ class Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TopicPartition, list[Fetched]]:
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109 - Faust's signature
+    ) -> dict[TopicPartition, list[Fetched]]:
         lanes, wanted, epoch = self.lanes, self.lanes.wanted(), self.lanes.epoch
         if not wanted:
             await lanes.until_wanted(BUSY_SECONDS)

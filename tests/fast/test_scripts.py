@@ -99,8 +99,8 @@ def test_ci_runs_every_part_and_names_those_that_failed(checkout: Path) -> None:
     command(checkout, "uv", 'case "$*" in *mypy*|*pytest*) exit 7;; esac')
     done = call(checkout, ".ci/run", env={"CI": "true"})
     assert done.returncode == 1
-    assert "== FAILED: types tests" in done.stderr
+    assert "ci: FAILED: types tests" in done.stderr
     assert [line for line in done.stdout.splitlines() if "good" in line] != []
-    assert "== types: FAILED with code 7" in done.stdout
+    assert "ci: types: FAILED with code 7" in done.stdout
     command(checkout, "uv", "exit 0")
     assert call(checkout, ".ci/run").returncode == 0

@@ -20,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from streamproc import demo
@@ -34,7 +34,6 @@ EVENTS = 500
 READY_SECONDS = 60.0
 MARKER = "marker-5e1f"
 FAUST_ROUTES = (
-    "/",
     "/router",
     "/router/",
     "/table",
