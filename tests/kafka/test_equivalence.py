@@ -112,7 +112,8 @@ def test_random_expressions_mean_the_same_through_kafka(connection: Any, tmp_pat
         folder, name = made.file.parent, made.name
         (folder / "event.schema.json").write_bytes(orjson.dumps(SCHEMA))
         lines = "\n".join(f"  f{number}: {orjson.dumps(one).decode()}" for number, one in enumerate(features))
-        rules = f"  - {{id: a, when: {orjson.dumps(f"id >= 0 AND ({rule})").decode()}, decide: review}}\n  - {{id: b, decide: approve}}"
+        condition = orjson.dumps(f"id >= 0 AND ({rule})").decode()
+        rules = f"  - {{id: a, when: {condition}, decide: review}}\n  - {{id: b, decide: approve}}"
         made.file.write_text(RANDOM.format(name=name, features=lines, rules=rules))
         rows = [(b"%d" % number, value) for number, value in enumerate(values)]
         car_loan.produce(connection, f"{name}.events", rows)
