@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -64,6 +65,9 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. Errors that a user can cause are one line and a hint."""
+    # One thread for Polars: on batches of some thousand rows handing work to others costs more than it saves, and
+    # the way to use more cores is more workers. It has to be said before Polars is imported.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     try:
         code = cli.main(args=args, standalone_mode=False)  # click returns the code of ctx.exit()
         sys.exit(code if isinstance(code, int) else Exit.GOOD)

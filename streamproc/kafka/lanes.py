@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.group import GroupOffsets, Member
-from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Work, to_batch
+from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Outgoing, Work, to_batch
 from streamproc.kafka.opening import Opener
 from streamproc.kafka.outgoing import Router
 from streamproc.kafka.watchdog import Watchdog, end_process
@@ -244,11 +245,19 @@ class Lanes:
         assert self._member is not None
         member, started, view = self._member, time.perf_counter(), lane.view()
         reached, now, seen = lane.reached(), datetime.now(UTC), self._seen()
-        positions, timestamps, steps = await self._in_thread(_begin, lane, fetched, view, reached, seen, now)
-        effects = Effects() if steps is None else await self._drive(steps)
+        place = partial(self._router.place, lane.partition)
+        begun = await self._in_thread(_begin, lane, fetched, view, reached, seen, now, place)
+        positions, timestamps, steps, step = begun
+        while step.asks is not None:
+            asked = time.perf_counter()
+            answers = await self._answerer(step.asks)
+            metrics.ANSWER.labels(type(step.asks[0]).__name__.lower()).observe(time.perf_counter() - asked)
+            step = await self._in_thread(_advance, steps, answers, place)
+        effects, outgoing = step.effects, step.outgoing
+        if outgoing is None:
+            outgoing = await self._router.route(lane.partition, effects)
         if lane.remembered != lane.identity:
             effects = replace(effects, state={**effects.state, LANE_TABLE: {IDENTITY: lane.identity}})
-        outgoing = await self._router.route(lane.partition, effects, self._in_thread)
         if epoch != self._epoch:
             return
         metrics.COMPUTE.labels(lane.agent.name).observe(time.perf_counter() - started)
@@ -261,16 +270,6 @@ class Lanes:
             return
         lane.waiting = Work(lane, member, positions, effects, outgoing, timestamps, started)
         self._finished.set()
-
-    async def _drive(self, steps: Steps) -> Effects:
-        done, value = await self._in_thread(_advance, steps, None)
-        while not done:
-            started = time.perf_counter()
-            answers = await self._answerer(value)
-            metrics.ANSWER.labels(type(value[0]).__name__.lower()).observe(time.perf_counter() - started)
-            done, value = await self._in_thread(_advance, steps, answers)
-        effects: Effects = value
-        return effects
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._steps, function, *args)
@@ -411,6 +410,19 @@ class Lanes:
         end_process(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a processor got in one go: to some asks, or to its effects and, where their topics are known, to what
+    goes out. Each go is one trip to the thread, because a trip costs more than most of what is done there."""
+
+    asks: list[Ask] | None = None
+    effects: Effects = field(default_factory=Effects)
+    outgoing: Outgoing | None = None
+
+
+Place = Callable[[Effects], Outgoing | None]
+
+
 def _begin(
     lane: Lane,
     fetched: Fetched | None,
@@ -418,22 +430,26 @@ def _begin(
     reached: Mapping[TopicPartition, int],
     seen: Seen,
     now: datetime,
-) -> tuple[dict[TopicPartition, int], Any, Steps | None]:
+    place: Place,
+) -> tuple[dict[TopicPartition, int], Any, Steps | None, Step]:
+    processor = lane.agent.processor
     if fetched is None:
-        return dict(reached), None, lane.agent.processor.tick(view, seen, now)
+        steps = processor.tick(view, seen, now)
+        return dict(reached), None, steps, _advance(steps, None, place)
     batch, positions = to_batch(lane.partition, fetched.records, reached)
     if not len(batch):
-        return positions, None, None
+        return positions, None, None, Step(outgoing={})
     metrics.BATCH_EVENTS.labels(lane.agent.name).observe(len(batch))
     timestamps = np.concatenate([records.timestamps for records in batch.topics.values()])
-    return positions, timestamps, lane.agent.processor.process(batch, view, seen, now)
+    steps = processor.process(batch, view, seen, now)
+    return positions, timestamps, steps, _advance(steps, None, place)
 
 
-def _advance(steps: Steps, answers: list[Answer] | None) -> tuple[bool, Any]:
+def _advance(steps: Steps, answers: list[Answer] | None, place: Place) -> Step:
     try:
-        return False, next(steps) if answers is None else steps.send(answers)
+        return Step(asks=next(steps) if answers is None else steps.send(answers))
     except StopIteration as stop:
-        return True, stop.value
+        return Step(effects=stop.value, outgoing=place(stop.value))
 
 
 def _observe(work: Work) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import numpy as np
 from aiokafka import errors as kafka_errors
@@ -20,8 +19,6 @@ from streamproc.kafka.lane import Entry, Outgoing
 RECORD_OVERHEAD = 200  # bytes of a record batch's header and a record's own fields, generously
 DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
 
-InThread = Callable[..., Awaitable[Any]]
-
 
 class Router:
     """Knows the partition count and the size limit of every topic that was written to."""
@@ -33,16 +30,27 @@ class Router:
         self._counts: dict[str, int] = {}
         self._limits: dict[str, int] = {}
 
-    async def route(self, lane_partition: int, effects: Effects, in_thread: InThread) -> Outgoing:
-        """The effects' records by topic and partition."""
+    def place(self, lane_partition: int, effects: Effects) -> Outgoing | None:
+        """The effects' records by topic and partition; ``None`` where a topic is not known yet."""
         outputs = [output for output in effects.records if len(output)]
-        if not outputs:
-            return {}
-        for topic in {output.topic for output in outputs} | {self._dead_letters}:
+        if any(topic not in self._counts for topic in self._needed(outputs)):
+            return None
+        routed: Outgoing = defaultdict(list)
+        for output in outputs:
+            self._place(routed, output, lane_partition)
+        return dict(routed)
+
+    async def route(self, lane_partition: int, effects: Effects) -> Outgoing:
+        """The same, after asking the broker about topics that are new. Raises LaneStopped for one that is not there."""
+        for topic in self._needed([output for output in effects.records if len(output)]):
             if topic not in self._counts:
                 await self._learn(topic)
-        routed: Outgoing = await in_thread(self._route, lane_partition, outputs)
-        return routed
+        placed = self.place(lane_partition, effects)
+        assert placed is not None
+        return placed
+
+    def _needed(self, outputs: list[Output]) -> set[str]:
+        return {output.topic for output in outputs} | ({self._dead_letters} if outputs else set())
 
     async def _learn(self, topic: str) -> None:
         try:
@@ -53,12 +61,6 @@ class Router:
             ) from error
         self._limits[topic] = int(info.configs.get("max.message.bytes", DEFAULT_LIMIT))
         self._counts[topic] = info.partitions
-
-    def _route(self, lane_partition: int, outputs: list[Output]) -> Outgoing:
-        routed: Outgoing = defaultdict(list)
-        for output in outputs:
-            self._place(routed, output, lane_partition)
-        return dict(routed)
 
     def _place(self, routed: Outgoing, output: Output, lane_partition: int) -> None:
         topic = output.topic

@@ -94,9 +94,7 @@ def expressions(columns: Mapping[str, pl.DataType], want: str = "any") -> st.Sea
 def frames(columns: Mapping[str, pl.DataType], max_rows: int = 8) -> st.SearchStrategy[pl.DataFrame]:
     """Frames of the columns with nulls, NaN, infinities, huge numbers and odd texts."""
     row = st.tuples(*(st.none() | VALUES[_kind(dtype)] for dtype in columns.values()))
-    return st.lists(row, max_size=max_rows).map(
-        lambda rows: pl.DataFrame(rows, schema=dict(columns), orient="row")
-    )
+    return st.lists(row, max_size=max_rows).map(lambda rows: pl.DataFrame(rows, schema=dict(columns), orient="row"))
 
 
 def _kind(dtype: pl.DataType) -> Kind:
@@ -133,9 +131,7 @@ class _Maker:
             text = f"({{}} {BINARY[operator].symbol} {{}})"
             ways += [partial(self._filled, text, pair, depth) for pair, result in forms if result is kind]
         ways += [partial(self._call, f, kind, depth) for f in ALL_FUNCTIONS if kind in _results(f)]
-        ways += [
-            partial(self._filled, text, kinds, depth) for text, kinds, result in _forms() if result is kind
-        ]
+        ways += [partial(self._filled, text, kinds, depth) for text, kinds, result in _forms() if result is kind]
         if kind is B:
             ways += [partial(self._in, k, depth) for k in ANY]
         return st.integers(0, len(ways) - 1).flatmap(lambda index: ways[index]())
@@ -148,9 +144,9 @@ class _Maker:
         searched = st.tuples(st.lists(branch, min_size=1, max_size=2), self._else(kind, depth)).map(
             lambda parts: f"CASE {' '.join(parts[0])}{parts[1]} END"
         )
-        compared = st.tuples(
-            self._filled("CASE {} WHEN {} THEN {}", (I, I, kind), depth), self._else(kind, depth)
-        ).map(lambda parts: f"{parts[0]}{parts[1]} END")
+        compared = st.tuples(self._filled("CASE {} WHEN {} THEN {}", (I, I, kind), depth), self._else(kind, depth)).map(
+            lambda parts: f"{parts[0]}{parts[1]} END"
+        )
         return searched | compared
 
     def _else(self, kind: Kind, depth: int) -> st.SearchStrategy[str]:

@@ -98,10 +98,7 @@ def test_canonical_text_is_a_fixed_point_and_means_the_same(text: str, frame: pl
 
 
 @SETTINGS
-@given(
-    st.text(max_size=40)
-    | expressions(COLUMNS).flatmap(lambda text: st.permutations(text.split()).map(" ".join))
-)
+@given(st.text(max_size=40) | expressions(COLUMNS).flatmap(lambda text: st.permutations(text.split()).map(" ".join)))
 def test_any_text_compiles_or_is_refused_with_a_place(text: str) -> None:
     try:
         compile_expression(text, COLUMNS)

@@ -115,9 +115,7 @@ LITERALS: dict[str, st.SearchStrategy[Value]] = {
 
 
 def trees(kind: str, depth: int) -> st.SearchStrategy[Tree]:
-    columns = st.sampled_from([name for name, k in KINDS.items() if k == kind]).map(
-        lambda name: ("column", name)
-    )
+    columns = st.sampled_from([name for name, k in KINDS.items() if k == kind]).map(lambda name: ("column", name))
     leaf = columns | LITERALS[kind].map(lambda value: ("literal", value))
     if depth == 0:
         return columns

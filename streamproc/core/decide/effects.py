@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import orjson
-import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.decide.encode import encode_decisions
@@ -27,8 +26,8 @@ def make_effects(plan: Plan, frame: Frame, context: Context, masker: Masker | No
 def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> list[Output]:
     if not len(frame) or frame.verdicts is None:
         return []
-    keys, key_texts = event_keys(plan, frame, masker)
-    values = encode_decisions(plan, frame, context, key_texts, masker)
+    encoded = encode_decisions(plan, frame, context, masker)
+    keys, values = encoded.keys, encoded.values
     headers = headers_of("decision", [frame.records.headers[row] for row in frame.rows.tolist()])
     rows_by_decision: dict[str, list[int]] = defaultdict(list)
     distinct = frame.verdicts.distinct
@@ -48,19 +47,6 @@ def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) 
             outputs.append(Output(topic, *chosen))
     _count_verdicts(frame)
     return outputs
-
-
-def event_keys(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[list[bytes | None], pl.Series]:
-    """The key of each row's records, and the same as text: the declared field's value, or else the event's own key."""
-    if plan.events.key is None:
-        raw = [frame.records.keys[row] for row in frame.rows.tolist()]
-        return raw, pl.Series([None if k is None else k.decode(errors="replace") for k in raw], dtype=pl.String)
-    column = frame.columns[plan.events.key]
-    if plan.events.key in plan.events.sensitive:
-        assert masker is not None
-        column = pl.Series([masker.hash(value) for value in column.to_list()], dtype=pl.String)
-    text = column.cast(pl.String)
-    return text.cast(pl.Binary).to_list(), text
 
 
 def _review(

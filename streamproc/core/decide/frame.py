@@ -52,7 +52,7 @@ class Frame:
         return len(self.rows)
 
     def add(self, *columns: pl.Series) -> None:
-        self.columns = self.columns.with_columns(columns)
+        self.columns = self.columns.hstack(list(columns))
 
     def refuse(self, rows: dict[int, DeadLetter]) -> None:
         """Turn rows (by row number) into dead letters."""

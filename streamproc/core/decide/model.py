@@ -46,7 +46,7 @@ def _take(frame: Frame, answer: Answer) -> None:
     for reason, count in Counter(reasons).items():
         if reason is not None:
             frame.count("unscored", reason, count)
-    usable = pl.Series([reason is None for reason in reasons], dtype=pl.Boolean)
+    scores[[reason is not None for reason in reasons]] = np.nan
     frame.unscored = reasons
     frame.model_version = answer.version
-    frame.add(pl.select(pl.when(usable).then(pl.Series(SCORE, scores)).alias(SCORE)).to_series())
+    frame.add(pl.Series(SCORE, scores, nan_to_null=True))
