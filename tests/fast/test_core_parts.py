@@ -1,0 +1,135 @@
+"""The small parts that everything rests on: partitions, lane state, claims, records on their way."""
+
+from __future__ import annotations
+
+import random
+from collections import namedtuple
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.partitioner import murmur2 as reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamproc.core.partitioner import murmur2, partitions
+from streamproc.core.processor import Effects, Output, run
+from streamproc.core.records import TRUNCATED_BYTES
+from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
+from streamproc.kafka.group import Claim
+from streamproc.kafka.lane import to_batch
+from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
+
+Fetched = namedtuple("Fetched", "offset timestamp key value headers")
+KEYS = st.lists(st.binary(max_size=40), max_size=30)
+
+
+@given(KEYS)
+def test_keys_hash_as_kafka_hashes_them(keys: list[bytes]) -> None:
+    assert [int(one) for one in murmur2(keys)] == [reference(key) & 0xFFFFFFFF for key in keys]
+
+
+@given(st.lists(st.none() | st.binary(max_size=12), max_size=30), st.integers(1, 50), st.integers(0, 99))
+def test_keys_go_where_javas_default_partitioner_sends_them(keys: list[bytes | None], count: int, own: int) -> None:
+    expected = [own % count if key is None else (reference(key) & 0x7FFFFFFF) % count for key in keys]
+    assert partitions(keys, count, own).tolist() == expected
+
+
+CHANGES = st.dictionaries(
+    st.sampled_from(["a", "b"]),
+    st.dictionaries(st.sampled_from([b"1", b"2", b"3"]), st.none() | st.binary(max_size=2)),
+)
+
+
+@given(st.lists(CHANGES, max_size=4), st.integers(0, 4))
+def test_a_view_is_the_tables_after_everything_before_it(
+    changes: list[dict[str, dict[bytes, bytes | None]]], cut: int
+) -> None:
+    plain: dict[tuple[str, bytes], bytes | None] = {}
+    tables = Tables(["a", "b"])
+    for number, change in enumerate(changes):
+        if number < cut:
+            tables.apply(change)
+        for table, entries in change.items():
+            plain |= {(table, key): value for key, value in entries.items()}
+    view, keys = Overlay(tables, changes[cut:]), [b"1", b"2", b"3"]
+    for table in ("a", "b"):
+        assert view.get_many(table, keys) == [plain.get((table, key)) for key in keys]
+    for change in changes[cut:]:
+        tables.apply(change)
+    for table in ("a", "b"):
+        assert tables.get_many(table, keys) == [plain.get((table, key)) for key in keys]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), st.binary(max_size=8))
+def test_changelog_keys_are_read_back(table: str, key: bytes) -> None:
+    assert split_changelog_key(changelog_key(table, key)) == (table, key)
+
+
+def test_a_table_that_was_not_declared_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        Tables(["a"]).get_many("b", [b"1"])
+
+
+def test_claims_are_read_back_and_others_metadata_is_none() -> None:
+    claim = Claim("app-1", 7, "topic", 4, 9)
+    assert Claim.decode(claim.encode()) == claim
+    assert [Claim.decode(text) for text in (None, "", "x", "[]", "[2, 1]", '{"a": 1}', "7")] == [None] * 7
+
+
+def test_records_before_the_position_are_left_out() -> None:
+    tp = TopicPartition("t", 3)
+    records = [Fetched(offset, offset * 10, b"k%d" % offset, b"v", ()) for offset in (4, 5, 9)]
+    batch, after = to_batch(3, {tp: records}, {tp: 5})
+    assert batch.topics["t"].offsets.tolist() == [5, 9]
+    assert batch.topics["t"].keys == [b"k5", b"k9"]
+    assert after == {tp: 10}
+    empty, same = to_batch(3, {tp: records}, {tp: 10})
+    assert (len(empty), same) == (0, {tp: 10})
+
+
+def make_router(counts: dict[str, int]) -> Router:
+    router = Router(None, None, "dead")  # type: ignore[arg-type]
+    router._counts, router._limits = counts, dict.fromkeys(counts, DEFAULT_LIMIT)
+    return router
+
+
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=3), st.binary(max_size=3)), max_size=40), st.integers(1, 5))
+def test_records_keep_their_order_in_each_partition(rows: list[tuple[bytes | None, bytes]], count: int) -> None:
+    output = Output("t", [key for key, _ in rows], [value for _, value in rows], [()] * len(rows))
+    placed = make_router({"t": count, "dead": 1}).place(7, Effects(records=[output]))
+    expected: dict[tuple[str, int], list[object]] = {}
+    for (key, value), place in zip(rows, partitions([key for key, _ in rows], count, 7).tolist(), strict=True):
+        expected.setdefault(("t", place), []).append((key, value, ()))
+    assert placed == expected
+
+
+def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() -> None:
+    body = bytes(random.Random(1).randbytes(DEFAULT_LIMIT + 1))
+    output = Output("t", [b"a", b"b"], [body, b"small"], [(("traceparent", b"x"),), ()])
+    placed = make_router({"t": 1, "dead": 2}).place(3, Effects(records=[output]))
+    assert placed is not None
+    assert placed["t", 0] == [(b"b", b"small", ())]
+    [(key, value, headers)] = placed["dead", 1]
+    named = dict(headers)
+    assert (key, value) == (b"a", body[:TRUNCATED_BYTES])
+    assert (named["sp-reason"], named["sp-target"], named["traceparent"]) == (b"record_too_large", b"t", b"x")
+    assert int(named["sp-size"]) == len(body)
+
+
+def test_an_unknown_topic_is_asked_about_first() -> None:
+    output = Output("new", [b"a"], [b"b"], [()])
+    assert make_router({"dead": 1}).place(0, Effects(records=[output])) is None
+
+
+def test_columns_of_different_lengths_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        Output("t", [b"a"], [], [])
+
+
+def test_a_processor_is_run_to_its_end_with_answers() -> None:
+    def steps():  # type: ignore[no-untyped-def]
+        first = yield [1, 2]
+        second = yield [first[0] + first[1]]
+        return Effects(counts={("x", "y"): second[0]})
+
+    assert run(steps(), lambda ask: ask * 10).counts == {("x", "y"): 300}
