@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,7 +118,8 @@ def _add_agent(app: App, agent: Agent) -> None:
         async for fetched in stream:
             app.lanes.take(fetched)
 
-    app.agent(app.topic(*agent.topics, schema=LaneSchema()), name=agent.name)(run)
+    # Faust's acknowledgements are off: it would remember every batch, and only its own commits forget them.
+    app.agent(app.topic(*agent.topics, schema=LaneSchema(), acks=False), name=agent.name)(run)
 
 
 def _add_pages(app: App) -> None:
@@ -134,7 +135,12 @@ def _add_pages(app: App) -> None:
         return view.bytes(generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def run_worker(app: App, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+async def _start(app: App) -> None:
+    await app.lanes.start()
+    await app.start()
+
+
+async def run_worker(app: App) -> None:
     """Run until SIGTERM or SIGINT, then finish the batches in flight and leave the group."""
     require(await probe(app.connection, PROBE_SECONDS))
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -142,12 +148,16 @@ async def run_worker(app: App, ready: Callable[[], Awaitable[None]] | None = Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await app.lanes.start()
-    await app.start()
-    if ready is not None:
-        await ready()
-    crashed = asyncio.ensure_future(app.wait_until_stopped())
-    await asyncio.wait({asyncio.ensure_future(stop.wait()), crashed}, return_when=asyncio.FIRST_COMPLETED)
+    stopped = asyncio.ensure_future(stop.wait())
+    starting = asyncio.ensure_future(_start(app))
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()  # a broker that is away keeps it waiting
+        await asyncio.wait({starting}, timeout=STOP_SECONDS)
+    else:
+        starting.result()
+        crashed = asyncio.ensure_future(app.wait_until_stopped())
+        await asyncio.wait({stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping: finishing the batches in flight")
     await app.lanes.stop()
     with contextlib.suppress(TimeoutError):

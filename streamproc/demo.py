@@ -72,7 +72,11 @@ class Tally:
     def summary(self, broker: str) -> dict[str, Any]:
         """The figures of the run, as ``streamproc demo --json`` prints them."""
         seconds = max(self.finished - self.started, 1e-9)
-        p50, p99 = np.percentile(self.latencies, [50, 99]) * 1000 if self.latencies else (0.0, 0.0)
+        p50, p99 = (
+            [round(float(one) * 1000, 1) for one in np.percentile(self.latencies, [50, 99])]
+            if self.latencies
+            else [None] * 2
+        )
         return {
             "events": self.expected,
             "decisions": dict(sorted(self.decisions.items())),
@@ -83,7 +87,7 @@ class Tally:
             "duplicates": sum(self.decided.values()) - len(self.decided),
             "seconds": round(seconds, 3),
             "events_per_second": round(len(self.decided) / seconds),
-            "latency_ms": {"p50": round(float(p50), 1), "p99": round(float(p99), 1)},
+            "latency_ms": {"p50": p50, "p99": p99},
             "broker": broker,
         }
 
@@ -184,6 +188,12 @@ class Worker:
 async def make_events_topic(connection: Connection, plan: Plan) -> None:
     """The events topic, which is the producers' to make."""
     await admin.create(connection, [admin.TopicSpec(plan.events.topic, PARTITIONS, 1)])
+
+
+async def remove_topics(connection: Connection, plan: Plan) -> None:
+    """Leave a broker that is not ours as it was."""
+    there = await admin.describe(connection)
+    await admin.delete_topics(connection, [name for name in there if name.startswith(f"{plan.pipeline}.")])
 
 
 async def until_ready(connection: Connection, plan: Plan, worker: Worker) -> None:

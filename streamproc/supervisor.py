@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from streamproc.errors import Exit
 from streamproc.worker import RESTARTS
@@ -45,8 +46,9 @@ class Supervisor:
         self._command = list(command)
         self._slots = [Slot(number) for number in range(count)]
         self._web_port = web_port
-        self._stop = threading.Event()
-        self._wake = threading.Event()
+        self._stopping = False
+        # A signal handler may interrupt anything, itself too: a SimpleQueue is made for that, an Event is not.
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
     @property
     def pids(self) -> list[int]:
@@ -57,7 +59,7 @@ class Supervisor:
         """Run until SIGTERM or SIGINT, or until a worker ends with a code that a restart does not mend."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        signal.signal(signal.SIGCHLD, lambda *_: self._wake.set())
+        signal.signal(signal.SIGCHLD, lambda *_: self._wake.put(None))
         try:
             return self._loop()
         finally:
@@ -65,19 +67,19 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask ``run`` to end."""
-        self._stop.set()
-        self._wake.set()
+        self._stopping = True
+        self._wake.put(None)
 
     def _loop(self) -> int:
-        while not self._stop.is_set():
-            self._wake.clear()
+        while not self._stopping:
             now = time.monotonic()
             for slot in self._slots:
                 code = self._look_after(slot, now)
                 if code is not None:
                     return code
             waiting = [slot.due - now for slot in self._slots if slot.process is None]
-            self._wake.wait(max(min([*waiting, 1.0]), 0.01))
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=max(min([*waiting, 1.0]), 0.01))
         return Exit.GOOD
 
     def _look_after(self, slot: Slot, now: float) -> int | None:

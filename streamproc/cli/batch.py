@@ -56,7 +56,10 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
     pipeline = open_pipeline(file)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
     offline = Offline(pipeline.processor, pipeline.answers.now, now=moment)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out}: {error.strerror}", "name a directory that can be written to") from error
     started = time.perf_counter()
     with Files(out, pipeline) as files:
         asyncio.run(_decide(pipeline, offline, files, source, partition))
@@ -119,12 +122,37 @@ class Files:
                 self.counts[name] += len(output)
 
     def to_parquet(self) -> None:
-        """Turn every file into Parquet."""
-        for name, count in self.counts.items():
+        """Turn every file into Parquet. What differs from pipeline to pipeline (features, events) stays JSON text."""
+        for name in self.counts:
             source = self._folder / f"{name}.ndjson"
-            frame = pl.read_ndjson(source, infer_schema_length=None) if count else pl.DataFrame()
+            with source.open("rb") as lines:
+                rows = [orjson.loads(line) for line in lines]
+            frame = pl.DataFrame([_flat(row, COLUMNS[name]) for row in rows], schema=COLUMNS[name])
             frame.write_parquet(self._folder / f"{name}.parquet")
             source.unlink()
+
+
+LISTS = pl.List(pl.String)
+SOURCE = pl.Struct({"topic": pl.String, "partition": pl.Int64, "offset": pl.Int64, "timestamp": pl.Int64})
+COLUMNS: dict[str, dict[str, Any]] = {
+    "decisions": {
+        "id": pl.String, "source": SOURCE, "key": pl.String, "time": pl.String, "decision": pl.String,
+        "tier": pl.String, "why": pl.String, "rule": pl.String, "would_be": pl.String, "rules": LISTS,
+        "reasons": LISTS, "observed": LISTS, "undecided": LISTS, "score": pl.Float64, "scored": pl.Boolean,
+        "score_reason": pl.String, "confidence": pl.Float64, "features": pl.String, "pipeline": pl.String,
+        "plan": pl.String, "model": pl.String, "seen": pl.String,
+    },
+    "review": {"id": pl.String, "decision": pl.String, "event": pl.String},
+    "dead-letters": {"key": pl.String, "headers": pl.String, "value": pl.String, "value_base64": pl.String},
+}  # fmt: skip
+"""The columns of the Parquet files: the records' fields."""
+
+
+def _flat(row: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: orjson.dumps(item).decode() if columns[name] == pl.String and isinstance(item, dict) else item
+        for name, item in row.items()
+    }
 
 
 def _letters(output: Output) -> Iterable[bytes]:

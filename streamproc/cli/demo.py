@@ -99,8 +99,11 @@ def demo(
             click.echo(orjson.dumps(summary).decode())
         else:
             _print(console, summary, sample.damaged, pipeline)
+        if kafka is not None and not keep:
+            worker.stop()
+            asyncio.run(show.remove_topics(connection, pipeline.plan))
         if keep:
-            _keep(console, connection, web_port, folder)
+            _keep(console, connection, web_port, folder, pipeline.plan.topics.decisions)
     good = summary["missing"] == 0 and summary["duplicates"] == 0
     ctx.exit(Exit.GOOD if good else Exit.BUG)
 
@@ -148,8 +151,8 @@ def _progress(tally: Any) -> Group:
     table.add_row(
         "rate",
         f"{figures['events_per_second']:,}/s",
-        f"latency p50 {latency['p50']:.0f} ms",
-        f"p99 {latency['p99']:.0f} ms",
+        f"latency p50 {latency['p50'] or 0:.0f} ms",
+        f"p99 {latency['p99'] or 0:.0f} ms",
     )
     return Group(ProgressBar(total=tally.expected, completed=done, width=60), table)
 
@@ -167,7 +170,7 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     table.add_row("rate", f"{summary['events_per_second']:,} events/s over {summary['seconds']:.1f} s")
     table.add_row(
         "latency",
-        f"p50 {summary['latency_ms']['p50']:.0f} ms, p99 {summary['latency_ms']['p99']:.0f} ms (queueing included)",
+        f"p50 {summary['latency_ms']['p50'] or 0:.0f} ms, p99 {summary['latency_ms']['p99'] or 0:.0f} ms (queueing included)",
     )
     console.print(table)
     console.print("where to look next:")
@@ -177,12 +180,12 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     console.print("  streamproc init my-pipeline       begin one of your own")
 
 
-def _keep(console: Console, connection: Connection, web_port: int, folder: Path) -> None:
+def _keep(console: Console, connection: Connection, web_port: int, folder: Path, decisions: str) -> None:
     address = connection.address
     console.print(f"\nKafka            {address}")
     console.print(f"health, metrics  http://127.0.0.1:{web_port}/healthz  /metrics")
     console.print(f"worker's log     {folder / 'worker.log'}")
-    console.print(f"try              streamproc tail car-loan.decisions --from beginning --limit 3 --kafka {address}")
+    console.print(f"try              streamproc tail {decisions} --from beginning --limit 3 --kafka {address}")
     console.print("Ctrl-C stops everything")
     try:
         signal.pause()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 
@@ -67,8 +69,8 @@ class Answers:
         model, rows = self._sources[ask.model].model, len(ask.ids)
         try:
             values = model.score(ask.columns, rows)
-        except Exception as error:  # a model may raise whatever it likes
-            log.warning("the model failed on a batch of %d: %s", rows, type(error).__name__)
+        except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
+            log.warning("the model failed on a batch of %d: %s at %s", rows, type(error).__name__, _place(error))
             return Answer.nothing(rows, "model_error", model.version)
         if values.shape != (rows,):
             return Answer.nothing(rows, "wrong_length", model.version)
@@ -77,3 +79,9 @@ class Answers:
         for row in np.flatnonzero(~finite).tolist():
             reasons[row] = "not_finite"
         return Answer(values, reasons, model.version)  # type: ignore[arg-type]
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame. The error's text may quote an event, so it is not told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"

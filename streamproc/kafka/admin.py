@@ -308,6 +308,8 @@ def _check(code: int, operation: str, resource: str, message: str | None = None,
         raise _denied(operation, resource)
     if error is kafka_errors.InvalidTopicError:
         raise UserError(f"{resource.removeprefix('topic ')!r} cannot be the name of a topic")
+    if error.retriable or error in (kafka_errors.RequestTimedOutError, kafka_errors.UnknownError):
+        raise BrokerUnavailable(f"{operation} of {resource} failed for now: {error.__name__}", "try again")
     raise UserError(f"{operation} of {resource} was refused: {message or error.__name__}")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streamproc import metrics
 from streamproc.core.processor import Headers
 from streamproc.core.state import changelog_key
-from streamproc.errors import FencedOffsets
+from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Entry, Outgoing, Work
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 30.0
 START_SECONDS = 20.0
 RETRY_SECONDS = 0.5
+MOST_ABORTS = 20
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class BrokerState:
     """Whether the worker is waiting for the broker, and since when (monotonic seconds)."""
 
     away_since: float | None = None
+    on_back: Callable[[], None] = lambda: None
 
     def away(self, reason: BaseException) -> None:
         if self.away_since is None:
@@ -46,8 +48,10 @@ class BrokerState:
             log.warning("the broker is away, waiting for it: %s", type(reason).__name__)
 
     def back(self) -> None:
-        if self.away_since is not None:
-            log.warning("the broker is back after %.1f s", time.monotonic() - self.away_since)
+        if self.away_since is None:
+            return
+        log.warning("the broker is back after %.1f s", time.monotonic() - self.away_since)
+        self.on_back()
         self.away_since = None
         metrics.BROKER_AWAY.set(0)
 
@@ -66,6 +70,7 @@ class Cycle:
         self._encoder = encoder
         self._producer: LaneProducer | None = None
         self._number = 0
+        self._aborts = 0
 
     async def start(self) -> None:
         self._producer = await self._start_producer()
@@ -75,29 +80,30 @@ class Cycle:
             await self._producer.discard()
             self._producer = None
 
-    async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has. Raises UnknownTopicOrPartitionError where there is none."""
-        assert self._producer is not None
-        return len(await self._producer.partitions_for(topic))
+    async def commit(self, works: Sequence[Work], limits: Mapping[str, int]) -> bool:
+        """Make all of the work final, or none of it: whether it was. ``limits`` are the topics' bytes for a batch.
 
-    async def commit(self, works: Sequence[Work]) -> bool:
-        """Make all of the work final, or none of it: whether it was.
-
-        Raises FencedOffsets when the group has moved on. Waits for as long as the broker is away.
+        Raises FencedOffsets when the group has moved on, UserError where a permission is missing, and what else the
+        broker will not take however often it is sent. Waits for as long as the broker is away.
         """
         self._number += 1
         claims = {tp: replace(claim, cycle=self._number) for work in works for tp, claim in work.lane.claims.items()}
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
-                await self._transaction(works, claims)
+                await self._transaction(works, claims, limits)
             done = True
         except FencedOffsets:
             raise
-        except (kafka_errors.KafkaError, TimeoutError, AssertionError) as error:
+        except (kafka_errors.KafkaError, kafka_errors.IllegalOperation, TimeoutError, AssertionError) as error:
             # aiokafka asserts its state machine: after a fatal error in the background that is all one sees.
-            _raise_if_fenced(error)
+            _raise_if_final(error)
+            if isinstance(error, TimeoutError):
+                self.broker.away(error)
             done = await self._outcome(works, claims, error)
+        self._aborts = 0 if done else self._aborts + 1
+        if self._aborts > MOST_ABORTS:
+            raise StreamprocError(f"{self._aborts} transactions in a row came to nothing", "the log says why")
         metrics.TRANSACTION.observe(time.perf_counter() - started)
         metrics.TRANSACTIONS.labels("committed" if done else "aborted").inc()
         if done:
@@ -105,13 +111,15 @@ class Cycle:
                 work.lane.claims = {tp: claims[tp] for tp in work.lane.claims}
         return done
 
-    async def _transaction(self, works: Sequence[Work], claims: dict[TopicPartition, Claim]) -> None:
+    async def _transaction(
+        self, works: Sequence[Work], claims: dict[TopicPartition, Claim], limits: Mapping[str, int]
+    ) -> None:
         producer, member = self._producer, works[0].member
         assert producer is not None
         if any(work.member is not member for work in works):
             raise FencedOffsets("batches of two generations met in one transaction")
         loop = asyncio.get_running_loop()
-        encoding = loop.run_in_executor(self._encoder, encode, self._app, works)
+        encoding = loop.run_in_executor(self._encoder, encode, self._app, works, limits)
         await producer.begin_transaction()
         # Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset.
         await producer.send_offsets_to_transaction(
@@ -123,18 +131,20 @@ class Cycle:
             member,
         )
         batches = await encoding
-        sent = await asyncio.gather(
-            *(self._send(topic, partition, parts) for (topic, partition), parts in batches.items())
-        )
+        sending = [
+            asyncio.ensure_future(_send(producer, topic, partition, parts))
+            for (topic, partition), parts in batches.items()
+        ]
+        try:
+            sent = await asyncio.gather(*sending)
+        finally:
+            for task in sending:
+                task.cancel()
         for futures in sent:
             for future in futures:
                 await future
         await producer.commit_transaction()
         self.broker.back()
-
-    async def _send(self, topic: str, partition: int, parts: list[BatchBuilder]) -> list[Any]:
-        assert self._producer is not None
-        return [await self._producer.send_batch(part, topic, partition=partition) for part in parts]
 
     async def _outcome(self, works: Sequence[Work], claims: dict[TopicPartition, Claim], error: BaseException) -> bool:
         """What became of a transaction whose end nobody told us."""
@@ -163,27 +173,65 @@ class Cycle:
                     await producer.start()
             except (kafka_errors.KafkaError, TimeoutError, OSError) as error:
                 await producer.discard()
-                if isinstance(error, kafka_errors.KafkaError) and not _waiting_helps(error):
+                if isinstance(error, kafka_errors.KafkaError) and not is_away(error):
                     raise
                 self.broker.away(error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
+                self.broker.back()
                 return producer
 
 
-def _waiting_helps(error: kafka_errors.KafkaError) -> bool:
-    return error.retriable or isinstance(error, kafka_errors.KafkaConnectionError)
+async def _send(producer: LaneProducer, topic: str, partition: int, parts: list[BatchBuilder]) -> list[Any]:
+    return [await producer.send_batch(part, topic, partition=partition) for part in parts]
 
 
-def _raise_if_fenced(error: BaseException) -> None:
+def is_away(error: BaseException) -> bool:
+    """Whether it means that the broker is not there, or not ready: waiting mends it."""
+    if isinstance(error, kafka_errors.KafkaError):
+        return error.retriable or isinstance(error, kafka_errors.KafkaConnectionError)
+    return isinstance(error, BrokerUnavailable)
+
+
+PASSING = (
+    kafka_errors.ProducerFenced,
+    kafka_errors.InvalidProducerEpoch,
+    kafka_errors.OutOfOrderSequenceNumber,
+    kafka_errors.DuplicateSequenceNumber,
+    kafka_errors.InvalidTxnState,
+    kafka_errors.InvalidProducerIdMapping,
+)
+"""What a new producer with the same id mends."""
+
+DENIED = (
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.TransactionalIdAuthorizationFailed,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
+
+
+def _raise_if_final(error: BaseException) -> None:
+    """Raise where trying again would go on for ever. aiokafka wraps the cause, so the whole chain is looked at."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, FencedOffsets):
             raise cause
+        if isinstance(cause, DENIED):
+            raise UserError(
+                f"the broker refuses a transaction: {type(cause).__name__}",
+                "`streamproc topics FILE --acls` lists the permissions that a worker needs",
+            ) from cause
+        refused = isinstance(cause, kafka_errors.BrokerResponseError) and not isinstance(cause, PASSING)
+        if (refused and not cause.retriable) or "Unrecognized partition" in str(cause):  # type: ignore[attr-defined]
+            raise StreamprocError(
+                f"the broker will not take a transaction: {type(cause).__name__}",
+                "an output topic has changed, or cannot hold what is sent to it",
+            ) from cause
         cause = cause.__cause__ or cause.__context__
 
 
-def encode(app: str, works: Sequence[Work]) -> dict[tuple[str, int], list[BatchBuilder]]:
+def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[BatchBuilder]]:
     """Kafka record batches for everything that the works send, changelogs included, by topic and partition."""
     merged: Outgoing = defaultdict(list)
     for work in works:
@@ -193,7 +241,7 @@ def encode(app: str, works: Sequence[Work]) -> dict[tuple[str, int], list[BatchB
         if changes:
             merged[work.lane.agent.changelog(app), work.lane.partition] += changes
     now = int(time.time() * 1000)
-    return {target: _batches(entries, now) for target, entries in merged.items()}
+    return {target: _batches(entries, now, limits.get(target[0])) for target, entries in merged.items()}
 
 
 def changelog_entries(work: Work) -> list[Entry]:
@@ -204,8 +252,9 @@ def changelog_entries(work: Work) -> list[Entry]:
     ]
 
 
-def _batches(entries: list[Entry], timestamp: int) -> list[BatchBuilder]:
-    batches = [_builder()]
+def _batches(entries: list[Entry], timestamp: int, limit: int | None) -> list[BatchBuilder]:
+    size = MAX_BATCH_BYTES if limit is None else min(MAX_BATCH_BYTES, limit)
+    batches = [_builder(size)]
     append = batches[-1].append
     lists: dict[Headers, list[tuple[str, bytes]]] = {}  # most records of a topic have the same headers
     for key, value, headers in entries:
@@ -213,13 +262,13 @@ def _batches(entries: list[Entry], timestamp: int) -> list[BatchBuilder]:
         if listed is None:
             listed = lists[headers] = list(headers)
         while append(timestamp=timestamp, key=key, value=value, headers=listed) is None:
-            batches.append(_builder())
+            batches.append(_builder(size))
             append = batches[-1].append
     for batch in batches:
         batch.close()
     return batches
 
 
-def _builder() -> BatchBuilder:
+def _builder(size: int) -> BatchBuilder:
     # Decisions shrink to less than a third. zstd would halve that again, at twice the time on the event loop.
-    return BatchBuilder(MAX_BATCH_BYTES, DefaultRecordBatch.CODEC_SNAPPY, is_transactional=1)
+    return BatchBuilder(size, DefaultRecordBatch.CODEC_SNAPPY, is_transactional=1)

@@ -18,7 +18,7 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 
-from streamproc.errors import FencedOffsets
+from streamproc.errors import FencedOffsets, UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.protocol import OffsetCommitRequest, OffsetFetchRequest
 
@@ -26,6 +26,7 @@ UNKNOWN_OFFSET = -1
 UNSTABLE_OFFSET_COMMIT = 88
 MOVED_ON = frozenset({22, 25, 27, 82})  # illegal generation, unknown member, rebalancing, fenced instance
 NOT_HERE = frozenset({14, 15, 16})  # loading, coordinator not available, not coordinator
+DENIED = frozenset({29, 30})  # topic or group authorization failed
 RETRY_SECONDS = 0.05
 
 
@@ -119,7 +120,7 @@ class GroupOffsets:
                 continue
             unexpected = codes - {0, UNSTABLE_OFFSET_COMMIT}
             if unexpected:
-                raise kafka_errors.for_code(min(unexpected))(f"offsets of group {self._group}")
+                raise self._refused(min(unexpected))
             return {
                 TopicPartition(topic, partition): Committed(offset, Claim.decode(metadata))
                 for topic, ps, _ in response.topics
@@ -147,12 +148,22 @@ class GroupOffsets:
             codes = {code for _, ps, _ in response.topics for _, code, _ in ps} - {0}
             if not codes:
                 return
-            if codes & NOT_HERE:
+            if not codes & MOVED_ON and all(kafka_errors.for_code(code).retriable for code in codes):
                 await self._look_again()
                 continue
             if codes & MOVED_ON:
                 raise FencedOffsets("a claim was refused: the group has moved on")
-            raise kafka_errors.for_code(min(codes))(f"claim in group {self._group}")
+            raise self._refused(min(codes))
+
+    def _refused(self, code: int) -> Exception:
+        error = kafka_errors.for_code(code)
+        if code in DENIED:
+            return UserError(
+                f"not allowed: offsets of group {self._group!r} ({error.__name__})",
+                "`streamproc topics FILE --acls` lists the permissions that a worker needs",
+            )
+        refused: Exception = error(f"offsets of group {self._group}")
+        return refused
 
     async def _send(self, request: Any) -> Any:
         while True:

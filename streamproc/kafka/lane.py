@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -72,6 +72,10 @@ class Lane:
     wake_at: datetime | None = None
     progressed: float = 0.0
     fetching: bool = False
+    parked: Fetched | None = None
+    """A batch that arrived while a tick had begun: it runs next."""
+    passed: dict[TopicPartition, int] = field(default_factory=dict)
+    """How far the consumer went over what is no record (transaction markers, aborted records) since the last batch."""
     behind_since: float | None = None
 
     @property
@@ -91,7 +95,12 @@ class Lane:
     @property
     def free(self) -> bool:
         """Whether it can take another batch."""
-        return self.computing is None and self.waiting is None and not self.fetching
+        return self.open and self.parked is None and not self.fetching
+
+    @property
+    def open(self) -> bool:
+        """Whether the next batch or tick can run."""
+        return self.computing is None and self.waiting is None
 
     @property
     def idle(self) -> bool:
@@ -103,14 +112,14 @@ class Lane:
         return Overlay(self.tables, pending)
 
     def reached(self) -> dict[TopicPartition, int]:
-        """The next offsets after every batch that is on its way, committed or not."""
-        for work in (self.waiting, self.committing):
-            if work is not None:
-                return work.positions
-        return self.positions
+        """The next offsets after every batch that is on its way, committed or not, and after what is no record."""
+        work = self.waiting or self.committing
+        reached = self.positions if work is None else work.positions
+        return {tp: max(at, self.passed.get(tp, at)) for tp, at in reached.items()}
 
     def committed(self, work: Work) -> None:
         """Take over what a transaction has made final."""
+        assert all(work.positions[tp] >= at for tp, at in self.positions.items()), "a committed offset went back"
         self.tables.apply(work.effects.state)
         self.positions = work.positions
         self.committing = None
@@ -119,8 +128,9 @@ class Lane:
         """Forget everything that is not committed."""
         if self.computing is not None:
             self.computing.cancel()
-        self.computing = self.waiting = self.committing = None
+        self.computing = self.waiting = self.committing = self.parked = None
         self.fetching = False
+        self.passed = {}
 
 
 def to_batch(

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from aiokafka import TopicPartition
@@ -23,10 +23,10 @@ from aiokafka import errors as kafka_errors
 from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Effects, Seen, Steps
 from streamproc.core.state import LANE_TABLE
-from streamproc.errors import LaneStopped
+from streamproc.errors import BrokerUnavailable, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.cycle import Cycle
+from streamproc.kafka.cycle import Cycle, is_away
 from streamproc.kafka.group import GroupOffsets, Member
 from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Outgoing, Work, to_batch
 from streamproc.kafka.opening import Opener
@@ -34,6 +34,12 @@ from streamproc.kafka.outgoing import Router
 from streamproc.kafka.watchdog import Watchdog, end_process
 
 log = logging.getLogger(__name__)
+BEAT_SECONDS = 1.0
+PASSED_BEATS = 30
+POLL_SECONDS = 5.0
+AWAY_SECONDS = 0.5
+
+Result = TypeVar("Result")
 
 
 class Fetcher(Protocol):
@@ -43,8 +49,12 @@ class Fetcher(Protocol):
         """Fetch from these offsets on, where the partition is still assigned."""
         ...
 
-    def end(self, tp: TopicPartition) -> int | None:
-        """The last stable offset, as of the last fetch."""
+    async def poll(self) -> None:
+        """Keep the group membership going, and raise what went wrong with it."""
+        ...
+
+    def left(self, tp: TopicPartition) -> int:
+        """Records between the consumer's position and the last stable offset, as of the last fetch."""
         ...
 
 
@@ -87,7 +97,7 @@ class Lanes:
         self._group = GroupOffsets(connection, app)
         self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
         self._opener = Opener(connection, self._group, app, self._owner)
-        self._router = Router(connection, self._cycle.partitions, dead_letters)
+        self._router = Router(connection, dead_letters)
         self._watchdog = Watchdog(self.stuck, settings.watchdog)
         self._lanes: dict[LaneId, Lane] = {}
         self._kept: dict[LaneId, Lane] = {}
@@ -102,13 +112,15 @@ class Lanes:
         self._timed = asyncio.Event()
         self._committed = asyncio.Event()
         self._closing = False
+        self._polled = time.monotonic()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect, and begin to commit. Waits for a broker that is away."""
-        await self._group.start()
+        await self._waiting(self._group.start)
         await self._cycle.start()
+        self._cycle.broker.on_back = self._refresh
         self._watchdog.start()
         self._tasks = [
             asyncio.create_task(self._guard(routine()), name=routine.__name__)
@@ -134,6 +146,12 @@ class Lanes:
         self._steps.shutdown(wait=False, cancel_futures=True)
         self._encoder.shutdown(wait=False, cancel_futures=True)
 
+    def _refresh(self) -> None:
+        """The broker was away: what waited for it is not stuck."""
+        now = self._polled = time.monotonic()
+        for lane in self._lanes.values():
+            lane.progressed, lane.behind_since = now, None
+
     async def _guard(self, routine: Awaitable[None]) -> None:
         try:
             await routine
@@ -147,6 +165,7 @@ class Lanes:
     async def revoke(self) -> None:
         """All lanes are taken away (rebalances are eager): let the transaction in flight end, drop the rest."""
         self._epoch += 1
+        self._opening_progressed = None
         if self._opening is not None:
             self._opening.cancel()
         for lane in self._lanes.values():
@@ -156,10 +175,13 @@ class Lanes:
         async with asyncio.timeout(self._settings.revoke):
             await self._all(lambda lane: lane.committing is None)
         self._kept, self._lanes = self._kept | self._lanes, {}
+        self._committed.set()
 
     def assign(self, partitions: Collection[TopicPartition], member: Member, fetcher: Fetcher) -> None:
         """Note what is ours now; opening it goes on outside the rebalance callback."""
         metrics.REBALANCES.inc()
+        if self._closing:
+            return
         self._member, self._fetcher = member, fetcher
         wanted: dict[LaneId, Agent] = {}
         have = {TopicPartition(*tp) for tp in partitions}
@@ -174,11 +196,23 @@ class Lanes:
         self._opening_progressed = time.monotonic()
         self._opening = asyncio.create_task(self._guard(self._open(self._epoch, wanted, member)), name="opening")
 
+    async def _waiting(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Try until the broker is there. What waiting does not mend is raised."""
+        while True:
+            try:
+                return await attempt()
+            except (BrokerUnavailable, kafka_errors.KafkaError) as error:
+                if not is_away(error):
+                    raise
+                self._cycle.broker.away(error)
+                await asyncio.sleep(AWAY_SECONDS)
+
     async def _open(self, epoch: int, wanted: Mapping[LaneId, Agent], member: Member) -> None:
         def progress() -> None:
             self._opening_progressed = time.monotonic()
 
-        lanes = await self._opener.open(wanted, self._kept, member, progress) if wanted else {}
+        lanes = await self._waiting(lambda: self._opener.open(wanted, self._kept, member, progress))
+        self._cycle.broker.back()
         if epoch != self._epoch:
             return
         assert self._fetcher is not None
@@ -187,9 +221,10 @@ class Lanes:
             return
         self._kept, self._lanes = {}, lanes
         self._opening_progressed = None
+        self._polled = time.monotonic()
         now = datetime.now(UTC)
         for lane in lanes.values():
-            lane.progressed = time.monotonic()
+            lane.progressed, lane.behind_since = time.monotonic(), None
             lane.wake_at = now  # the first tick lets the processor say when it wants to be woken
         self._freed.set()
         self._timed.set()
@@ -215,17 +250,31 @@ class Lanes:
         except TimeoutError:
             pass
 
-    def fetched(self, epoch: int, records: Mapping[TopicPartition, Sequence[Any]]) -> list[Fetched]:
-        """Group what aiokafka gave by lane, and mark the lanes as busy. Drops it all if a rebalance came between."""
+    def fetched(
+        self,
+        epoch: int,
+        records: Mapping[TopicPartition, Sequence[Any]],
+        positions: Mapping[TopicPartition, int],
+    ) -> list[Fetched]:
+        """Group what aiokafka gave by lane, and mark the lanes as busy. Drops it all if a rebalance came between.
+
+        ``positions`` are the consumer's after this fetch, of every partition that was wanted.
+        """
+        self._polled = time.monotonic()
         if epoch != self._epoch:
             return []
         by_lane: dict[LaneId, dict[TopicPartition, Sequence[Any]]] = {}
         for tp, batch in records.items():
             if batch:
                 by_lane.setdefault(LaneId(self._readers[tp.topic].name, tp.partition), {})[tp] = batch
-        for lane in by_lane:
-            self._lanes[lane].fetching = True
-        return [Fetched(lane, epoch, batch) for lane, batch in by_lane.items()]
+        for tp, position in positions.items():
+            lane = self._lanes[LaneId(self._readers[tp.topic].name, tp.partition)]
+            if not records.get(tp) and lane.free and position > lane.reached()[tp]:
+                lane.passed[tp] = position
+        for lane_id in by_lane:
+            lane = self._lanes[lane_id]
+            lane.fetching, lane.progressed = True, self._polled
+        return [Fetched(lane_id, epoch, batch) for lane_id, batch in by_lane.items()]
 
     def take(self, fetched: Fetched) -> None:
         """Run a fetched batch on its lane: called by the Faust agent."""
@@ -233,11 +282,24 @@ class Lanes:
         if lane is None or fetched.epoch != self._epoch:
             return
         lane.fetching = False
-        self._run(lane, fetched)
+        lane.parked = fetched
+        self._next(lane)
 
     # -- running ------------------------------------------------------------------------------------------------
 
+    def _next(self, lane: Lane) -> None:
+        """Run what is due on a lane that can: a tick goes before a batch, or load would put it off for ever."""
+        if not lane.open:
+            return
+        if lane.wake_at is not None and lane.wake_at <= datetime.now(UTC) and not self._closing:
+            lane.wake_at = None
+            self._run(lane, None)
+        elif lane.parked is not None:
+            fetched, lane.parked = lane.parked, None
+            self._run(lane, fetched)
+
     def _run(self, lane: Lane, fetched: Fetched | None) -> None:
+        assert lane.open, "two batches of one lane at once"
         lane.progressed = time.monotonic()
         lane.computing = asyncio.create_task(self._guard(self._compute(lane, self._epoch, fetched)))
 
@@ -255,7 +317,7 @@ class Lanes:
             step = await self._in_thread(_advance, steps, answers, place)
         effects, outgoing = step.effects, step.outgoing
         if outgoing is None:
-            outgoing = await self._router.route(lane.partition, effects)
+            outgoing = await self._waiting(partial(self._router.route, lane.partition, effects))
         if lane.remembered != lane.identity:
             effects = replace(effects, state={**effects.state, LANE_TABLE: {IDENTITY: lane.identity}})
         if epoch != self._epoch:
@@ -266,18 +328,20 @@ class Lanes:
             lane.wake_at = effects.wake_at
             self._timed.set()
         if positions == reached and not outgoing and not effects.state:
-            self._free(lane)
+            self._free(lane, progressed=True)
             return
+        lane.passed = {}
         lane.waiting = Work(lane, member, positions, effects, outgoing, timestamps, started)
         self._finished.set()
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._steps, function, *args)
 
-    def _free(self, lane: Lane) -> None:
-        lane.progressed = time.monotonic()
-        if lane.free and lane.wake_at is not None and lane.wake_at <= datetime.now(UTC):
-            self._timed.set()
+    def _free(self, lane: Lane, *, progressed: bool) -> None:
+        if progressed:
+            lane.progressed = time.monotonic()
+        if self._lanes.get(lane.id) is lane:
+            self._next(lane)
         self._freed.set()
         self._committed.set()
 
@@ -286,9 +350,7 @@ class Lanes:
             now = datetime.now(UTC)
             due = [lane for lane in self._lanes.values() if lane.wake_at is not None and lane.wake_at <= now]
             for lane in due:
-                if lane.free and not self._closing:
-                    lane.wake_at = None
-                    self._run(lane, None)
+                self._next(lane)
             later = [lane.wake_at for lane in self._lanes.values() if lane.wake_at and lane.wake_at > now]
             pause = max((min(later) - now).total_seconds(), 0.001) if later else None
             try:
@@ -309,10 +371,11 @@ class Lanes:
                 if lane.waiting is not None:
                     lane.committing, lane.waiting = lane.waiting, None
                     works.append(lane.committing)
+                    self._next(lane)
             if not works:
                 continue
             self._freed.set()
-            done = await self._cycle.commit(works)
+            done = await self._cycle.commit(works, self._router.limits)
             if done:
                 for work in works:
                     work.lane.committed(work)
@@ -320,7 +383,7 @@ class Lanes:
             else:
                 await self._run_again(works)
             for work in works:
-                self._free(work.lane)
+                self._free(work.lane, progressed=done)
 
     async def _run_again(self, works: Sequence[Work]) -> None:
         """A transaction came to nothing: everything goes back to the committed offsets and is run again."""
@@ -331,6 +394,8 @@ class Lanes:
         self._epoch += 1
         for lane in self._lanes.values():
             lane.drop_work()
+            lane.wake_at = datetime.now(UTC)  # a tick may have been among it
+        self._timed.set()
         assert self._fetcher is not None
         await self._fetcher.seek_all({tp: at for lane in self._lanes.values() for tp, at in lane.positions.items()})
 
@@ -342,27 +407,53 @@ class Lanes:
     # -- health -------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        beats = 0
         while True:
             self._watchdog.beat()
+            await self._poll()
             now = time.monotonic()
             for lane in self._lanes.values():
                 if not lane.free or not any(self.lag(lane).values()):
                     lane.behind_since = None
                 elif lane.behind_since is None:
                     lane.behind_since = now
-            await asyncio.sleep(1.0)
+            beats += 1
+            if beats % PASSED_BEATS == 0:
+                self._commit_passed()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _poll(self) -> None:
+        """Faust polls only while there is something to fetch; a worker that stands by must stay in the group too."""
+        if self._fetcher is None or self._closing:
+            return
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._fetcher.poll()
+        except TimeoutError:
+            log.warning("the consumer does not answer")
+        except kafka_errors.KafkaError as error:
+            self.fail(error)
+
+    def _commit_passed(self) -> None:
+        """Commit how far idle lanes went over markers: a position before them would look lost once they are deleted."""
+        for lane in self._lanes.values():
+            if lane.free and lane.idle and lane.passed and self._member is not None:
+                lane.waiting = Work(lane, self._member, lane.reached(), Effects(), {})
+                lane.passed = {}
+                self._finished.set()
 
     def lag(self, lane: Lane) -> dict[TopicPartition, int]:
-        """Records between the lane's committed position and the last stable offset, as of the last fetch."""
+        """Records that the lane has not been given yet, as of the last fetch."""
         assert self._fetcher is not None
-        ends = {tp: self._fetcher.end(tp) for tp in lane.positions}
-        return {tp: max((ends[tp] or 0) - at, 0) for tp, at in lane.positions.items()}
+        return {tp: self._fetcher.left(tp) for tp in lane.positions}
 
     def stuck(self, seconds: float) -> str | None:
         """What has had work for longer than ``seconds`` without progress. A broker that is away stops nothing."""
         now = time.monotonic()
         if self._cycle.broker.away_since is not None:
             return None
+        if self._lanes and now - self._polled > seconds:
+            return "nothing is fetched"
         opening = self._opening_progressed
         if opening is not None and now - opening > seconds:
             return "lanes do not open"
@@ -404,8 +495,8 @@ class Lanes:
                 f"an offset is not in its topic any more: {places}",
                 "retention was too short, or records were deleted; `streamproc reset FILE --lane N --to …`",
             )
-        if isinstance(error, kafka_errors.KafkaError) and error.retriable:
-            self._cycle.broker.away(error)
+        if is_away(error):
+            log.warning("the consumer met %s and tries again", type(error).__name__)
             return
         end_process(error)
 

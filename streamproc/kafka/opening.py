@@ -54,8 +54,15 @@ class Opener:
         partitions = {
             TopicPartition(topic, lane.partition): lane for lane, agent in wanted.items() for topic in agent.topics
         }
-        topics = await admin.describe(self.connection, sorted({topic for topic, _ in partitions}))
+        if not wanted:
+            return {}
+        changelogs = {agent.changelog(self.app): agent.topics[0] for agent in wanted.values()}
+        names = {topic for topic, _ in partitions} | set(changelogs)
+        topics = await admin.describe(self.connection, sorted(names))
+        _check_changelogs(changelogs, topics)
         committed = await self._stable(partitions, progress)
+        for tp, entry in committed.items():
+            _check_topic(tp, entry.claim, topics[tp.topic])
         limits = await bounds(self.connection, list(partitions))
         lanes = {}
         for lane_id, agent in wanted.items():
@@ -79,7 +86,7 @@ class Opener:
         self, partitions: Collection[TopicPartition], progress: Callable[[], None]
     ) -> dict[TopicPartition, Committed]:
         """Committed offsets with no transaction pending; ends the transactions of owners that died in one."""
-        started, ended = time.monotonic(), set[str]()
+        started, ended, before = time.monotonic(), set[str](), len(partitions)
         while True:
             committed = await self.group.fetch(partitions, stable=True)
             pending = set(partitions) - set(committed)
@@ -92,7 +99,9 @@ class Opener:
                     log.warning("ending the transaction that %s left open", owner)
                     await end_transaction_of(self.connection, owner)
                     ended.add(owner)
-            progress()
+            if len(pending) < before:
+                before = len(pending)
+                progress()
             await asyncio.sleep(POLL_SECONDS)
 
     def _fresh(
@@ -106,7 +115,6 @@ class Opener:
         positions, claims = {}, {}
         for tp, entry in committed.items():
             info, (low, high) = topics[tp.topic], limits[tp]
-            _check_topic(tp, entry.claim, info)
             offset = entry.offset
             if offset == UNKNOWN_OFFSET:
                 offset = low if agent.start == "earliest" else high
@@ -169,6 +177,17 @@ def _still_ours(lane: Lane, committed: Mapping[TopicPartition, Committed]) -> bo
     return all(
         committed[tp].offset == lane.positions[tp] and committed[tp].claim == lane.claims[tp] for tp in lane.claims
     )
+
+
+def _check_changelogs(changelogs: Mapping[str, str], topics: Mapping[str, admin.TopicInfo]) -> None:
+    for changelog, topic in changelogs.items():
+        there = topics[changelog].partitions if changelog in topics else 0
+        if there != topics[topic].partitions:
+            raise LaneStopped(
+                f"topic {topic!r} has {topics[topic].partitions} partitions, and its state {changelog!r} has {there}:"
+                " keys have moved between lanes",
+                "make a topic with the right count, or begin again under another name",
+            )
 
 
 def _check_topic(tp: TopicPartition, claim: Claim | None, info: admin.TopicInfo) -> None:

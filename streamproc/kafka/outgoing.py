@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 
 import numpy as np
 from aiokafka import errors as kafka_errors
@@ -23,12 +23,16 @@ DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
 class Router:
     """Knows the partition count and the size limit of every topic that was written to."""
 
-    def __init__(self, connection: Connection, count: Callable[[str], Awaitable[int]], dead_letters: str) -> None:
+    def __init__(self, connection: Connection, dead_letters: str) -> None:
         self._connection = connection
-        self._count = count
         self._dead_letters = dead_letters
         self._counts: dict[str, int] = {}
         self._limits: dict[str, int] = {}
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The most bytes of a record batch, by topic."""
+        return self._limits
 
     def place(self, lane_partition: int, effects: Effects) -> Outgoing | None:
         """The effects' records by topic and partition; ``None`` where a topic is not known yet."""
@@ -78,7 +82,8 @@ class Router:
     def _fitting(self, routed: Outgoing, topic: str, entries: list[Entry], lane_partition: int) -> list[Entry]:
         """The entries that the topic can hold; the others become dead letters."""
         limit = self._limits[topic] - RECORD_OVERHEAD
-        if max(len(value or b"") for _, value, _ in entries) <= limit // 2:
+        heads = max(sum(len(name) + len(content) + 10 for name, content in one) for one in {h for _, _, h in entries})
+        if max(len(key or b"") + len(value or b"") for key, value, _ in entries) + heads <= limit:
             return entries
         fitting = []
         for entry in entries:

@@ -5,6 +5,7 @@ Everything here reads with read_committed and without a group, so it moves nobod
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -130,7 +131,9 @@ async def reading(connection: Connection, topic: str) -> AsyncIterator[TopicRead
     """
     infos = await admin.describe(connection, [topic])
     if topic not in infos:
-        raise UserError(f"topic {topic} does not exist", "the broker's topics: kafka-topics --list")
+        raise UserError(
+            f"topic {topic} does not exist", "`streamproc topics FILE` lists what a pipeline reads and writes"
+        )
     consumer = AIOKafkaConsumer(
         **connection.client_kwargs(),
         isolation_level="read_committed",
@@ -148,4 +151,14 @@ async def reading(connection: Connection, topic: str) -> AsyncIterator[TopicRead
     except kafka_errors.KafkaError as error:
         raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
     finally:
+        await _stop(consumer)
+
+
+async def _stop(consumer: Any) -> None:
+    """Stop a consumer. aiokafka's own cancelled tasks surface here when it is stopped right after its start."""
+    try:
         await consumer.stop()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise

@@ -41,13 +41,17 @@ async def restore(
         await consumer.seek_to_beginning(*changelogs)
         read, behind = 0, {tp for tp in changelogs if ends[tp] > 0}
         while behind:
+            moved = False
             for tp, records in (await consumer.getmany(*behind, timeout_ms=POLL_MS)).items():
                 _apply(changelogs[tp], records)
                 read += len(records)
+                moved = True
             for tp in list(behind):
                 if await consumer.position(tp) >= ends[tp]:
                     behind.discard(tp)
-            progress(read)
+                    moved = True
+            if moved:
+                progress(read)
         return read
     finally:
         await consumer.stop()

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -34,6 +34,9 @@ PARTITION_BYTES = 2 << 20
 FAUST_LOG = logging.getLogger("faust.lanes")
 NEVER_MS = 24 * 3600 * 1000
 METADATA_MS = 30_000  # how soon new partitions are noticed
+
+
+FetchResult: TypeAlias = tuple[Mapping[TopicPartition, list[Any]], Mapping[TopicPartition, int]]
 
 
 class LaneApp(Protocol):
@@ -78,21 +81,52 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
 
-    async def fetch(self, wanted: set[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
-        """Records of the wanted partitions; with none wanted, only keep aiokafka's coordination going."""
-        return await self.call_thread(self._fetch, wanted)  # type: ignore[no-any-return]
+    async def on_start(self) -> None:
+        await super().on_start()
+        self._turn = asyncio.Lock()
+        # aiokafka holds back fetches of all partitions of a broker while one has records younger than this.
+        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
 
-    async def _fetch(self, wanted: set[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
+    async def fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
+        """Records of the wanted partitions, and the consumer's positions after them."""
+        result: FetchResult = await self.call_thread(self._fetch, wanted, epoch)
+        return result
+
+    async def _fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
         consumer = self._ensure_consumer()
-        # aiokafka stops coordinating after an error until somebody polls, so poll also while all lanes are busy.
+        self._check(consumer)
+        # One at a time with seeks: a fetch that drained records behind a seek's back would leave a hole.
+        async with self._turn:
+            wanted = wanted & consumer.assignment()
+            if not wanted or not self.consumer.flow_active or epoch != cast(LaneApp, self.app).lanes.epoch:
+                return {}, {}
+            with consumer._subscription.fetch_context():
+                records = await consumer._fetcher.fetched_records(
+                    wanted, timeout=FETCH_SECONDS, max_records=FETCH_RECORDS
+                )
+            states = consumer._subscription.subscription.assignment
+            here = wanted & consumer.assignment()
+            found = {tp: states.state_value(tp) for tp in here}
+            return records, {tp: state.position for tp, state in found.items() if state and state.has_valid_position}
+
+    @staticmethod
+    def _check(consumer: AIOKafkaConsumer) -> None:
+        """aiokafka stops coordinating after an error until somebody polls, and says nothing of a dead fetcher."""
         consumer._coordinator.check_errors()
-        wanted = wanted & consumer.assignment()
-        if not wanted or not self.consumer.flow_active:
-            return {}
-        with consumer._subscription.fetch_context():
-            return await consumer._fetcher.fetched_records(  # type: ignore[no-any-return]
-                wanted, timeout=FETCH_SECONDS, max_records=FETCH_RECORDS
-            )
+        task = consumer._fetcher._fetch_task
+        if task.done() and not task.cancelled() and not consumer._closed:
+            task.result()
+            raise RuntimeError("the fetcher has ended")
+
+    async def poll(self) -> None:
+        """See ``lanes.Fetcher``."""
+        await self.call_thread(self._poll)
+
+    async def _poll(self) -> None:
+        consumer = self._ensure_consumer()
+        self._check(consumer)
+        with consumer._subscription.fetch_context():  # counts as activity: an idle member would leave the group
+            pass
 
     async def seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
         """See ``lanes.Fetcher``."""
@@ -100,16 +134,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
         consumer = self._ensure_consumer()
-        for tp, offset in positions.items():
-            if tp in consumer.assignment():
-                consumer.seek(tp, offset)
+        async with self._turn:
+            for tp, offset in positions.items():
+                if tp in consumer.assignment():
+                    consumer.seek(tp, offset)
 
-    def end(self, tp: TopicPartition) -> int | None:
+    def left(self, tp: TopicPartition) -> int:
+        """See ``lanes.Fetcher``."""
         consumer = self._ensure_consumer()
-        if tp not in consumer.assignment():
-            return None
-        offset: int | None = consumer.last_stable_offset(tp)
-        return offset
+        assigned = consumer._subscription.subscription and consumer._subscription.subscription.assignment
+        if assigned is None or tp not in assigned.tps:
+            return 0
+        state = assigned.state_value(tp)
+        if not state.has_valid_position or state.lso is None:
+            return 0
+        left: int = max(state.lso - state.position, 0)
+        return left
 
 
 class Consumer(driver.Consumer):
@@ -135,17 +175,18 @@ class Consumer(driver.Consumer):
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 - Faust's signature
     ) -> dict[TopicPartition, list[Fetched]]:
-        lanes, wanted, epoch = self.lanes, self.lanes.wanted(), self.lanes.epoch
-        if not wanted:
+        lanes = self.lanes
+        if not lanes.wanted():
             await lanes.until_wanted(BUSY_SECONDS)
+        wanted, epoch = lanes.wanted(), lanes.epoch
         try:
-            records = await self._thread.fetch(wanted)
+            records, positions = await self._thread.fetch(wanted, epoch)
         except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
             if not self.should_stop and not self.app.should_stop:
                 lanes.fail(error)
                 await asyncio.sleep(BUSY_SECONDS)
             return {}
-        return {next(iter(batch.records)): [batch] for batch in lanes.fetched(epoch, records)}
+        return {next(iter(batch.records)): [batch] for batch in lanes.fetched(epoch, records, positions)}
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         # Faust drops what is not after the last offset that it saw; a batch that is run again may go back.

@@ -12,21 +12,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
-from streamproc.errors import Exit, Stalled, StreamprocError
+from streamproc.errors import Exit, Stalled, StreamprocError, UserError
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
+LAST_WORDS_SECONDS = 5.0
 
 
-def end_process(error: BaseException) -> None:
+def end_process(error: BaseException) -> NoReturn:
     """End this worker at once, saying why. Nothing of the cycle in flight is kept: its transaction is aborted."""
+    # What waiting mends is for the supervisor to start again, whatever it would mean on a command line.
+    code = error.exit_code if isinstance(error, UserError) else Exit.BUG
+    # The thread that hangs may hold the lock of the log, or its pipe may be full.
+    deadline = threading.Timer(LAST_WORDS_SECONDS, os._exit, (code,))
+    deadline.daemon = True
+    deadline.start()
     if isinstance(error, StreamprocError):
-        code = error.exit_code
         log.critical("%s%s", error.message, f" ({error.hint})" if error.hint else "")
     else:
-        code = Exit.BUG
         # The text of a foreign exception may quote an event, so it is shown at debug level only.
         text = f": {error}" if log.isEnabledFor(logging.DEBUG) else ""
         frames = "".join(traceback.format_tb(error.__traceback__))
@@ -58,9 +64,14 @@ class Watchdog:
         self._beat = time.monotonic()
 
     def _watch(self) -> None:
+        before = None
         while not self._stop.wait(CHECK_SECONDS):
-            reason = self._stuck(self._seconds)
+            try:
+                reason = self._stuck(self._seconds)
+            except Exception as error:
+                end_process(error)
             if time.monotonic() - self._beat > self._seconds:
                 reason = "the event loop hangs"
-            if reason is not None:
+            if reason is not None and before is not None:  # twice: a single look may fall between two steps
                 end_process(Stalled(f"no progress for {self._seconds:.0f} s: {reason}"))
+            before = reason

@@ -31,7 +31,7 @@ class Model:
         self._result = result
 
     def score(self, columns: Mapping[str, Any], rows: int) -> Any:
-        if isinstance(self._result, Exception):
+        if isinstance(self._result, BaseException):
             raise self._result
         return self._result(rows) if callable(self._result) else self._result
 
@@ -52,6 +52,7 @@ def answers(model: Any, timeout: float = 5.0) -> Answers:
         (np.array([0.5]), None, ["wrong_length", "wrong_length"]),
         (np.zeros((2, 1)), None, ["wrong_length", "wrong_length"]),
         (RuntimeError("with an event's values"), None, ["model_error", "model_error"]),
+        (SystemExit(3), None, ["model_error", "model_error"]),
     ],
 )
 def test_what_a_model_gives_is_values_or_reasons(result: Any, values: Any, reasons: list[str | None]) -> None:
@@ -125,8 +126,8 @@ def test_python_models_are_functions_of_columns(tmp_path: Path) -> None:
     (tmp_path / "scoring_for_tests.py").write_text("def double(columns):\n    return columns['x'] * 2\n")
     model = PythonModel("scoring_for_tests:double", tmp_path)
     assert model.score({"x": np.array([1.0, 2.0])}, 2).tolist() == [2.0, 4.0]
-    with pytest.raises(ValueError, match="shape"):
-        model.score({"x": np.array([1.0])}, 2)
+    [answer] = asyncio.run(answers(model)([Score("m", {"x": np.array([1.0])}, ["1", "2"])]))
+    assert list(answer.reasons) == ["wrong_length"] * 2
     for target, message in (
         ("x", "module:function"),
         ("no_such_module_here:f", "cannot import"),

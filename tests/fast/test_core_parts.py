@@ -88,7 +88,7 @@ def test_records_before_the_position_are_left_out() -> None:
 
 
 def make_router(counts: dict[str, int]) -> Router:
-    router = Router(None, None, "dead")  # type: ignore[arg-type]
+    router = Router(None, "dead")  # type: ignore[arg-type]
     router._counts, router._limits = counts, dict.fromkeys(counts, DEFAULT_LIMIT)
     return router
 
