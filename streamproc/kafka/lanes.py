@@ -35,6 +35,7 @@ from streamproc.kafka.watchdog import Watchdog, end_process
 
 log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
+GATHER_SECONDS = 0.03
 PASSED_BEATS = 30
 POLL_SECONDS = 5.0
 AWAY_SECONDS = 0.5
@@ -365,6 +366,7 @@ class Lanes:
     async def _commit_cycles(self) -> None:
         while True:
             await self._finished.wait()
+            await self._gather()
             self._finished.clear()
             works = []
             for lane in self._lanes.values():
@@ -384,6 +386,16 @@ class Lanes:
                 await self._run_again(works)
             for work in works:
                 self._free(work.lane, progressed=done)
+
+    async def _gather(self) -> None:
+        """Let lanes that are computing now come along: a transaction costs the same for one lane as for all."""
+        try:
+            async with asyncio.timeout(GATHER_SECONDS):
+                while any(lane.computing is not None for lane in self._lanes.values() if lane.waiting is None):
+                    self._finished.clear()
+                    await self._finished.wait()
+        except TimeoutError:
+            pass
 
     async def _run_again(self, works: Sequence[Work]) -> None:
         """A transaction came to nothing: everything goes back to the committed offsets and is run again."""
