@@ -65,9 +65,12 @@ class Tally:
     finished: float = 0.0
 
     @property
-    def done(self) -> bool:
-        follow_ups = sum(self.decisions.values())
-        return len(self.decided) >= self.expected and self.actions + self.reviews >= follow_ups
+    def decided_all(self) -> bool:
+        return len(self.decided) >= self.expected
+
+    @property
+    def followed_all(self) -> bool:
+        return self.actions + self.reviews >= sum(self.decisions.values())
 
     def summary(self, broker: str) -> dict[str, Any]:
         """The figures of the run, as ``streamproc demo --json`` prints them."""
@@ -252,10 +255,19 @@ async def _send(producer: Any, topic: str, events: Events, places: list[int], fi
         await producer.send_batch(batch, topic, partition=place)
 
 
+def deciding(plan: Plan) -> list[str]:
+    """The topics that say what became of each event."""
+    return [plan.topics.decisions, plan.topics.dead_letters]
+
+
+def following(plan: Plan) -> list[str]:
+    """The topics of what follows from decisions."""
+    return [name for name in plan.written if name not in deciding(plan)]
+
+
 @asynccontextmanager
-async def reader(connection: Connection, plan: Plan) -> AsyncIterator[Any]:
-    """A read_committed consumer at the beginning of every output topic."""
-    names = list(plan.written)
+async def reader(connection: Connection, names: list[str]) -> AsyncIterator[Any]:
+    """A read_committed consumer at the beginning of these topics."""
     infos = await admin.describe(connection, names)
     consumer = AIOKafkaConsumer(
         **connection.client_kwargs(),
@@ -275,16 +287,19 @@ async def reader(connection: Connection, plan: Plan) -> AsyncIterator[Any]:
 
 
 async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> None:
-    """Read what came out until every event is accounted for. Gives up after a long silence, with what there is."""
-    last = time.monotonic()
-    while not tally.done:
+    """Read what came out until everything is accounted for. Gives up after a long silence, with what there is.
+
+    What follows from decisions is counted after them: it is in the same transactions.
+    """
+    last, first = time.monotonic(), not tally.decided
+    while not (tally.decided_all if first else tally.followed_all):
         batches = await consumer.getmany(timeout_ms=POLL_MS)
         now = time.time()
         for tp, records in batches.items():
             _add(tally, plan, tp.topic, records, now)
         if batches:
             last = time.monotonic()
-            tally.finished = time.perf_counter()
+            tally.finished = time.perf_counter() if first else tally.finished
         else:
             worker.check()
             if time.monotonic() - last > QUIET_SECONDS:

@@ -9,11 +9,14 @@ import signal
 import threading
 from pathlib import Path
 
+import orjson
+
 from streamproc import metrics
 from streamproc.app import PROBE_SECONDS, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
+from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from streamproc.topics import check_topics, events_partitions, pipeline_topics
 
@@ -55,9 +58,17 @@ async def work(
     else:
         await to_topic(kept, connection, plan.topics.artefacts)
     metrics.RESTARTS.set(int(os.environ.get(RESTARTS, "0")))
+    warm_up(pipeline)
     app = build_app(plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, partitions)
     await run_worker(app)
+
+
+def warm_up(pipeline: Pipeline) -> None:
+    """Decide the events of the file's tests for nothing: what is slow the first time should not be so for an event."""
+    values = [orjson.dumps(test.event, default=str) for test in pipeline.loaded.file.tests]
+    if values:
+        Offline(pipeline.processor, pipeline.answers.now).process(batch_of(pipeline.plan.events.topic, values))
 
 
 def stop_with_parent() -> None:

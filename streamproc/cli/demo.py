@@ -126,19 +126,21 @@ async def _run(
 ) -> None:  # fmt: skip
     plan = pipeline.plan
     await show.until_ready(connection, plan, worker)
-    async with show.reader(connection, plan) as consumer:
+    async with show.reader(connection, show.deciding(plan)) as consumer:
         tally.started = tally.finished = time.perf_counter()
         producing = asyncio.create_task(show.produce(connection, plan.events.topic, sample, rate))
         counting = asyncio.create_task(show.recount(consumer, plan, tally, worker))
         if console is None:
-            await asyncio.gather(producing, counting)
-            return
-        with Live(console=console, refresh_per_second=5) as live:
-            while not counting.done():
+            await counting
+        else:
+            with Live(console=console, refresh_per_second=5) as live:
+                while not counting.done():
+                    live.update(_progress(tally))
+                    await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
                 live.update(_progress(tally))
-                await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
-            live.update(_progress(tally))
         await asyncio.gather(producing, counting)
+    async with show.reader(connection, show.following(plan)) as consumer:
+        await show.recount(consumer, plan, tally, worker)
 
 
 def _progress(tally: Any) -> Group:
@@ -165,12 +167,13 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     table.add_row("actions", f"{summary['actions']:,}")
     table.add_row("review items", f"{summary['reviews']:,}")
     table.add_row("dead letters", f"{summary['dead_letters']:,}")
+    latency = summary["latency_ms"]
     style = "green" if summary["missing"] == summary["duplicates"] == 0 else "red"
     table.add_row("missing, duplicates", f"[{style}]{summary['missing']}, {summary['duplicates']}[/]")
     table.add_row("rate", f"{summary['events_per_second']:,} events/s over {summary['seconds']:.1f} s")
     table.add_row(
         "latency",
-        f"p50 {summary['latency_ms']['p50'] or 0:.0f} ms, p99 {summary['latency_ms']['p99'] or 0:.0f} ms (queueing included)",
+        f"p50 {latency['p50'] or 0:.0f} ms, p99 {latency['p99'] or 0:.0f} ms (queueing included)",
     )
     console.print(table)
     console.print("where to look next:")

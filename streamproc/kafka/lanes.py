@@ -11,26 +11,28 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
-from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Effects, Seen, Steps
+from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Effects
 from streamproc.core.state import LANE_TABLE
 from streamproc.errors import BrokerUnavailable, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle, is_away
 from streamproc.kafka.group import GroupOffsets, Member
-from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Outgoing, Work, to_batch
+from streamproc.kafka.lane import IDENTITY, Fetched, Lane, LaneId, Work
 from streamproc.kafka.opening import Opener
 from streamproc.kafka.outgoing import Router
+from streamproc.kafka.steps import advance, begin
+from streamproc.kafka.vitals import Fetcher, Vitals
 from streamproc.kafka.watchdog import Watchdog, end_process
 
 log = logging.getLogger(__name__)
@@ -41,22 +43,6 @@ POLL_SECONDS = 5.0
 AWAY_SECONDS = 0.5
 
 Result = TypeVar("Result")
-
-
-class Fetcher(Protocol):
-    """What lanes need of the consumer."""
-
-    async def seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Fetch from these offsets on, where the partition is still assigned."""
-        ...
-
-    async def poll(self) -> None:
-        """Keep the group membership going, and raise what went wrong with it."""
-        ...
-
-    def left(self, tp: TopicPartition) -> int:
-        """Records between the consumer's position and the last stable offset, as of the last fetch."""
-        ...
 
 
 async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
@@ -99,6 +85,7 @@ class Lanes:
         self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
         self._opener = Opener(connection, self._group, app, self._owner)
         self._router = Router(connection, dead_letters)
+        self._written = {dead_letters, *(topic for agent in agents for topic in agent.writes)}
         self._watchdog = Watchdog(self.stuck, settings.watchdog)
         self._lanes: dict[LaneId, Lane] = {}
         self._kept: dict[LaneId, Lane] = {}
@@ -106,14 +93,13 @@ class Lanes:
         self._member: Member | None = None
         self._fetcher: Fetcher | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._opening_progressed: float | None = None
+        self._vitals = Vitals(self._cycle.broker)
         self._tasks: list[asyncio.Task[None]] = []
         self._finished = asyncio.Event()
         self._freed = asyncio.Event()
         self._timed = asyncio.Event()
         self._committed = asyncio.Event()
         self._closing = False
-        self._polled = time.monotonic()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -121,7 +107,8 @@ class Lanes:
         """Connect, and begin to commit. Waits for a broker that is away."""
         await self._waiting(self._group.start)
         await self._cycle.start()
-        self._cycle.broker.on_back = self._refresh
+        await self._waiting(partial(self._router.learn, self._written))
+        self._cycle.broker.on_back = lambda: self._vitals.refresh(self._lanes)
         self._watchdog.start()
         self._tasks = [
             asyncio.create_task(self._guard(routine()), name=routine.__name__)
@@ -147,12 +134,6 @@ class Lanes:
         self._steps.shutdown(wait=False, cancel_futures=True)
         self._encoder.shutdown(wait=False, cancel_futures=True)
 
-    def _refresh(self) -> None:
-        """The broker was away: what waited for it is not stuck."""
-        now = self._polled = time.monotonic()
-        for lane in self._lanes.values():
-            lane.progressed, lane.behind_since = now, None
-
     async def _guard(self, routine: Awaitable[None]) -> None:
         try:
             await routine
@@ -166,7 +147,7 @@ class Lanes:
     async def revoke(self) -> None:
         """All lanes are taken away (rebalances are eager): let the transaction in flight end, drop the rest."""
         self._epoch += 1
-        self._opening_progressed = None
+        self._vitals.opening = None
         if self._opening is not None:
             self._opening.cancel()
         for lane in self._lanes.values():
@@ -184,6 +165,7 @@ class Lanes:
         if self._closing:
             return
         self._member, self._fetcher = member, fetcher
+        self._vitals.fetcher = fetcher
         wanted: dict[LaneId, Agent] = {}
         have = {TopicPartition(*tp) for tp in partitions}
         for topic, partition in have:
@@ -194,7 +176,7 @@ class Lanes:
                 wanted[LaneId(agent.name, partition)] = agent
             else:
                 log.warning("lane %s/%d waits: not all of its topics are here", agent.name, partition)
-        self._opening_progressed = time.monotonic()
+        self._vitals.opening = time.monotonic()
         self._opening = asyncio.create_task(self._guard(self._open(self._epoch, wanted, member)), name="opening")
 
     async def _waiting(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -210,7 +192,7 @@ class Lanes:
 
     async def _open(self, epoch: int, wanted: Mapping[LaneId, Agent], member: Member) -> None:
         def progress() -> None:
-            self._opening_progressed = time.monotonic()
+            self._vitals.opening = time.monotonic()
 
         lanes = await self._waiting(lambda: self._opener.open(wanted, self._kept, member, progress))
         self._cycle.broker.back()
@@ -221,8 +203,8 @@ class Lanes:
         if epoch != self._epoch:
             return
         self._kept, self._lanes = {}, lanes
-        self._opening_progressed = None
-        self._polled = time.monotonic()
+        self._vitals.opening = None
+        self._vitals.polled = time.monotonic()
         now = datetime.now(UTC)
         for lane in lanes.values():
             lane.progressed, lane.behind_since = time.monotonic(), None
@@ -261,7 +243,7 @@ class Lanes:
 
         ``positions`` are the consumer's after this fetch, of every partition that was wanted.
         """
-        self._polled = time.monotonic()
+        self._vitals.polled = time.monotonic()
         if epoch != self._epoch:
             return []
         by_lane: dict[LaneId, dict[TopicPartition, Sequence[Any]]] = {}
@@ -274,7 +256,7 @@ class Lanes:
                 lane.passed[tp] = position
         for lane_id in by_lane:
             lane = self._lanes[lane_id]
-            lane.fetching, lane.progressed = True, self._polled
+            lane.fetching, lane.progressed = True, self._vitals.polled
         return [Fetched(lane_id, epoch, batch) for lane_id, batch in by_lane.items()]
 
     def take(self, fetched: Fetched) -> None:
@@ -309,13 +291,13 @@ class Lanes:
         member, started, view = self._member, time.perf_counter(), lane.view()
         reached, now, seen = lane.reached(), datetime.now(UTC), self._seen()
         place = partial(self._router.place, lane.partition)
-        begun = await self._in_thread(_begin, lane, fetched, view, reached, seen, now, place)
+        begun = await self._in_thread(begin, lane, fetched, view, reached, seen, now, place)
         positions, timestamps, steps, step = begun
         while step.asks is not None:
             asked = time.perf_counter()
             answers = await self._answerer(step.asks)
             metrics.ANSWER.labels(type(step.asks[0]).__name__.lower()).observe(time.perf_counter() - asked)
-            step = await self._in_thread(_advance, steps, answers, place)
+            step = await self._in_thread(advance, steps, answers, place)
         effects, outgoing = step.effects, step.outgoing
         if outgoing is None:
             outgoing = await self._waiting(partial(self._router.route, lane.partition, effects))
@@ -423,12 +405,7 @@ class Lanes:
         while True:
             self._watchdog.beat()
             await self._poll()
-            now = time.monotonic()
-            for lane in self._lanes.values():
-                if not lane.free or not any(self.lag(lane).values()):
-                    lane.behind_since = None
-                elif lane.behind_since is None:
-                    lane.behind_since = now
+            self._vitals.look(self._lanes)
             beats += 1
             if beats % PASSED_BEATS == 0:
                 self._commit_passed()
@@ -454,50 +431,17 @@ class Lanes:
                 lane.passed = {}
                 self._finished.set()
 
-    def lag(self, lane: Lane) -> dict[TopicPartition, int]:
-        """Records that the lane has not been given yet, as of the last fetch."""
-        assert self._fetcher is not None
-        return {tp: self._fetcher.left(tp) for tp in lane.positions}
-
     def stuck(self, seconds: float) -> str | None:
-        """What has had work for longer than ``seconds`` without progress. A broker that is away stops nothing."""
-        now = time.monotonic()
-        if self._cycle.broker.away_since is not None:
-            return None
-        if self._lanes and now - self._polled > seconds:
-            return "nothing is fetched"
-        opening = self._opening_progressed
-        if opening is not None and now - opening > seconds:
-            return "lanes do not open"
-        for lane in list(self._lanes.values()):
-            if not lane.idle and now - lane.progressed > seconds:
-                return f"lane {lane.agent.name}/{lane.partition} is stuck"
-            if lane.behind_since is not None and now - lane.behind_since > seconds:
-                return f"lane {lane.agent.name}/{lane.partition} is behind, but nothing is fetched"
-        return None
+        """See ``Vitals.stuck``."""
+        return self._vitals.stuck(self._lanes, seconds)
 
     def health(self) -> dict[str, Any]:
         """For ``/healthz``: whether all is well, and the state of every lane."""
-        stuck = self.stuck(min(self._settings.watchdog / 2, 15.0))
-        away = self._cycle.broker.away_since
-        return {
-            "ok": stuck is None and away is None,
-            "stuck": stuck,
-            "broker_away_seconds": None if away is None else round(time.monotonic() - away, 1),
-            "opening": self._opening_progressed is not None,
-            "lanes": {
-                f"{lane.agent.name}/{lane.partition}": {tp.topic: at for tp, at in lane.positions.items()}
-                for lane in self._lanes.values()
-            },
-        }
+        return self._vitals.health(self._lanes, min(self._settings.watchdog / 2, 15.0))
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date."""
-        metrics.LANES.labels("open").set(len(self._lanes))
-        metrics.LAG.clear()
-        for lane in self._lanes.values():
-            for tp, lag in self.lag(lane).items():
-                metrics.LAG.labels(tp.topic, str(tp.partition)).set(lag)
+        self._vitals.set_gauges(self._lanes)
 
     def fail(self, error: BaseException) -> None:
         """What the consumer could not do: end the worker where waiting does not help."""
@@ -511,48 +455,6 @@ class Lanes:
             log.warning("the consumer met %s and tries again", type(error).__name__)
             return
         end_process(error)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far a processor got in one go: to some asks, or to its effects and, where their topics are known, to what
-    goes out. Each go is one trip to the thread, because a trip costs more than most of what is done there."""
-
-    asks: list[Ask] | None = None
-    effects: Effects = field(default_factory=Effects)
-    outgoing: Outgoing | None = None
-
-
-Place = Callable[[Effects], Outgoing | None]
-
-
-def _begin(
-    lane: Lane,
-    fetched: Fetched | None,
-    view: Any,
-    reached: Mapping[TopicPartition, int],
-    seen: Seen,
-    now: datetime,
-    place: Place,
-) -> tuple[dict[TopicPartition, int], Any, Steps | None, Step]:
-    processor = lane.agent.processor
-    if fetched is None:
-        steps = processor.tick(view, seen, now)
-        return dict(reached), None, steps, _advance(steps, None, place)
-    batch, positions = to_batch(lane.partition, fetched.records, reached)
-    if not len(batch):
-        return positions, None, None, Step(outgoing={})
-    metrics.BATCH_EVENTS.labels(lane.agent.name).observe(len(batch))
-    timestamps = np.concatenate([records.timestamps for records in batch.topics.values()])
-    steps = processor.process(batch, view, seen, now)
-    return positions, timestamps, steps, _advance(steps, None, place)
-
-
-def _advance(steps: Steps, answers: list[Answer] | None, place: Place) -> Step:
-    try:
-        return Step(asks=next(steps) if answers is None else steps.send(answers))
-    except StopIteration as stop:
-        return Step(effects=stop.value, outgoing=place(stop.value))
 
 
 def _observe(work: Work) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
-from aiokafka import errors as kafka_errors
 
 from streamproc.core.partitioner import partitions
 from streamproc.core.processor import Effects, Output
@@ -46,9 +45,7 @@ class Router:
 
     async def route(self, lane_partition: int, effects: Effects) -> Outgoing:
         """The same, after asking the broker about topics that are new. Raises LaneStopped for one that is not there."""
-        for topic in self._needed([output for output in effects.records if len(output)]):
-            if topic not in self._counts:
-                await self._learn(topic)
+        await self.learn(self._needed([output for output in effects.records if len(output)]))
         placed = self.place(lane_partition, effects)
         assert placed is not None
         return placed
@@ -56,15 +53,17 @@ class Router:
     def _needed(self, outputs: list[Output]) -> set[str]:
         return {output.topic for output in outputs} | ({self._dead_letters} if outputs else set())
 
-    async def _learn(self, topic: str) -> None:
-        try:
-            info = (await admin.describe(self._connection, [topic]))[topic]
-        except (KeyError, kafka_errors.UnknownTopicOrPartitionError) as error:
-            raise LaneStopped(
-                f"output topic {topic!r} does not exist", "create it with `streamproc topics FILE --create`"
-            ) from error
-        self._limits[topic] = int(info.configs.get("max.message.bytes", DEFAULT_LIMIT))
-        self._counts[topic] = info.partitions
+    async def learn(self, topics: Collection[str]) -> None:
+        """Ask the broker about topics. Raises LaneStopped where one does not exist."""
+        unknown = sorted(set(topics) - set(self._counts))
+        infos = await admin.describe(self._connection, unknown) if unknown else {}
+        for topic in unknown:
+            if topic not in infos:
+                raise LaneStopped(
+                    f"output topic {topic!r} does not exist", "create it with `streamproc topics FILE --create`"
+                )
+            self._limits[topic] = int(infos[topic].configs.get("max.message.bytes", DEFAULT_LIMIT))
+            self._counts[topic] = infos[topic].partitions
 
     def _place(self, routed: Outgoing, output: Output, lane_partition: int) -> None:
         topic = output.topic

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-import polars as pl
-
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.plan import CONFIDENCE, Feature, Plan
 from streamproc.core.processor import Answer, Ask
-
-NO_OPTIMIZER = pl.QueryOptFlags.none()
-"""Working out a better plan costs more than it saves on a few thousand rows."""
 
 
 def features_stage(plan: Plan) -> Stage:
@@ -29,11 +24,8 @@ def _columns_stage(name: str, columns: Sequence[Feature]) -> Stage:
     layers = [[feature.expression.expr.alias(feature.name) for feature in layer] for layer in _layers(columns)]
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        if layers:
-            lazy = frame.columns.lazy()
-            for layer in layers:
-                lazy = lazy.with_columns(layer)
-            frame.columns = lazy.collect(optimizations=NO_OPTIMIZER)
+        for layer in layers:  # eager: planning and handing over a lazy frame costs more than it saves
+            frame.columns = frame.columns.with_columns(layer)
         return
         yield []
 

@@ -1,0 +1,103 @@
+"""Whether lanes live: what is behind, what is stuck, and what is shown of it.
+
+A broker that is away stops nothing, and a lane without work is not stuck. All else that stands still for too long is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aiokafka import TopicPartition
+
+from streamproc import metrics
+from streamproc.kafka.cycle import BrokerState
+from streamproc.kafka.lane import Lane, LaneId
+
+
+class Fetcher(Protocol):
+    """What lanes need of the consumer."""
+
+    async def seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Fetch from these offsets on, where the partition is still assigned."""
+        ...
+
+    async def poll(self) -> None:
+        """Keep the group membership going, and raise what went wrong with it."""
+        ...
+
+    def left(self, tp: TopicPartition) -> int:
+        """Records between the consumer's position and the last stable offset, as of the last fetch."""
+        ...
+
+
+class Vitals:
+    """What the watchdog and the health page look at. Times are monotonic seconds.
+
+    ``polled`` is when records were last asked for, ``opening`` when the opening of lanes last got on, if it does.
+    """
+
+    def __init__(self, broker: BrokerState) -> None:
+        self.polled = time.monotonic()
+        self.opening: float | None = None
+        self.fetcher: Fetcher | None = None
+        self._broker = broker
+
+    def refresh(self, lanes: Mapping[LaneId, Lane]) -> None:
+        """The broker was away: what waited for it is not stuck."""
+        now = self.polled = time.monotonic()
+        for lane in lanes.values():
+            lane.progressed, lane.behind_since = now, None
+
+    def look(self, lanes: Mapping[LaneId, Lane]) -> None:
+        """Note which lanes have records before them that they were not given."""
+        now = time.monotonic()
+        for lane in lanes.values():
+            if not lane.free or not any(self.lag(lane).values()):
+                lane.behind_since = None
+            elif lane.behind_since is None:
+                lane.behind_since = now
+
+    def lag(self, lane: Lane) -> dict[TopicPartition, int]:
+        """Records that the lane has not been given yet, as of the last fetch."""
+        return {tp: 0 if self.fetcher is None else self.fetcher.left(tp) for tp in lane.positions}
+
+    def stuck(self, lanes: Mapping[LaneId, Lane], seconds: float) -> str | None:
+        """What has had work for longer than ``seconds`` without progress."""
+        now = time.monotonic()
+        if self._broker.away_since is not None:
+            return None
+        if lanes and now - self.polled > seconds:
+            return "nothing is fetched"
+        if self.opening is not None and now - self.opening > seconds:
+            return "lanes do not open"
+        for lane in list(lanes.values()):
+            name = f"lane {lane.agent.name}/{lane.partition}"
+            if not lane.idle and now - lane.progressed > seconds:
+                return f"{name} is stuck"
+            if lane.behind_since is not None and now - lane.behind_since > seconds:
+                return f"{name} is behind, but nothing is fetched"
+        return None
+
+    def health(self, lanes: Mapping[LaneId, Lane], seconds: float) -> dict[str, Any]:
+        """Whether all is well, and where every lane is."""
+        stuck, away = self.stuck(lanes, seconds), self._broker.away_since
+        return {
+            "ok": stuck is None and away is None,
+            "stuck": stuck,
+            "broker_away_seconds": None if away is None else round(time.monotonic() - away, 1),
+            "opening": self.opening is not None,
+            "lanes": {
+                f"{lane.agent.name}/{lane.partition}": {tp.topic: at for tp, at in lane.positions.items()}
+                for lane in lanes.values()
+            },
+        }
+
+    def set_gauges(self, lanes: Mapping[LaneId, Lane]) -> None:
+        """Bring the gauges up to date."""
+        metrics.LANES.labels("open").set(len(lanes))
+        metrics.LAG.clear()
+        for lane in lanes.values():
+            for tp, lag in self.lag(lane).items():
+                metrics.LAG.labels(tp.topic, str(tp.partition)).set(lag)
