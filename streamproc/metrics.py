@@ -65,6 +65,13 @@ COMPUTE = Histogram(
     buckets=SECONDS,
     registry=REGISTRY,
 )
+STAGE = Histogram(
+    "streamproc_stage_seconds",
+    "Time of a batch in a stage of the decide processor, without waiting for answers",
+    ["stage"],
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
 ANSWER = Histogram(
     "streamproc_answer_seconds",
     "Time until asks were answered",
