@@ -16,7 +16,7 @@ What data can cause is a value (a dead letter, an answer with a reason) and neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -111,3 +111,11 @@ class PipelineError(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and everything that it came from, itself first. aiokafka wraps what a broker said."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

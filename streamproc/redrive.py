@@ -21,7 +21,7 @@ from aiokafka import errors as kafka_errors
 
 from streamproc.core.records import REDRIVEN_FROM, TYPE, VERSION
 from streamproc.dead_letters import Letter
-from streamproc.errors import BrokerUnavailable, UserError
+from streamproc.errors import BrokerUnavailable, UserError, causes
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import reading
@@ -66,6 +66,14 @@ async def read_notes(connection: Connection, topic: str) -> dict[str, int]:
     return notes
 
 
+TAKEN_OVER = (
+    kafka_errors.ProducerFenced,
+    kafka_errors.InvalidProducerEpoch,
+    kafka_errors.InvalidTxnState,
+    kafka_errors.InvalidProducerIdMapping,
+)
+
+
 async def redrive(
     connection: Connection,
     events: str,
@@ -106,14 +114,14 @@ async def redrive(
                 ]
                 await asyncio.gather(*futures)  # a record that was refused must abort the transaction
             sent += len(chunk)
-    except kafka_errors.ProducerFenced as error:
-        raise UserError(f"another redrive of {pipeline} took over after {sent} events", "run it again") from error
     except kafka_errors.MessageSizeTooLargeError as error:
         raise UserError(
             f"an event is larger than topic {events} takes; {sent} were sent before",
             "raise its max.message.bytes",
         ) from error
     except kafka_errors.KafkaError as error:
+        if any(isinstance(cause, TAKEN_OVER) for cause in causes(error)):
+            raise UserError(f"another redrive of {pipeline} took over after {sent} events", "run it again") from error
         raise BrokerUnavailable(f"the redrive failed after {sent} events: {error!r}", "run it again") from error
     finally:
         await producer.stop()

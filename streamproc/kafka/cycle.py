@@ -20,7 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streamproc import metrics
 from streamproc.core.processor import Headers
 from streamproc.core.state import changelog_key
-from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError
+from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError, causes
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Entry, Outgoing, Work
@@ -213,8 +213,7 @@ DENIED = (
 
 def _raise_if_final(error: BaseException) -> None:
     """Raise where trying again would go on for ever. aiokafka wraps the cause, so the whole chain is looked at."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, FencedOffsets):
             raise cause
         if isinstance(cause, DENIED):
@@ -228,7 +227,6 @@ def _raise_if_final(error: BaseException) -> None:
                 f"the broker will not take a transaction: {type(cause).__name__}",
                 "an output topic has changed, or cannot hold what is sent to it",
             ) from cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[BatchBuilder]]:
