@@ -277,6 +277,8 @@ async def reader(connection: Connection, names: list[str]) -> AsyncIterator[Any]
         max_partition_fetch_bytes=2 << 20,
     )
     await consumer.start()
+    # aiokafka would hold back fetches for 100 ms after each: that would be our latency, and not the pipeline's.
+    consumer._fetcher._prefetch_backoff = 0.0
     try:
         parts = [TopicPartition(name, number) for name in names for number in range(infos[name].partitions)]
         consumer.assign(parts)
