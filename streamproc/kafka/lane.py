@@ -54,7 +54,6 @@ class Work:
     effects: Effects
     outgoing: Outgoing
     timestamps: Any = None
-    started: float = 0.0
 
 
 @dataclass(slots=True)

@@ -76,7 +76,6 @@ class Lanes:
         settings: LaneSettings = LaneSettings(),
     ) -> None:
         self._readers = by_topic(agents)
-        self._agents = {agent.name: agent for agent in agents}
         self._answerer, self._seen, self._settings = answerer, seen, settings
         self._owner = f"{app}-{worker}"
         self._steps = ThreadPoolExecutor(1, "processor")
@@ -314,7 +313,7 @@ class Lanes:
             self._free(lane, progressed=True)
             return
         lane.passed = {}
-        lane.waiting = Work(lane, member, positions, effects, outgoing, timestamps, started)
+        lane.waiting = Work(lane, member, positions, effects, outgoing, timestamps)
         self._finished.set()
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:

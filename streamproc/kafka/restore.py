@@ -26,7 +26,7 @@ async def restore(
     """
     if not changelogs:
         return 0
-    ends = await high_watermarks(connection, list(changelogs))
+    ends = {tp: end for tp, (_, end) in (await bounds(connection, list(changelogs))).items()}
     consumer = AIOKafkaConsumer(
         **connection.client_kwargs(),
         isolation_level="read_committed",
@@ -65,24 +65,12 @@ def _apply(tables: Tables, records: list[object]) -> None:
     tables.apply(changes)
 
 
-async def high_watermarks(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-    """One past the last offset of each partition, committed or not."""
-    ends, _ = await _watermarks(connection, partitions)
-    return ends
-
-
-async def _watermarks(
-    connection: Connection, partitions: list[TopicPartition]
-) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+async def bounds(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+    """First offset and one past the last of each partition, committed or not."""
     consumer = AIOKafkaConsumer(**connection.client_kwargs(), isolation_level="read_uncommitted")
     await consumer.start()
     try:
-        return await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
+        ends, begins = await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
     finally:
         await consumer.stop()
-
-
-async def bounds(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-    """First offset and one past the last of each partition."""
-    ends, begins = await _watermarks(connection, partitions)
     return {tp: (begins[tp], ends[tp]) for tp in partitions}
