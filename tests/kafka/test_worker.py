@@ -176,7 +176,10 @@ def test_a_healthy_worker_says_so(served: Served) -> None:
 
 
 def test_metrics_agree_with_what_is_in_the_topics(served: Served, connection: Connection) -> None:
-    found, topics = samples(served.port), served.plan.topics
+    topics, counted = served.plan.topics, f'streamproc_events_total{{label="{served.plan.events.topic}"}}'
+    deadline = time.monotonic() + 10  # a batch is counted when its commit was answered, which its readers may precede
+    while (found := samples(served.port)).get(counted, 0.0) < EVENTS and time.monotonic() < deadline:
+        time.sleep(0.05)
     decisions = asyncio.run(read_all(connection, topics.decisions))
     letters = asyncio.run(read_all(connection, topics.dead_letters))
     assert len(decisions) + len(letters) == EVENTS
@@ -185,7 +188,7 @@ def test_metrics_agree_with_what_is_in_the_topics(served: Served, connection: Co
     def total(metric: str) -> float:
         return sum(value for name, value in found.items() if name.startswith(f"streamproc_{metric}{{"))
 
-    assert found[f'streamproc_events_total{{label="{served.plan.events.topic}"}}'] == EVENTS
+    assert found[counted] == EVENTS
     assert total("decisions_total") == total("tiers_total") == len(decisions)
     assert total("dead_letters_total") == len(letters)
     assert found["streamproc_latency_seconds_count"] == EVENTS
