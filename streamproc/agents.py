@@ -16,7 +16,7 @@ from streamproc.kafka import admin
 from streamproc.kafka.admin import TopicSpec
 from streamproc.kafka.agent import Agent, Answerer, by_topic
 from streamproc.kafka.connection import Connection, probe, require
-from streamproc.kafka.lanes import no_answers
+from streamproc.kafka.runner import no_answers
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from streamproc.core.processor import NOTHING_SEEN
 from streamproc.kafka.agent import Agent, Answerer, SeenNow
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.kafka.lane import Fetched
-from streamproc.kafka.lanes import Lanes, LaneSettings, no_answers
+from streamproc.kafka.lanes import Lanes, LaneSettings
+from streamproc.kafka.runner import no_answers
 from streamproc.kafka.transport import PARTITION_BYTES, LaneSchema
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ STOP_SECONDS = 15.0
 SWITCH_SECONDS = 0.001
 """How long a thread keeps the interpreter: a transaction is a dozen short turns of the event loop, each of which would
 otherwise wait 5 ms for a processor that computes."""
+
+PAGES = """\
+/healthz   JSON: the lanes, their positions, what is stuck; status 503 unless all is well
+/metrics   for Prometheus
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ def build_app(
     )
     for agent in agents:
         _add_agent(app, agent)
-    _add_pages(app)
+    _add_pages(app, name)
     return app
 
 
@@ -122,7 +128,12 @@ def _add_agent(app: App, agent: Agent) -> None:
     app.agent(app.topic(*agent.topics, schema=LaneSchema(), acks=False), name=agent.name)(run)
 
 
-def _add_pages(app: App) -> None:
+def _add_pages(app: App, name: str) -> None:
+    # Faust adds an index of its own later: the first page of a path is the one that answers.
+    @app.page("/", name="root")
+    async def root(view: View, request: Request) -> Response:
+        return view.text(f"streamproc worker of {name}\n\n{PAGES}", content_type="text/plain")
+
     @app.page("/healthz", name="healthz")
     async def healthz(view: View, request: Request) -> Response:
         health = app.lanes.health()

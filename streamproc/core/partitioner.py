@@ -52,11 +52,14 @@ def _same_length(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return h
 
 
-def partitions(keys: Sequence[bytes | None], count: int, otherwise: int) -> NDArray[np.int64]:
-    """The partition of each key among ``count``; a null key goes to ``otherwise`` modulo ``count``. Shape (n,)."""
+def partitions(keys: Sequence[bytes | None], count: int, otherwise: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The partition of each key among ``count``; a null key goes to ``otherwise`` modulo ``count``. Shape (n,).
+
+    ``otherwise`` is one number, or one per key.
+    """
     if None not in keys:
         return ((murmur2(keys) & POSITIVE) % np.uint32(count)).astype(np.int64)  # type: ignore[arg-type]
-    chosen = np.full(len(keys), otherwise % count, dtype=np.int64)
+    chosen = np.broadcast_to(np.asarray(otherwise, np.int64) % count, len(keys)).copy()
     rows = [row for row, key in enumerate(keys) if key is not None]
     if rows:
         chosen[rows] = (murmur2([keys[row] for row in rows]) & POSITIVE) % np.uint32(count)  # type: ignore[misc]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 Changes: TypeAlias = Mapping[str, Mapping[bytes, bytes | None]]
 Steps: TypeAlias = "Generator[list[Ask], list[Answer], Effects]"
+LanesSteps: TypeAlias = "Generator[list[Ask], list[Answer], list[Effects]]"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def since(self, offset: int) -> Records:
+        """The records at ``offset`` and after it."""
+        first = int(np.searchsorted(self.offsets, offset))
+        if first == 0:
+            return self
+        rest = slice(first, None)
+        columns = (self.keys[rest], self.values[rest], self.headers[rest], self.offsets[rest], self.timestamps[rest])
+        return Records(self.topic, self.partition, *columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,12 @@ class Output:
     def __len__(self) -> int:
         return len(self.values)
 
+    def part(self, begin: int, end: int) -> Output:
+        """The records from ``begin`` up to ``end``; itself where that is all of them."""
+        if begin == 0 and end == len(self):
+            return self
+        return Output(self.topic, self.keys[begin:end], self.values[begin:end], self.headers[begin:end])
+
 
 @dataclass(frozen=True, slots=True)
 class Effects:
@@ -156,12 +174,54 @@ class Processor(Protocol):
         ...
 
 
-def run(steps: Steps, answer: Any) -> Effects:
+@runtime_checkable
+class LanesProcessor(Protocol):
+    """A processor that takes the batches of several lanes at once, because a batch has a fixed cost."""
+
+    def process_lanes(self, batches: Sequence[Batch], states: Sequence[State], seen: Seen, now: datetime) -> LanesSteps:
+        """One ``Effects`` per batch: for each lane's records and state what ``process`` would give for it alone."""
+        ...
+
+
+def process_lanes(
+    processor: Processor, batches: Sequence[Batch], states: Sequence[State], seen: Seen, now: datetime
+) -> LanesSteps:
+    """The effects of each lane's batch, worked out together where the processor can, and else side by side."""
+    if isinstance(processor, LanesProcessor):
+        return (yield from processor.process_lanes(batches, states, seen, now))
+    pairs = zip(batches, states, strict=True)
+    return (yield from together([processor.process(batch, state, seen, now) for batch, state in pairs]))
+
+
+def together(
+    generators: Sequence[Generator[list[Ask], list[Answer], Result]],
+) -> Generator[list[Ask], list[Answer], list[Result]]:
+    """Run generators side by side: what they ask at the same time is asked in one go. Their results, in their order."""
+    results: dict[int, Result] = {}
+    asking: dict[int, list[Ask]] = {}
+    answers: dict[int, list[Answer]] = {}
+    waiting = list(range(len(generators)))
+    while waiting:
+        for number in waiting:
+            generator = generators[number]
+            try:
+                asking[number] = generator.send(answers[number]) if number in answers else next(generator)
+            except StopIteration as stop:
+                results[number] = stop.value
+                asking.pop(number, None)
+        waiting = list(asking)
+        if waiting:
+            given = iter((yield [ask for asks in asking.values() for ask in asks]))
+            answers = {number: [next(given) for _ in asks] for number, asks in asking.items()}
+    return [results[number] for number in range(len(generators))]
+
+
+def run(steps: Generator[list[Ask], list[Answer], Result], answer: Any) -> Result:
     """Run a processor's generator to its end with a plain function from an ask to its answer."""
     try:
         asks = next(steps)
         while True:
             asks = steps.send([answer(ask) for ask in asks])
     except StopIteration as stop:
-        effects: Effects = stop.value
-        return effects
+        result: Result = stop.value
+        return result

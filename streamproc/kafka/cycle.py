@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import OffsetAndMetadata
 
 from streamproc import metrics
-from streamproc.core.processor import Headers
-from streamproc.core.state import changelog_key
 from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError, causes
+from streamproc.kafka.batches import SealedBatch, encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
-from streamproc.kafka.lane import Entry, Outgoing, Work
-from streamproc.kafka.producer import MAX_BATCH_BYTES, LaneProducer
+from streamproc.kafka.lane import Share, Work
+from streamproc.kafka.producer import LaneProducer
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +28,8 @@ TRANSACTION_SECONDS = 30.0
 START_SECONDS = 20.0
 RETRY_SECONDS = 0.5
 MOST_ABORTS = 20
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -54,6 +52,17 @@ class BrokerState:
         self.on_back()
         self.away_since = None
         metrics.BROKER_AWAY.set(0)
+
+    async def waiting(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Try until the broker is there. What waiting does not mend is raised."""
+        while True:
+            try:
+                return await attempt()
+            except (BrokerUnavailable, kafka_errors.KafkaError) as error:
+                if not is_away(error):
+                    raise
+                self.away(error)
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 class Cycle:
@@ -87,7 +96,8 @@ class Cycle:
         broker will not take however often it is sent. Waits for as long as the broker is away.
         """
         self._number += 1
-        claims = {tp: replace(claim, cycle=self._number) for work in works for tp, claim in work.lane.claims.items()}
+        shares = [share for work in works for share in work.shares]
+        claims = {tp: replace(claim, cycle=self._number) for share in shares for tp, claim in share.lane.claims.items()}
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
@@ -100,15 +110,15 @@ class Cycle:
             _raise_if_final(error)
             if isinstance(error, TimeoutError):
                 self.broker.away(error)
-            done = await self._outcome(works, claims, error)
+            done = await self._outcome(shares, claims, error)
         self._aborts = 0 if done else self._aborts + 1
         if self._aborts > MOST_ABORTS:
             raise StreamprocError(f"{self._aborts} transactions in a row came to nothing", "the log says why")
         metrics.TRANSACTION.observe(time.perf_counter() - started)
         metrics.TRANSACTIONS.labels("committed" if done else "aborted").inc()
         if done:
-            for work in works:
-                work.lane.claims = {tp: claims[tp] for tp in work.lane.claims}
+            for share in shares:
+                share.lane.claims = {tp: claims[tp] for tp in share.lane.claims}
         return done
 
     async def _transaction(
@@ -126,7 +136,8 @@ class Cycle:
             {
                 tp: OffsetAndMetadata(offset, claims[tp].encode())
                 for work in works
-                for tp, offset in work.positions.items()
+                for share in work.shares
+                for tp, offset in share.positions.items()
             },
             member,
         )
@@ -146,12 +157,14 @@ class Cycle:
         await producer.commit_transaction()
         self.broker.back()
 
-    async def _outcome(self, works: Sequence[Work], claims: dict[TopicPartition, Claim], error: BaseException) -> bool:
+    async def _outcome(
+        self, shares: Sequence[Share], claims: dict[TopicPartition, Claim], error: BaseException
+    ) -> bool:
         """What became of a transaction whose end nobody told us."""
         log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
         await self.stop()
         self._producer = await self._start_producer()  # the same id: ends what is still open
-        wanted = {tp for work in works for tp in work.positions}
+        wanted = {tp for share in shares for tp in share.positions}
         committed = await self._group.fetch(wanted, stable=True)
         while len(committed) < len(wanted):
             await asyncio.sleep(RETRY_SECONDS)
@@ -160,7 +173,7 @@ class Cycle:
         found = {tp: committed[tp].claim for tp in wanted}
         if all(found[tp] == claims[tp] for tp in wanted):
             return True
-        before = {tp: claim for work in works for tp, claim in work.lane.claims.items()}
+        before = {tp: claim for share in shares for tp, claim in share.lane.claims.items()}
         if all(found[tp] == before[tp] for tp in wanted):
             return False
         raise FencedOffsets("another worker owns lanes of this one")
@@ -182,7 +195,7 @@ class Cycle:
                 return producer
 
 
-async def _send(producer: LaneProducer, topic: str, partition: int, parts: list[BatchBuilder]) -> list[Any]:
+async def _send(producer: LaneProducer, topic: str, partition: int, parts: list[SealedBatch]) -> list[Any]:
     return [await producer.send_batch(part, topic, partition=partition) for part in parts]
 
 
@@ -227,46 +240,3 @@ def _raise_if_final(error: BaseException) -> None:
                 f"the broker will not take a transaction: {type(cause).__name__}",
                 "an output topic has changed, or cannot hold what is sent to it",
             ) from cause
-
-
-def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[BatchBuilder]]:
-    """Kafka record batches for everything that the works send, changelogs included, by topic and partition."""
-    merged: Outgoing = defaultdict(list)
-    for work in works:
-        for target, entries in work.outgoing.items():
-            merged[target] += entries
-        changes = changelog_entries(work)
-        if changes:
-            merged[work.lane.agent.changelog(app), work.lane.partition] += changes
-    now = int(time.time() * 1000)
-    return {target: _batches(entries, now, limits.get(target[0])) for target, entries in merged.items()}
-
-
-def changelog_entries(work: Work) -> list[Entry]:
-    return [
-        (changelog_key(table, key), value, ())
-        for table, entries in work.effects.state.items()
-        for key, value in entries.items()
-    ]
-
-
-def _batches(entries: list[Entry], timestamp: int, limit: int | None) -> list[BatchBuilder]:
-    size = MAX_BATCH_BYTES if limit is None else min(MAX_BATCH_BYTES, limit)
-    batches = [_builder(size)]
-    append = batches[-1].append
-    lists: dict[Headers, list[tuple[str, bytes]]] = {}  # most records of a topic have the same headers
-    for key, value, headers in entries:
-        listed = lists.get(headers)
-        if listed is None:
-            listed = lists[headers] = list(headers)
-        while append(timestamp=timestamp, key=key, value=value, headers=listed) is None:
-            batches.append(_builder(size))
-            append = batches[-1].append
-    for batch in batches:
-        batch.close()
-    return batches
-
-
-def _builder(size: int) -> BatchBuilder:
-    # Decisions shrink to less than a third. zstd would halve that again, at twice the time on the event loop.
-    return BatchBuilder(size, DefaultRecordBatch.CODEC_SNAPPY, is_transactional=1)

@@ -2,17 +2,17 @@
 
 A batch of a lane is *computing*, then *waiting* for a transaction, then *committing*. At most one batch is in each of
 these, so batch n + 1 may compute while n commits, on a view of n's uncommitted state; n + 2 is not fetched before.
+Lanes of one agent that have something due compute it together, as one *work* in which each has its *share*.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import orjson
 from aiokafka import TopicPartition
 
@@ -35,25 +35,60 @@ Entry: TypeAlias = tuple[bytes | None, bytes | None, Headers]
 Outgoing: TypeAlias = dict[tuple[str, int], list[Entry]]
 
 
+RecordsByPartition: TypeAlias = Mapping[TopicPartition, Records]
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Records of one lane as aiokafka gave them, with the assignment in which they were fetched."""
+    """Records of one agent's lanes, with the assignment in which they were fetched."""
 
-    lane: LaneId
+    agent: str
     epoch: int
-    records: Mapping[TopicPartition, Sequence[Any]]
+    records: RecordsByPartition
+
+
+@dataclass(slots=True)
+class Share:
+    """One lane's part of a work: a batch, or a tick where ``records`` is ``None``.
+
+    ``view`` and ``reached`` are where the lane stood before it, ``positions`` and ``effects`` what it comes to.
+    """
+
+    lane: Lane
+    records: RecordsByPartition | None
+    view: Overlay
+    reached: dict[TopicPartition, int]
+    positions: dict[TopicPartition, int]
+    effects: Effects = field(default_factory=Effects)
+
+    @classmethod
+    def of(cls, lane: Lane, records: RecordsByPartition | None) -> Share:
+        """What a lane begins now."""
+        reached = lane.reached()
+        return cls(lane, records, lane.view(), reached, reached)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to commit."""
+        return self.positions == self.reached and not self.effects.records and not self.effects.state
 
 
 @dataclass(slots=True)
 class Work:
-    """A finished batch or tick: what to commit, and where the lane stands when that has happened."""
+    """What lanes of one agent compute together and commit together, and the records that go out for all of them.
 
-    lane: Lane
+    ``timestamps`` are those of its events, in milliseconds since the epoch.
+    """
+
+    agent: Agent
     member: Member
-    positions: dict[TopicPartition, int]
-    effects: Effects
-    outgoing: Outgoing
+    shares: list[Share]
+    outgoing: Outgoing = field(default_factory=dict)
     timestamps: Any = None
+
+    def effects(self) -> list[tuple[int, Effects]]:
+        """The effects of each share, with the partition number of its lane."""
+        return [(share.lane.partition, share.effects) for share in self.shares]
 
 
 @dataclass(slots=True)
@@ -66,13 +101,13 @@ class Lane:
     claims: dict[TopicPartition, Claim]
     tables: Tables
     computing: asyncio.Task[None] | None = None
-    waiting: Work | None = None
-    committing: Work | None = None
+    waiting: Share | None = None
+    committing: Share | None = None
     wake_at: datetime | None = None
     progressed: float = 0.0
     fetching: bool = False
-    parked: Fetched | None = None
-    """A batch that arrived while a tick had begun: it runs next."""
+    parked: RecordsByPartition | None = None
+    """A batch that waits for its turn."""
     passed: dict[TopicPartition, int] = field(default_factory=dict)
     """How far the consumer went over what is no record (transaction markers, aborted records) since the last batch."""
     behind_since: float | None = None
@@ -107,20 +142,20 @@ class Lane:
 
     def view(self) -> Overlay:
         """The tables as they are after every batch before the next one."""
-        pending = [work.effects.state for work in (self.committing, self.waiting) if work is not None]
+        pending = [share.effects.state for share in (self.committing, self.waiting) if share is not None]
         return Overlay(self.tables, pending)
 
     def reached(self) -> dict[TopicPartition, int]:
         """The next offsets after every batch that is on its way, committed or not, and after what is no record."""
-        work = self.waiting or self.committing
-        reached = self.positions if work is None else work.positions
+        share = self.waiting or self.committing
+        reached = self.positions if share is None else share.positions
         return {tp: max(at, self.passed.get(tp, at)) for tp, at in reached.items()}
 
-    def committed(self, work: Work) -> None:
+    def committed(self, share: Share) -> None:
         """Take over what a transaction has made final."""
-        assert all(work.positions[tp] >= at for tp, at in self.positions.items()), "a committed offset went back"
-        self.tables.apply(work.effects.state)
-        self.positions = work.positions
+        assert all(share.positions[tp] >= at for tp, at in self.positions.items()), "a committed offset went back"
+        self.tables.apply(share.effects.state)
+        self.positions = share.positions
         self.committing = None
 
     def drop_work(self) -> None:
@@ -133,26 +168,14 @@ class Lane:
 
 
 def to_batch(
-    partition: int, fetched: Mapping[TopicPartition, Sequence[Any]], positions: Mapping[TopicPartition, int]
+    partition: int, fetched: RecordsByPartition, positions: Mapping[TopicPartition, int]
 ) -> tuple[Batch, dict[TopicPartition, int]]:
-    """Columns from aiokafka's records, and the lane's positions after them. Records before a position are left out."""
+    """The fetched records as a batch, and the lane's positions after it. Records before a position are left out."""
     topics: dict[str, Records] = {}
     after = dict(positions)
-    for tp, all_records in fetched.items():
-        records = all_records
-        if records and records[0].offset < positions[tp]:
-            records = [record for record in records if record.offset >= positions[tp]]
-        if not records:
-            continue
-        count = len(records)
-        topics[tp.topic] = Records(
-            topic=tp.topic,
-            partition=partition,
-            keys=[record.key for record in records],
-            values=[record.value for record in records],
-            headers=[record.headers for record in records],
-            offsets=np.fromiter((record.offset for record in records), np.int64, count),
-            timestamps=np.fromiter((record.timestamp for record in records), np.int64, count),
-        )
-        after[tp] = records[-1].offset + 1
+    for tp, everything in fetched.items():
+        records = everything.since(positions[tp])
+        if len(records):
+            topics[tp.topic] = records
+            after[tp] = int(records.offsets[-1]) + 1
     return Batch(partition, topics), after

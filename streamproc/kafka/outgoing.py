@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamproc.core.partitioner import partitions
-from streamproc.core.processor import Effects, Output
+from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import too_large
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
@@ -33,25 +35,32 @@ class Router:
         """The most bytes of a record batch, by topic."""
         return self._limits
 
-    def place(self, lane_partition: int, effects: Effects) -> Outgoing | None:
-        """The effects' records by topic and partition; ``None`` where a topic is not known yet."""
-        outputs = [output for output in effects.records if len(output)]
+    def place(self, effects: Sequence[tuple[int, Effects]]) -> Outgoing | None:
+        """The effects' records by topic and partition; ``None`` where a topic is not known yet.
+
+        Each comes with its lane's partition number.
+        """
+        outputs: dict[str, list[tuple[int, Output]]] = defaultdict(list)
+        for partition, one in effects:
+            for output in one.records:
+                if len(output):
+                    outputs[output.topic].append((partition, output))
         if any(topic not in self._counts for topic in self._needed(outputs)):
             return None
         routed: Outgoing = defaultdict(list)
-        for output in outputs:
-            self._place(routed, output, lane_partition)
+        for topic, parts in outputs.items():
+            self._place(routed, topic, parts)
         return dict(routed)
 
-    async def route(self, lane_partition: int, effects: Effects) -> Outgoing:
+    async def route(self, effects: Sequence[tuple[int, Effects]]) -> Outgoing:
         """The same, after asking the broker about topics that are new. Raises LaneStopped for one that is not there."""
-        await self.learn(self._needed([output for output in effects.records if len(output)]))
-        placed = self.place(lane_partition, effects)
+        await self.learn(self._needed({output.topic for _, one in effects for output in one.records if len(output)}))
+        placed = self.place(effects)
         assert placed is not None
         return placed
 
-    def _needed(self, outputs: list[Output]) -> set[str]:
-        return {output.topic for output in outputs} | ({self._dead_letters} if outputs else set())
+    def _needed(self, topics: Collection[str]) -> set[str]:
+        return {*topics, self._dead_letters} if topics else set()
 
     async def learn(self, topics: Collection[str]) -> None:
         """Ask the broker about topics. Raises LaneStopped where one does not exist."""
@@ -65,37 +74,53 @@ class Router:
             self._limits[topic] = int(infos[topic].configs.get("max.message.bytes", DEFAULT_LIMIT))
             self._counts[topic] = infos[topic].partitions
 
-    def _place(self, routed: Outgoing, output: Output, lane_partition: int) -> None:
-        topic = output.topic
-        places = partitions(output.keys, self._counts[topic], lane_partition)
-        entries: list[Entry] = list(zip(output.keys, output.values, output.headers, strict=True))
-        if (places == places[0]).all():
-            groups = [(int(places[0]), entries)]
-        else:
-            order = np.argsort(places, kind="stable")
-            borders = np.flatnonzero(np.diff(places[order])) + 1
-            groups = [(int(places[rows[0]]), [entries[row] for row in rows]) for rows in np.split(order, borders)]
-        for place, group in groups:
-            routed[topic, place] += self._fitting(routed, topic, group, lane_partition)
+    def _place(self, routed: Outgoing, topic: str, parts: Sequence[tuple[int, Output]]) -> None:
+        lengths = [len(output) for _, output in parts]
+        lanes = np.repeat(np.array([partition for partition, _ in parts], np.int64), lengths)
+        keys = list(chain.from_iterable(output.keys for _, output in parts))
+        values = list(chain.from_iterable(output.values for _, output in parts))
+        headers = list(chain.from_iterable(output.headers for _, output in parts))
+        entries: list[Entry] = list(zip(keys, values, headers, strict=True))
+        places = partitions(keys, self._counts[topic], lanes)
+        if not self._all_fit(topic, keys, values, headers):
+            places, entries = self._fitting(routed, topic, places, lanes, entries)
+        order = np.argsort(places, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
+            if len(rows):
+                routed[topic, int(places[rows[0]])] += [entries[row] for row in rows.tolist()]
 
-    def _fitting(self, routed: Outgoing, topic: str, entries: list[Entry], lane_partition: int) -> list[Entry]:
-        """The entries that the topic can hold; the others become dead letters."""
-        limit = self._limits[topic] - RECORD_OVERHEAD
-        heads = max(sum(len(name) + len(content) + 10 for name, content in one) for one in {h for _, _, h in entries})
-        if max(len(key or b"") + len(value or b"") for key, value, _ in entries) + heads <= limit:
-            return entries
-        fitting = []
-        for entry in entries:
-            if _size(entry) <= limit:
-                fitting.append(entry)
-                continue
-            key, value, headers = entry
+    def _all_fit(
+        self, topic: str, keys: list[bytes | None], values: list[bytes | None], headers: list[Headers]
+    ) -> bool:
+        """Whether even a record of the longest key, the longest value and the longest headers would fit."""
+        distinct = {id(one): one for one in headers}  # most records of a topic share one tuple
+        longest = (_longest(keys), _longest(values), max(map(_header_bytes, distinct.values())))
+        return sum(longest) <= self._most(topic)
+
+    def _fitting(
+        self, routed: Outgoing, topic: str, places: NDArray[np.int64], lanes: NDArray[np.int64], entries: list[Entry]
+    ) -> tuple[NDArray[np.int64], list[Entry]]:
+        """The entries that the topic can hold, and their places; the others become dead letters."""
+        fits = np.array([_size(entry) <= self._most(topic) for entry in entries])
+        for row in np.flatnonzero(~fits).tolist():
+            key, value, headers = entries[row]
             body, told = too_large(topic, value, headers)
-            target = lane_partition % self._counts[self._dead_letters]
+            target = int(lanes[row]) % self._counts[self._dead_letters]
             routed[self._dead_letters, target].append((key, body, told))
-        return fitting
+        return places[fits], [entries[row] for row in np.flatnonzero(fits).tolist()]
+
+    def _most(self, topic: str) -> int:
+        return self._limits[topic] - RECORD_OVERHEAD
+
+
+def _longest(parts: list[bytes | None]) -> int:
+    return max(map(len, parts)) if None not in parts else max(len(part or b"") for part in parts)  # type: ignore[arg-type]
 
 
 def _size(entry: Entry) -> int:
     key, value, headers = entry
-    return len(key or b"") + len(value or b"") + sum(len(name) + len(content) + 10 for name, content in headers)
+    return len(key or b"") + len(value or b"") + _header_bytes(headers)
+
+
+def _header_bytes(headers: Headers) -> int:
+    return sum(len(name) + len(content) + 10 for name, content in headers)

@@ -18,6 +18,7 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.producer import sender
 
 from streamproc.errors import FencedOffsets
+from streamproc.kafka.batches import MAX_BATCH_BYTES
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import MOVED_ON, Member
 from streamproc.kafka.protocol import TxnOffsetCommitRequest
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 MARKERS_SECONDS = 0.002
 QUICK_SECONDS = 0.005
 SLOW_SECONDS = 0.2
-MAX_BATCH_BYTES = 900_000  # a record batch has to stay under the broker's default of 1,048,588
 STOP_SECONDS = 3.0
 
 

@@ -21,8 +21,9 @@ from faust.types.transports import ConsumerT
 from faust.types.tuples import TP, ConsumerMessage
 
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.fetching import take
 from streamproc.kafka.group import Member
-from streamproc.kafka.lane import Fetched
+from streamproc.kafka.lane import Fetched, RecordsByPartition
 from streamproc.kafka.lanes import Lanes
 from streamproc.kafka.watchdog import end_process
 
@@ -36,7 +37,7 @@ NEVER_MS = 24 * 3600 * 1000
 METADATA_MS = 30_000  # how soon new partitions are noticed
 
 
-FetchResult: TypeAlias = tuple[Mapping[TopicPartition, list[Any]], Mapping[TopicPartition, int]]
+FetchResult: TypeAlias = tuple[RecordsByPartition, Mapping[TopicPartition, int]]
 
 
 class LaneApp(Protocol):
@@ -101,9 +102,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if not wanted or not self.consumer.flow_active or epoch != cast(LaneApp, self.app).lanes.epoch:
                 return {}, {}
             with consumer._subscription.fetch_context():
-                records = await consumer._fetcher.fetched_records(
-                    wanted, timeout=FETCH_SECONDS, max_records=FETCH_RECORDS
-                )
+                records = await take(consumer._fetcher, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS)
             states = consumer._subscription.subscription.assignment
             here = wanted & consumer.assignment()
             found = {tp: states.state_value(tp) for tp in here}

@@ -5,13 +5,14 @@ It runs in a thread of its own, so that an event loop that hangs is noticed as w
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from streamproc.errors import Exit, Stalled, StreamprocError, UserError
@@ -43,6 +44,16 @@ def end_process(error: BaseException) -> NoReturn:
     os._exit(code)
 
 
+async def guard(routine: Awaitable[None]) -> None:
+    """Run a routine whose failure nobody awaits: it ends the process."""
+    try:
+        await routine
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        end_process(error)
+
+
 class Watchdog:
     """Calls ``stuck`` every second; it says what is stuck for longer than allowed, or nothing."""
 
@@ -54,9 +65,11 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
+        """Begin to look, in a daemon thread of its own: it sees an event loop that hangs."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Look no more; it does not wait for the thread."""
         self._stop.set()
 
     def beat(self) -> None:

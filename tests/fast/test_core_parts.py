@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections import namedtuple
 
+import numpy as np
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.partitioner import murmur2 as reference
+from aiokafka.record.default_records import _DefaultRecordBatchPy as ReferenceBatch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproc.core.partitioner import murmur2, partitions
-from streamproc.core.processor import Effects, Output, run
+from streamproc.core.processor import Effects, Output, Records, run, together
 from streamproc.core.records import TRUNCATED_BYTES
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
+from streamproc.kafka.batches import seal
 from streamproc.kafka.group import Claim
-from streamproc.kafka.lane import to_batch
+from streamproc.kafka.lane import Entry, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
 
-Fetched = namedtuple("Fetched", "offset timestamp key value headers")
 KEYS = st.lists(st.binary(max_size=40), max_size=30)
 
 
@@ -76,9 +77,21 @@ def test_claims_are_read_back_and_others_metadata_is_none() -> None:
     assert [Claim.decode(text) for text in (None, "", "x", "[]", "[2, 1]", '{"a": 1}', "7")] == [None] * 7
 
 
+def some_records(offsets: list[int], partition: int = 3) -> Records:
+    return Records(
+        topic="t",
+        partition=partition,
+        keys=[b"k%d" % offset for offset in offsets],
+        values=[b"v"] * len(offsets),
+        headers=[()] * len(offsets),
+        offsets=np.array(offsets, np.int64),
+        timestamps=np.array(offsets, np.int64) * 10,
+    )
+
+
 def test_records_before_the_position_are_left_out() -> None:
     tp = TopicPartition("t", 3)
-    records = [Fetched(offset, offset * 10, b"k%d" % offset, b"v", ()) for offset in (4, 5, 9)]
+    records = some_records([4, 5, 9])
     batch, after = to_batch(3, {tp: records}, {tp: 5})
     assert batch.topics["t"].offsets.tolist() == [5, 9]
     assert batch.topics["t"].keys == [b"k5", b"k9"]
@@ -96,7 +109,7 @@ def make_router(counts: dict[str, int]) -> Router:
 @given(st.lists(st.tuples(st.none() | st.binary(max_size=3), st.binary(max_size=3)), max_size=40), st.integers(1, 5))
 def test_records_keep_their_order_in_each_partition(rows: list[tuple[bytes | None, bytes]], count: int) -> None:
     output = Output("t", [key for key, _ in rows], [value for _, value in rows], [()] * len(rows))
-    placed = make_router({"t": count, "dead": 1}).place(7, Effects(records=[output]))
+    placed = make_router({"t": count, "dead": 1}).place([(7, Effects(records=[output]))])
     expected: dict[tuple[str, int], list[object]] = {}
     for (key, value), place in zip(rows, partitions([key for key, _ in rows], count, 7).tolist(), strict=True):
         expected.setdefault(("t", place), []).append((key, value, ()))
@@ -106,7 +119,7 @@ def test_records_keep_their_order_in_each_partition(rows: list[tuple[bytes | Non
 def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() -> None:
     body = bytes(random.Random(1).randbytes(DEFAULT_LIMIT + 1))
     output = Output("t", [b"a", b"b"], [body, b"small"], [(("traceparent", b"x"),), ()])
-    placed = make_router({"t": 1, "dead": 2}).place(3, Effects(records=[output]))
+    placed = make_router({"t": 1, "dead": 2}).place([(3, Effects(records=[output]))])
     assert placed is not None
     assert placed["t", 0] == [(b"b", b"small", ())]
     [(key, value, headers)] = placed["dead", 1]
@@ -118,7 +131,7 @@ def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() ->
 
 def test_an_unknown_topic_is_asked_about_first() -> None:
     output = Output("new", [b"a"], [b"b"], [()])
-    assert make_router({"dead": 1}).place(0, Effects(records=[output])) is None
+    assert make_router({"dead": 1}).place([(0, Effects(records=[output]))]) is None
 
 
 def test_columns_of_different_lengths_are_a_mistake() -> None:
@@ -133,3 +146,40 @@ def test_a_processor_is_run_to_its_end_with_answers() -> None:
         return Effects(counts={("x", "y"): second[0]})
 
     assert run(steps(), lambda ask: ask * 10).counts == {("x", "y"): 300}
+
+
+def test_generators_side_by_side_ask_together_and_keep_their_order() -> None:
+    def adding(*rounds: int):  # type: ignore[no-untyped-def]
+        total = 0
+        for count in rounds:
+            answers = yield list(range(count))
+            assert answers == [ask * 10 for ask in range(count)]
+            total += sum(answers)
+        return total
+
+    rounds = [(2, 3), (), (1,), (4, 0, 2)]
+    asked: list[int] = []
+
+    def answer(ask: int) -> int:
+        asked.append(ask)
+        return ask * 10
+
+    assert run(together([adding(*one) for one in rounds]), answer) == [40, 0, 0, 70]
+    assert asked == [0, 1, 0, 0, 1, 2, 3, 0, 1, 2, 0, 1]
+
+
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=3), st.none() | st.binary(max_size=400)), min_size=1))
+def test_sealed_batches_are_read_back_by_another_reader(rows: list[tuple[bytes | None, bytes | None]]) -> None:
+    entries: list[Entry] = [(key, value, (("name", b"%d" % (row % 3)),)) for row, (key, value) in enumerate(rows)]
+    found = []
+    for batch in seal(entries, 1234, 1000):
+        batch._set_producer_state(77, 3, 500)
+        data = bytes(batch._build())
+        read = ReferenceBatch(bytearray(data))
+        assert read.validate_crc()
+        assert (read.producer_id, read.producer_epoch, read.base_sequence) == (77, 3, 500)
+        assert read.is_transactional
+        records = list(read)
+        assert [record.offset for record in records] == list(range(batch.record_count()))
+        found += [(record.key, record.value, tuple(record.headers), record.timestamp) for record in records]
+    assert found == [(*entry, 1234) for entry in entries]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from streamproc.core.contract import Contract
 from streamproc.core.decide import DecideProcessor
 from streamproc.core.plan import EVENT_TIME, SCORE, Plan
-from streamproc.core.processor import Batch, Records
-from streamproc.offline import Offline, batch_of
+from streamproc.core.processor import NOTHING_SEEN, Batch, Records, run
+from streamproc.core.state import Tables
+from streamproc.offline import EPOCH, Offline, batch_of
 from tests.fast.expression_strategies import expressions
 from tests.fast.plans import SCHEMA, TOPIC, flat, make_plan, mean_score
 
@@ -83,16 +85,35 @@ def cut(batch: Batch, first: int, last: int) -> Batch:
 @given(plan=plans(), values=VALUES, cuts=st.sets(st.integers(1, 11), max_size=3))
 def test_a_batch_is_the_concatenation_of_its_parts(plan: Plan, values: list[Any], cuts: set[int]) -> None:
     whole = batch_of(TOPIC, values, first_offset=5, timestamp=1_700_000_000_000)
-    run = Offline(DecideProcessor.of(plan), mean_score).process
-    expected = flat(run(whole))
+    process = Offline(DecideProcessor.of(plan), mean_score).process
+    expected = flat(process(whole))
     edges = [0, *sorted(edge for edge in cuts if edge < len(values)), len(values)]
     rows = list(range(len(values) + 1))
     for borders in (edges, rows):
         joined: dict[str, list[Any]] = {}
         for first, last in pairwise(borders):
-            for topic, records in flat(run(cut(whole, first, last))).items():
+            for topic, records in flat(process(cut(whole, first, last))).items():
                 joined.setdefault(topic, []).extend(records)
         assert joined == expected
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(plan=plans(), lanes=st.lists(VALUES.filter(len), min_size=1, max_size=4))
+def test_lanes_are_decided_together_as_each_alone(plan: Plan, lanes: list[list[Any]]) -> None:
+    processor = DecideProcessor.of(plan)
+    batches = [
+        batch_of(TOPIC, values, partition=3 * lane, first_offset=lane, timestamp=1_700_000_000_000 + lane)
+        for lane, values in enumerate(lanes)
+    ]
+    states = [Tables([]) for _ in batches]
+    together = run(processor.process_lanes(batches, states, NOTHING_SEEN, EPOCH), mean_score)
+    alone = [
+        run(processor.process(*pair, NOTHING_SEEN, EPOCH), mean_score) for pair in zip(batches, states, strict=True)
+    ]
+    assert [flat(one) for one in together] == [flat(one) for one in alone]
+    assert sum((Counter(one.counts) for one in together), Counter()) == sum(
+        (Counter(one.counts) for one in alone), Counter()
+    )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

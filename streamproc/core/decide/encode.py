@@ -40,6 +40,7 @@ def encode_decisions(plan: Plan, frame: Frame, context: Context, masker: Masker 
     key = event_key(plan, frame, masker)
     own = {
         "id": pl.Series(frame.ids, dtype=pl.String),
+        "partition": pl.Series(records.partitions[rows]),
         "offset": pl.Series(records.offsets[rows]),
         "timestamp": pl.Series(records.timestamps[rows]),
         "key": key,
@@ -50,7 +51,7 @@ def encode_decisions(plan: Plan, frame: Frame, context: Context, masker: Masker 
     wide = frame.columns.hstack([column.alias(OWN + name) for name, column in (own | hidden).items()])
     source = pl.struct(
         pl.lit(records.topic).alias("topic"),
-        pl.lit(records.partition, dtype=pl.Int64).alias("partition"),
+        _own("partition"),
         _own("offset"),
         _own("timestamp"),
     )

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from streamproc.core.contract import STAGE, json_path
-from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import EVENT_TIME, Plan
-from streamproc.core.processor import Answer, Ask, Records
+from streamproc.core.processor import Answer, Ask
 from streamproc.core.records import DeadLetter
 
 ID_BYTES = 12
@@ -105,16 +105,20 @@ def _stale(frame: Frame, plan: Plan, context: Context) -> np.ndarray[tuple[int],
     return stale
 
 
-def decision_ids(pipeline: str, records: Records, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
+def decision_ids(pipeline: str, records: LanesRecords, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
     """The lane's partition number, then blake2b over pipeline, topic, partition, offset and record timestamp.
 
     The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used.
     """
-    start = hashlib.blake2b(f"{pipeline}\0{records.topic}\0{records.partition}\0".encode(), digest_size=ID_BYTES)
-    prefix, copy = f"{records.partition}-", start.copy
     ids = []
-    for offset, timestamp in zip(records.offsets[rows].tolist(), records.timestamps[rows].tolist(), strict=True):
-        digest = copy()
-        digest.update(b"%d\0%d" % (offset, timestamp))
-        ids.append(prefix + digest.hexdigest())
+    for own in np.split(rows, np.searchsorted(rows, records.ends[:-1])):
+        if not len(own):
+            continue
+        partition = int(records.partitions[own[0]])
+        start = hashlib.blake2b(f"{pipeline}\0{records.topic}\0{partition}\0".encode(), digest_size=ID_BYTES)
+        prefix, copy = f"{partition}-", start.copy
+        for offset, timestamp in zip(records.offsets[own].tolist(), records.timestamps[own].tolist(), strict=True):
+            digest = copy()
+            digest.update(b"%d\0%d" % (offset, timestamp))
+            ids.append(prefix + digest.hexdigest())
     return ids

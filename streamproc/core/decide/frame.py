@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.verdict import Verdicts
-from streamproc.core.processor import Answer, Ask, Records, Seen
+from streamproc.core.processor import Answer, Ask, Headers, Records, Seen
 from streamproc.core.records import DeadLetter
 
 StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
@@ -26,15 +27,50 @@ class Context:
     seen: Seen
 
 
+@dataclass(frozen=True, slots=True)
+class LanesRecords:
+    """The records of one topic of several lanes, one lane after another; ``ends[i]`` is where those of lane i end.
+
+    ``partitions``, ``offsets`` and ``timestamps`` (milliseconds since the epoch) are int64 arrays of shape (n,).
+    """
+
+    topic: str
+    ends: NDArray[np.int64]
+    partitions: NDArray[np.int64]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[Headers]
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def of(cls, parts: Sequence[Records]) -> LanesRecords:
+        """The records of one lane per part, all of one topic."""
+        counts = np.array([len(part) for part in parts], np.int64)
+        return cls(
+            topic=parts[0].topic,
+            ends=np.cumsum(counts),
+            partitions=np.repeat(np.array([part.partition for part in parts], np.int64), counts),
+            keys=list(chain.from_iterable(part.keys for part in parts)),
+            values=list(chain.from_iterable(part.values for part in parts)),
+            headers=list(chain.from_iterable(part.headers for part in parts)),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            timestamps=np.concatenate([part.timestamps for part in parts]),
+        )
+
+
 @dataclass(slots=True)
 class Frame:
-    """The events of one batch that are still in the game, and those that left it.
+    """The events of a batch that are still in the game, and those that left it. The batch may be that of many lanes.
 
     Row ``i`` of ``columns``, ``events`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never
     rows; ``refuse`` takes rows out.
     """
 
-    records: Records
+    records: LanesRecords
     columns: pl.DataFrame = field(default_factory=pl.DataFrame)
     events: list[Any] = field(default_factory=list)
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from streamproc.core.decide.columns import confidence_stage, features_stage
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.events import contract_stage
-from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.decide.model import model_stage
 from streamproc.core.decide.rules import rules_stage
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Batch, Effects, Seen, State, Steps
+from streamproc.core.processor import Batch, Effects, LanesSteps, Seen, State, Steps
 from streamproc.core.sensitive import Masker
 
 
@@ -34,7 +35,13 @@ class DecideProcessor:
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""
-        frame, context = Frame(batch.topics[self.plan.events.topic]), Context(now, seen)
+        [effects] = yield from self.process_lanes([batch], [state], seen, now)
+        return effects
+
+    def process_lanes(self, batches: Sequence[Batch], states: Sequence[State], seen: Seen, now: datetime) -> LanesSteps:
+        """The same for the batches of several lanes, in one frame: on small batches the fixed cost is most of it."""
+        records = LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches])
+        frame, context = Frame(records), Context(now, seen)
         for stage in self.stages:
             yield from stage.run(frame, context)
         return make_effects(self.plan, frame, context, self.masker)

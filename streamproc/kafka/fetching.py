@@ -1,0 +1,112 @@
+"""What aiokafka has fetched, taken by column and by record batch: no Python object and no generator step per record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+
+from streamproc.core.processor import Records
+
+
+async def take(
+    fetcher: Fetcher, wanted: Collection[TopicPartition], *, seconds: float, most: int
+) -> dict[TopicPartition, Records]:
+    """Committed records of the wanted partitions; waits up to ``seconds`` for some. The consumer's positions follow.
+
+    Stands for ``Fetcher.fetched_records``. Takes whole batches: the last one may go beyond ``most`` records. Raises
+    what the fetch of a partition met.
+    """
+    if fetcher._subscriptions.reassignment_in_progress:
+        await fetcher._subscriptions.wait_for_assignment()
+    taken = _drain(fetcher, wanted, most)
+    if taken:
+        return taken
+    waiter = fetcher._create_fetch_waiter()
+    done, _ = await asyncio.wait([waiter], timeout=seconds)
+    if not done:
+        waiter.cancel()
+        return {}
+    waiter.result()
+    return {} if fetcher._closed else _drain(fetcher, wanted, most)
+
+
+def _drain(fetcher: Fetcher, wanted: Collection[TopicPartition], most: int) -> dict[TopicPartition, Records]:
+    taken: dict[TopicPartition, Records] = {}
+    for tp, result in list(fetcher._records.items()):
+        if tp not in wanted:
+            if not fetcher._subscriptions.is_assigned(tp):
+                del fetcher._records[tp]
+            continue
+        if taken and type(result) is not FetchResult:
+            break  # first these, or they would be lost: the error is raised the next time
+        try:
+            if type(result) is not FetchResult:
+                result.check_raise()
+            raw = _raw(result, most)
+        except kafka_errors.KafkaError:
+            del fetcher._records[tp]  # the partition is fetched again from where it was
+            fetcher._notify(fetcher._wait_consume_future)
+            if taken:
+                break
+            raise
+        if not result.has_more():
+            del fetcher._records[tp]
+            fetcher._notify(fetcher._wait_consume_future)  # it may be fetched again
+        if raw:
+            taken[tp] = _columns(tp, raw)
+            most -= len(raw)
+            if most <= 0:
+                break
+    return taken
+
+
+def _raw(result: FetchResult, most: int) -> list[Any]:
+    """The same as ``FetchResult.getall``, by batch."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more():
+        return []
+    source: PartitionRecords = result._partition_records
+    raw: list[Any] = []
+    while len(raw) < most:
+        if not source._records.has_next():
+            result._update_position()
+            result._partition_records = None
+            return raw
+        raw += _next_batch(source)
+    result._update_position()
+    return raw
+
+
+def _next_batch(source: PartitionRecords) -> list[Any]:
+    """The same as one round of ``PartitionRecords._unpack_records`` with read_committed."""
+    batch = source._records.next_batch()
+    if source._check_crcs and not batch.validate_crc():
+        raise kafka_errors.CorruptRecordException(f"Invalid CRC - {source._tp}")
+    if batch.producer_id is not None:
+        source._consume_aborted_up_to(batch.base_offset)
+        if batch.is_control_batch and source._contains_abort_marker(batch):
+            source._aborted_producers.discard(batch.producer_id)
+    aborted = batch.is_transactional and batch.producer_id in source._aborted_producers
+    records = [] if batch.is_control_batch or aborted else list(batch)
+    if records and records[0].offset < source.next_fetch_offset:  # a fetch from the middle of a batch
+        records = [record for record in records if record.offset >= source.next_fetch_offset]
+    source.next_fetch_offset = batch.next_offset
+    return records
+
+
+def _columns(tp: TopicPartition, raw: list[Any]) -> Records:
+    headers = [record.headers for record in raw]
+    return Records(
+        topic=tp.topic,
+        partition=tp.partition,
+        keys=[record.key for record in raw],
+        values=[record.value for record in raw],
+        headers=[tuple(one) for one in headers] if any(headers) else [()] * len(raw),
+        offsets=np.array([record.offset for record in raw], np.int64),
+        timestamps=np.array([record.timestamp for record in raw], np.int64),
+    )

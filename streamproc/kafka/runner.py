@@ -1,0 +1,211 @@
+"""Runs what is due on a worker's lanes, and commits what they come to, one transaction after another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from streamproc import metrics
+from streamproc.core.processor import Answer, Ask
+from streamproc.core.state import LANE_TABLE
+from streamproc.kafka.agent import Answerer, SeenNow
+from streamproc.kafka.cycle import Cycle
+from streamproc.kafka.held import Held
+from streamproc.kafka.lane import IDENTITY, Share, Work
+from streamproc.kafka.outgoing import Router
+from streamproc.kafka.steps import advance, begin
+from streamproc.kafka.watchdog import guard
+
+WORK_EVENTS = 16_000
+"""A work takes no further lane when it has so many."""
+
+
+async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
+    """For processors that ask nothing."""
+    raise LookupError(f"nobody answers {asks[0]!r:.80}")
+
+
+class Runner:
+    """Takes lanes from what they have to what is committed. The processors' steps run in a thread of its own."""
+
+    def __init__(self, held: Held, cycle: Cycle, router: Router, answerer: Answerer, seen: SeenNow) -> None:
+        self._held, self._cycle, self._router = held, cycle, router
+        self._answerer, self._seen = answerer, seen
+        self._steps = ThreadPoolExecutor(1, "processor")
+        self._beginning: set[str] = set()
+        self._works: list[Work] = []
+        self._finished = asyncio.Event()
+        self._timed = asyncio.Event()
+
+    def stop(self) -> None:
+        """Forget what is not committed, and let the thread end."""
+        self.drop()
+        self._steps.shutdown(wait=False, cancel_futures=True)
+
+    def drop(self) -> None:
+        """Forget everything that is not committed."""
+        for lane in self._held.lanes.values():
+            lane.drop_work()
+        self._works.clear()
+        self._beginning.clear()
+
+    def wake(self) -> None:
+        """The lanes are new: the first tick lets each processor say when it wants to be woken."""
+        now = datetime.now(UTC)
+        for lane in self._held.lanes.values():
+            lane.wake_at = now
+        self._timed.set()
+
+    def next(self, agent: str) -> None:
+        """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
+
+        On each lane a tick goes before a batch, or load would put it off for ever. One work of an agent begins at a
+        time; what is due meanwhile makes the next one, so works are small when idle and large when behind.
+        """
+        if agent in self._beginning:
+            return
+        now, shares, events = datetime.now(UTC), list[Share](), 0
+        for lane in self._held.lanes.values():
+            if lane.agent.name != agent or not lane.open:
+                continue
+            if lane.wake_at is not None and lane.wake_at <= now and not self._held.closing:
+                lane.wake_at = None
+                shares.append(Share.of(lane, None))
+            elif lane.parked is not None and events < WORK_EVENTS:
+                events += sum(map(len, lane.parked.values()))
+                shares.append(Share.of(lane, lane.parked))
+                lane.parked = None
+        if not shares:
+            return
+        assert self._held.member is not None
+        work = Work(shares[0].lane.agent, self._held.member, shares)
+        self._beginning.add(agent)
+        computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
+        for share in shares:
+            share.lane.progressed, share.lane.computing = time.monotonic(), computing
+
+    async def _compute(self, work: Work, epoch: int) -> None:
+        agent, started = work.agent.name, time.perf_counter()
+        try:
+            steps, step = await self._in_thread(begin, work, self._seen(), datetime.now(UTC), self._router.place)
+        finally:
+            self._beginning.discard(agent)
+        if step.asks is not None:
+            self.next(agent)
+        while step.asks is not None:
+            asked = time.perf_counter()
+            answers = await self._answerer(step.asks)
+            metrics.ANSWER.labels(type(step.asks[0]).__name__.lower()).observe(time.perf_counter() - asked)
+            step = await self._in_thread(advance, work, steps, answers, self._router.place)
+        outgoing = step.outgoing
+        if outgoing is None:
+            outgoing = await self._cycle.broker.waiting(partial(self._router.route, work.effects()))
+        if epoch != self._held.epoch:
+            return
+        work.outgoing = outgoing
+        metrics.COMPUTE.labels(agent).observe(time.perf_counter() - started)
+        for share in work.shares:
+            self._finish(share)
+        done = [share for share in work.shares if share.idle]
+        work.shares = [share for share in work.shares if not share.idle]
+        if work.shares:
+            self.hand_over(work)
+        self._free(done, progressed=True)
+        self.next(agent)
+
+    def _finish(self, share: Share) -> None:
+        lane, effects = share.lane, share.effects
+        lane.computing = None
+        if lane.remembered != lane.identity:
+            share.effects = replace(effects, state={**effects.state, LANE_TABLE: {IDENTITY: lane.identity}})
+        if effects.wake_at is not None and (lane.wake_at is None or effects.wake_at < lane.wake_at):
+            lane.wake_at = effects.wake_at
+            self._timed.set()
+
+    def hand_over(self, work: Work) -> None:
+        """What is computed waits for the next transaction."""
+        for share in work.shares:
+            share.lane.passed = {}
+            share.lane.waiting = share
+        self._works.append(work)
+        self._finished.set()
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._steps, function, *args)
+
+    def _free(self, shares: Sequence[Share], *, progressed: bool) -> None:
+        if progressed:
+            now = time.monotonic()
+            for share in shares:
+                share.lane.progressed = now
+        self._held.freed.set()
+        self._held.settled.set()
+
+    def next_of_all(self) -> None:
+        """The same for every agent."""
+        for agent in {lane.agent.name for lane in self._held.lanes.values()}:
+            self.next(agent)
+
+    async def tick_lanes(self) -> None:
+        """Wake lanes when their time has come, for ever."""
+        while True:
+            now = datetime.now(UTC)
+            self.next_of_all()
+            later = [lane.wake_at for lane in self._held.lanes.values() if lane.wake_at and lane.wake_at > now]
+            pause = max((min(later) - now).total_seconds(), 0.001) if later else None
+            try:
+                async with asyncio.timeout(pause):
+                    await self._timed.wait()
+            except TimeoutError:
+                pass
+            self._timed.clear()
+
+    async def commit_cycles(self) -> None:
+        """Commit what is finished, for ever: as many works at a time as have come together meanwhile."""
+        while True:
+            await self._finished.wait()
+            self._finished.clear()
+            works, self._works = self._works, []
+            if not works:
+                continue
+            shares = [share for work in works for share in work.shares]
+            for share in shares:
+                share.lane.committing, share.lane.waiting = share, None
+            self.next_of_all()
+            self._held.freed.set()
+            done = await self._cycle.commit(works, self._router.limits)
+            if done:
+                for share in shares:
+                    share.lane.committed(share)
+                for work in works:
+                    _observe(work)
+            else:
+                await self._run_again(shares)
+            self._free(shares, progressed=done)
+            self.next_of_all()
+
+    async def _run_again(self, shares: Sequence[Share]) -> None:
+        """A transaction came to nothing: everything goes back to the committed offsets and is run again."""
+        for share in shares:
+            share.lane.committing = None
+        if any(self._held.lanes.get(share.lane.id) is not share.lane for share in shares):
+            return  # revoked meanwhile: whoever owns them now begins at the committed offsets
+        self._held.epoch += 1
+        self.drop()
+        self.wake()  # a tick may have been among it
+        await self._held.seek(self._held.lanes.values())
+
+
+def _observe(work: Work) -> None:
+    for share in work.shares:
+        metrics.count(dict(share.effects.counts))
+    if work.timestamps is not None:
+        metrics.LATENCY.observe(np.maximum(time.time() - work.timestamps / 1000.0, 0.0))
