@@ -28,6 +28,7 @@ from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffset
 from streamproc.kafka.members import group_members
 from streamproc.kafka.producer import end_transaction_of
 from streamproc.kafka.restore import bounds, restore
+from streamproc.wording import counted
 
 Target: TypeAlias = Literal["earliest", "latest", "committed"] | int | datetime
 
@@ -111,7 +112,7 @@ async def wait_until_empty(connection: Connection, group: str, seconds: float) -
         if time.monotonic() > deadline:
             who = ", ".join(sorted(set(map(str, members))))
             raise UserError(
-                f"group {group} has {len(members)} live members ({who}): a reset under them would be lost",
+                f"group {group} has {counted(len(members), 'live member')} ({who}): a reset under them would be lost",
                 "stop all workers of the pipeline first, those of `--workers N` by their parent;"
                 " one that was killed leaves after its session timeout",
             )
@@ -139,8 +140,8 @@ async def survey(
         counts = {infos[topic].partitions for topic in agent.topics}
         if lanes is not None and (wrong := [lane for lane in lanes if lane >= min(counts)]):
             raise UserError(
-                f"agent {agent.name} has no lane {wrong[0]}: its topics have {min(counts)} partitions",
-                f"lanes count from 0 to {min(counts) - 1}",
+                f"agent {agent.name} has no lane {wrong[0]}: its topics have {counted(min(counts), 'partition')}",
+                "lanes count from 0",
             )
         if isinstance(target, int) and len(agent.topics) > 1:
             raise UserError(
@@ -178,12 +179,10 @@ async def carry_out(connection: Connection, app: str, resets: Sequence[LaneReset
         number = move.before.claim.number + 1 if move.before.claim else 1
         claim = Claim(f"{app}-reset", number, move.topic_id, move.partitions)
         offsets[move.tp] = (move.target, claim)
-    nobody = Member(app)
-    nobody.generation, nobody.member_id, nobody.instance_id = -1, "", None
     group = GroupOffsets(connection, app)
     await group.start()
     try:
-        await group.commit(nobody, offsets)
+        await group.commit(Member(app), offsets)
     except FencedOffsets as error:
         dropped = "; the state was dropped already: run the reset again" if drop_state else ""
         raise UserError(
@@ -220,7 +219,8 @@ async def _stable(connection: Connection, app: str, tps: Sequence[TopicPartition
         deadline = time.monotonic() + UNSTABLE_SECONDS
         while pending := set(tps) - set(found := await group.fetch(tps, stable=True)):
             if time.monotonic() > deadline:
-                raise UserError(f"a transaction on {len(pending)} partitions does not end", "is a worker running?")
+                where = counted(len(pending), "partition")
+                raise UserError(f"a transaction on {where} does not end", "is a worker running?")
             last = await group.fetch(pending, stable=False)
             for owner in {entry.claim.owner for entry in last.values() if entry.claim is not None}:
                 await end_transaction_of(connection, owner)

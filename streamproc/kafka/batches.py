@@ -6,8 +6,8 @@ import struct
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
@@ -25,24 +25,20 @@ PRODUCER = struct.Struct(">qhi")
 PRODUCER_AT = 43
 
 
-class SealedBatch(BatchBuilder):
-    """A record batch that is complete but for its producer's id, epoch and sequence number.
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """A record batch of ``records`` records: ``data`` is complete, and compressed, but for who sends it."""
 
-    aiokafka compresses a batch on the event loop, when those three are known; here only they and the checksum are left.
-    """
+    data: bytearray
+    records: int
 
-    def __init__(self, data: bytearray, records: int) -> None:
-        self._buffer = data
-        self._relative_offset = records
-        self._closed = True
-
-    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-        PRODUCER.pack_into(self._buffer, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
-        checksum = calc_crc32c(memoryview(self._buffer)[ATTRIBUTES_AT:])
-        CRC.pack_into(self._buffer, CRC_AT, checksum)
+    def seal(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        """Write in who sends it, and as what number of his, and the checksum."""
+        PRODUCER.pack_into(self.data, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
+        CRC.pack_into(self.data, CRC_AT, calc_crc32c(memoryview(self.data)[ATTRIBUTES_AT:]))
 
 
-def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[SealedBatch]]:
+def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[RecordBatch]]:
     """Record batches for everything that the works send, changelogs included, by topic and partition.
 
     ``limits`` are the most bytes of a batch, by topic.
@@ -56,7 +52,10 @@ def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[t
             if changes:
                 merged[work.agent.changelog(app), share.lane.partition] += changes
     now = int(time.time() * 1000)
-    return {target: seal(entries, now, limits.get(target[0], MAX_BATCH_BYTES)) for target, entries in merged.items()}
+    return {
+        target: record_batches(entries, now, limits.get(target[0], MAX_BATCH_BYTES))
+        for target, entries in merged.items()
+    }
 
 
 def changelog_entries(share: Share) -> list[Entry]:
@@ -68,21 +67,21 @@ def changelog_entries(share: Share) -> list[Entry]:
     ]
 
 
-def seal(entries: list[Entry], timestamp: int, limit: int) -> list[SealedBatch]:
+def record_batches(entries: list[Entry], timestamp: int, limit: int) -> list[RecordBatch]:
     """The entries as record batches of at most ``limit`` bytes before compression, but of at least one record."""
     size = min(MAX_BATCH_BYTES, limit)
     lists: dict[Headers, list[tuple[str, bytes]]] = {}  # most records of a topic have the same headers
-    builder, count, sealed = _builder(size), 0, []
+    builder, count, full = _builder(size), 0, []
     for key, value, headers in entries:
         listed = lists.get(headers)
         if listed is None:
             listed = lists[headers] = list(headers)
         if builder.append(count, timestamp, key, value, listed) is None:
-            sealed.append(SealedBatch(builder.build(), count))
+            full.append(RecordBatch(builder.build(), count))
             builder, count = _builder(size), 0
             builder.append(count, timestamp, key, value, listed)
         count += 1
-    return [*sealed, SealedBatch(builder.build(), count)]
+    return [*full, RecordBatch(builder.build(), count)]
 
 
 def _builder(size: int) -> DefaultRecordBatchBuilder:

@@ -81,10 +81,12 @@ class Connection:
 
     @property
     def uses_sasl(self) -> bool:
+        """Whether the client logs in."""
         return self.security_protocol.startswith("SASL_")
 
     @property
     def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
         return self.security_protocol.endswith("SSL")
 
     def client_kwargs(self) -> dict[str, Any]:

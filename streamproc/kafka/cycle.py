@@ -8,15 +8,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.structs import OffsetAndMetadata
 
 from streamproc import metrics
 from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError, causes
-from streamproc.kafka.batches import SealedBatch, encode
+from streamproc.kafka.batches import encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
@@ -105,8 +104,7 @@ class Cycle:
             done = True
         except FencedOffsets:
             raise
-        except (kafka_errors.KafkaError, kafka_errors.IllegalOperation, TimeoutError, AssertionError) as error:
-            # aiokafka asserts its state machine: after a fatal error in the background that is all one sees.
+        except (kafka_errors.KafkaError, TimeoutError) as error:
             _raise_if_final(error)
             if isinstance(error, TimeoutError):
                 self.broker.away(error)
@@ -130,31 +128,13 @@ class Cycle:
             raise FencedOffsets("batches of two generations met in one transaction")
         loop = asyncio.get_running_loop()
         encoding = loop.run_in_executor(self._encoder, encode, self._app, works, limits)
-        await producer.begin_transaction()
-        # Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset.
-        await producer.send_offsets_to_transaction(
-            {
-                tp: OffsetAndMetadata(offset, claims[tp].encode())
-                for work in works
-                for share in work.shares
-                for tp, offset in share.positions.items()
-            },
-            member,
-        )
-        batches = await encoding
-        sending = [
-            asyncio.ensure_future(_send(producer, topic, partition, parts))
-            for (topic, partition), parts in batches.items()
-        ]
-        try:
-            sent = await asyncio.gather(*sending)
-        finally:
-            for task in sending:
-                task.cancel()
-        for futures in sent:
-            for future in futures:
-                await future
-        await producer.commit_transaction()
+        offsets = {
+            tp: (offset, claims[tp].encode())
+            for work in works
+            for share in work.shares
+            for tp, offset in share.positions.items()
+        }
+        await producer.commit(offsets, member, encoding)
         self.broker.back()
 
     async def _outcome(
@@ -195,10 +175,6 @@ class Cycle:
                 return producer
 
 
-async def _send(producer: LaneProducer, topic: str, partition: int, parts: list[SealedBatch]) -> list[Any]:
-    return [await producer.send_batch(part, topic, partition=partition) for part in parts]
-
-
 def is_away(error: BaseException) -> bool:
     """Whether it means that the broker is not there, or not ready: waiting mends it."""
     if isinstance(error, kafka_errors.KafkaError):
@@ -213,6 +189,7 @@ PASSING = (
     kafka_errors.DuplicateSequenceNumber,
     kafka_errors.InvalidTxnState,
     kafka_errors.InvalidProducerIdMapping,
+    kafka_errors.UnknownProducerId,
 )
 """What a new producer with the same id mends."""
 
@@ -235,7 +212,7 @@ def _raise_if_final(error: BaseException) -> None:
                 "`streamproc topics FILE --acls` lists the permissions that a worker needs",
             ) from cause
         refused = isinstance(cause, kafka_errors.BrokerResponseError) and not isinstance(cause, PASSING)
-        if (refused and not cause.retriable) or "Unrecognized partition" in str(cause):  # type: ignore[attr-defined]
+        if refused and not cause.retriable:  # type: ignore[attr-defined]
             raise StreamprocError(
                 f"the broker will not take a transaction: {type(cause).__name__}",
                 "an output topic has changed, or cannot hold what is sent to it",

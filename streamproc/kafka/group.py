@@ -30,28 +30,25 @@ DENIED = frozenset({29, 30})  # topic or group authorization failed
 RETRY_SECONDS = 0.05
 
 
-class Member(str):
-    """A group id that carries who we were in the group when a batch was fetched.
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who we were in the group when a batch was fetched.
 
-    It is a string so that it travels through aiokafka's producer to the request unchanged. It is made once per
-    assignment; reading the live coordinator at commit would say -1 after a reset, and brokers exempt -1 from the check.
+    It is made once per assignment; reading the live coordinator at commit would say -1 after a reset, and brokers
+    exempt -1 from the check. That is also what the default is: nobody, for when no worker runs.
     """
 
-    __slots__ = ("generation", "instance_id", "member_id")
-    generation: int
-    member_id: str
-    instance_id: str | None
+    group: str
+    generation: int = -1
+    member_id: str = ""
+    instance_id: str | None = None
 
     @classmethod
     def of(cls, coordinator: Any) -> Member:
         """The member that aiokafka's coordinator is now. Raises FencedOffsets while it is none."""
-        member = cls(coordinator.group_id)
-        member.generation = coordinator.generation
-        member.member_id = coordinator.member_id
-        member.instance_id = coordinator._group_instance_id
-        if member.generation < 0 or not member.member_id:
+        if coordinator.generation < 0 or not coordinator.member_id:
             raise FencedOffsets("the group has no generation for this worker")
-        return member
+        return cls(coordinator.group_id, coordinator.generation, coordinator.member_id, coordinator._group_instance_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,7 @@ class Claim:
     cycle: int = 0
 
     def encode(self) -> str:
+        """The claim as the metadata of an offset: a JSON array that begins with its version."""
         fields = [1, self.owner, self.number, self.topic_id, self.partitions, self.cycle]
         return orjson.dumps(fields).decode()
 
@@ -100,9 +98,11 @@ class GroupOffsets:
         self._coordinator: int | None = None
 
     async def start(self) -> None:
+        """Connect. Raises KafkaConnectionError where no broker answers."""
         await self._client.bootstrap()
 
     async def stop(self) -> None:
+        """Close the connection."""
         await self._client.close()
 
     async def fetch(self, partitions: Collection[TopicPartition], *, stable: bool) -> dict[TopicPartition, Committed]:

@@ -27,14 +27,18 @@ class Uuid(AbstractType[bytes]):
 
     @classmethod
     def encode(cls, value: bytes) -> bytes:
+        """The id as it is."""
         return value
 
     @classmethod
     def decode(cls, data: BytesIO) -> bytes:
+        """The next 16 bytes."""
         return data.read(16)
 
 
 class MetadataResponse_v10(Response):  # noqa: N801 - aiokafka's way of naming versions
+    """Brokers, and topics with their ids. See ``MetadataResponse.json``."""
+
     API_KEY = 3
     API_VERSION = 10
     SCHEMA = Schema(
@@ -72,6 +76,8 @@ class MetadataResponse_v10(Response):  # noqa: N801 - aiokafka's way of naming v
 
 
 class MetadataRequest_v10(RequestStruct):  # noqa: N801
+    """Asks by name: an id of zeroes goes with each. See ``MetadataRequest.json``."""
+
     API_KEY = 3
     API_VERSION = 10
     FLEXIBLE_VERSION = True
@@ -94,5 +100,6 @@ class TopicsRequest(Request[MetadataRequest_v10]):
         self._names = names
 
     def build(self, request_struct_class: type[MetadataRequest_v10]) -> MetadataRequest_v10:
+        """The request of the version that was negotiated."""
         topics: Any = None if self._names is None else [(NO_ID, name, {}) for name in self._names]
         return request_struct_class(topics, False, False, False, {})

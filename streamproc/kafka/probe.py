@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from streamproc.kafka.connection import Connection
 
 NO_BROKER_HINT = "start one with `streamproc dev`, or pass --kafka HOST:PORT"
+WITH_LOGIN = {"PLAINTEXT": "SASL_PLAINTEXT", "SSL": "SASL_SSL"}
+WITHOUT_LOGIN = {protocol: plain for plain, protocol in WITH_LOGIN.items()}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class BrokerInfo:
         return f"Kafka {at_least[-1]} or later" if at_least else "a Kafka older than 0.11"
 
 
+class _LoginWanted(kafka_errors.KafkaConnectionError):
+    """The broker told its versions, which anybody may ask for, and hung up on the next request."""
+
+
 def require(info: BrokerInfo) -> None:
     """Raises BrokerTooOld if the broker lacks what exactly-once lanes need."""
     lacking = []
@@ -125,7 +131,10 @@ async def probe(connection: Connection, timeout: float = 5.0) -> BrokerInfo:  # 
 async def _ask(host: str, port: int, kwargs: dict[str, Any]) -> BrokerInfo:
     conn = await create_conn(host, port, **kwargs)
     try:
-        answer = await conn.send(MetadataRequest([]))
+        try:
+            answer = await conn.send(MetadataRequest([]))
+        except kafka_errors.KafkaConnectionError as error:
+            raise _LoginWanted(str(error)) from error
         if not answer.brokers:
             raise kafka_errors.KafkaConnectionError("an answer without brokers")
         return BrokerInfo(
@@ -149,7 +158,7 @@ def _explain(error: Exception, at: str, connection: Connection, seconds: float) 
         case ssl.SSLError():
             return BrokerUnavailable(
                 f"no TLS connection to {at}: {error.reason or error}",
-                hint=f"is it a listener for security_protocol {protocol}?",
+                hint=_other_listener(protocol),
             )
         case ConnectionRefusedError():
             return BrokerUnavailable(f"no Kafka broker answers at {at}", hint=NO_BROKER_HINT)
@@ -159,6 +168,19 @@ def _explain(error: Exception, at: str, connection: Connection, seconds: float) 
             return BrokerUnavailable(
                 f"the broker at {at} does not offer sasl_mechanism {connection.sasl_mechanism}",
                 hint="ask for the mechanisms of this listener",
+            )
+        case kafka_errors.IllegalSaslStateError():
+            other = WITHOUT_LOGIN.get(protocol, "PLAINTEXT")
+            return BrokerUnavailable(
+                f"the listener at {at} takes no login, and security_protocol is {protocol}",
+                hint=f"use the address of a listener with SASL; or set security_protocol to {other}"
+                " and leave out sasl_mechanism and what goes with it",
+            )
+        case _LoginWanted() if protocol in WITH_LOGIN:
+            return BrokerUnavailable(
+                f"the listener at {at} wants a login, and security_protocol is {protocol}",
+                hint=f"set security_protocol to {WITH_LOGIN[protocol]} and sasl_mechanism, username and password with"
+                " it; or use the address of a listener without SASL",
             )
         case kafka_errors.SaslAuthenticationFailed() | kafka_errors.AuthenticationFailedError():
             return _login_refused(at, connection)
@@ -174,11 +196,18 @@ def _explain(error: Exception, at: str, connection: Connection, seconds: float) 
                 return _login_refused(at, connection)
             return BrokerUnavailable(
                 f"the broker at {at} closed the connection or told nothing",
-                hint=f"is it a listener for security_protocol {protocol}?",
+                hint=_other_listener(protocol),
             )
         case OSError():
             return BrokerUnavailable(f"no connection to {at}: {error.strerror or error}", hint=NO_BROKER_HINT)
     return BrokerUnavailable(f"{at} does not answer as a Kafka broker: {type(error).__name__}", hint=NO_BROKER_HINT)
+
+
+def _other_listener(protocol: str) -> str:
+    """What to try where the two ends do not agree about TLS."""
+    if protocol.endswith("SSL"):
+        return f"is it a listener for security_protocol {protocol}? Without TLS it is PLAINTEXT or SASL_PLAINTEXT"
+    return f"is it a listener for security_protocol {protocol}? With TLS it is SSL or SASL_SSL"
 
 
 def _login_refused(at: str, connection: Connection) -> BrokerUnavailable:

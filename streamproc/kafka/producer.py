@@ -1,178 +1,250 @@
-"""aiokafka's transactional producer, with the group's generation checked and without its waits.
+"""The transactional producer of one worker: the protocol of one Kafka transaction, and nothing else.
 
-Two things differ from aiokafka 0.14: offsets go out as TxnOffsetCommit v3 (KIP-447), and answers that only ask to try
-again (the last transaction's markers are on their way) are retried after 2-5 ms instead of 20-100: a transaction
-takes 5-7 ms instead of 27. A broker that does not answer at all is still retried slowly.
+aiokafka's producer is made for records that come one by one; here a transaction is known as a whole. That saves its
+queues and a task per partition, its waits of 20-100 ms where the broker only asks to try again, and one round trip;
+and offsets go out as TxnOffsetCommit v3, which checks the group's generation (KIP-447). Connections, metadata and
+the requests themselves are aiokafka's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
+import itertools
 import logging
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError
-from aiokafka.producer import sender
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
-from streamproc.errors import FencedOffsets
-from streamproc.kafka.batches import MAX_BATCH_BYTES
+from streamproc.errors import FencedOffsets, StreamprocError
+from streamproc.kafka.batches import RecordBatch
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.group import MOVED_ON, Member
+from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member
 from streamproc.kafka.protocol import TxnOffsetCommitRequest
 
 log = logging.getLogger(__name__)
 
+FENCED = frozenset({47, 90})  # invalid producer epoch, producer fenced
+DUPLICATE_SEQUENCE = 46  # the broker has the batch already
+UNKNOWN_TOPIC = 3
+CONCURRENT_TRANSACTIONS = 51  # the markers of the last transaction are still on their way
 MARKERS_SECONDS = 0.002
 QUICK_SECONDS = 0.005
 SLOW_SECONDS = 0.2
+PRODUCE_SECONDS = 30.0
+UNKNOWN_TRIES = 50  # some 10 s: a broker that starts does not know its topics at once
 STOP_SECONDS = 3.0
 
-
-class _Retries:
-    """Quick after an answer, slow after silence."""
-
-    _default_backoff: float
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._default_backoff = QUICK_SECONDS
-
-    def handle_error(self) -> float:
-        super().handle_error()  # type: ignore[misc]
-        return SLOW_SECONDS
+Batches: TypeAlias = Mapping[tuple[str, int], Sequence[RecordBatch]]
+Codes: TypeAlias = set[int]
 
 
-class _AddPartitions(_Retries, sender.AddPartitionsToTxnHandler):
-    def handle_response(self, response: Any) -> float | None:
-        backoff: float | None = super().handle_response(response)
-        if backoff is None or self._sender._txn_manager.txn_partitions:
-            return backoff
-        return min(backoff, MARKERS_SECONDS)
+class LaneProducer:
+    """Makes one transaction after another under one transactional id.
 
+    ``transaction_seconds`` bounds how long the broker keeps a transaction of a worker that went silent. What fails
+    leaves the transaction open: a new producer with the same id ends it.
+    """
 
-class _AddOffsets(_Retries, sender.AddOffsetsToTxnHandler):
-    pass
+    def __init__(self, connection: Connection, transactional_id: str, *, transaction_seconds: float = 60.0) -> None:
+        self._client = AIOKafkaClient(**connection.client_kwargs())
+        self._id = transactional_id
+        self._milliseconds = int(transaction_seconds * 1000)
+        self._nodes: dict[tuple[CoordinationType, str], int] = {}
+        self._sequences: dict[tuple[str, int], int] = defaultdict(int)
+        self._producer = (-1, -1)
+        self._known: set[str] = set()
 
+    async def start(self) -> None:
+        """Connect, and become the one producer of the id: ends what an earlier one left open. Raises KafkaError."""
+        await self._client.bootstrap()
+        request = InitProducerIdRequest(self._id, self._milliseconds)
+        response = await self._coordinated(request, lambda response: {response.error_code})
+        self._producer = (response.producer_id, response.producer_epoch)
 
-class _EndTransaction(_Retries, sender.EndTxnHandler):
-    pass
+    async def discard(self) -> None:
+        """Close the connections, whatever is under way."""
+        try:
+            await asyncio.wait_for(self._client.close(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("a producer's connections did not close in %.0f s", STOP_SECONDS)
 
+    async def commit(
+        self, offsets: Mapping[TopicPartition, tuple[int, str]], member: Member, encoding: Awaitable[Batches]
+    ) -> None:
+        """One transaction: offsets with their metadata, then the records. Tries for as long as trying can help.
 
-class _CommitOffsets(_Retries, sender.TxnOffsetCommitHandler):
-    def create_request(self) -> TxnOffsetCommitRequest:
-        manager = self._sender._txn_manager
-        member: Member = self._group_id
-        topics: dict[str, list[Any]] = collections.defaultdict(list)
-        for tp, commit in sorted(self._offsets.items()):
-            topics[tp.topic].append((tp.partition, commit.offset, -1, commit.metadata, {}))
-        return TxnOffsetCommitRequest(
-            manager.transactional_id,
-            str(member),
-            manager.producer_id,
-            manager.producer_epoch,
+        Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset; no record
+        is sent before the broker has them. Raises FencedOffsets when the group has moved on, and KafkaError otherwise.
+        """
+        await self._coordinated(
+            AddOffsetsToTxnRequest(self._id, *self._producer, member.group), lambda response: {response.error_code}
+        )
+        batches, _ = await _all(self._add_partitions(encoding), self._commit_offsets(offsets, member))
+        await self._produce(batches)
+        await self._coordinated(EndTxnRequest(self._id, *self._producer, True), lambda response: {response.error_code})
+
+    async def _add_partitions(self, encoding: Awaitable[Batches]) -> Batches:
+        batches = await encoding
+        topics: dict[str, list[int]] = defaultdict(list)
+        for topic, partition in batches:
+            topics[topic].append(partition)
+        if topics.keys() - self._known:
+            self._known |= topics.keys()
+            await self._client.set_topics(self._known)
+        if topics:
+            await self._coordinated(
+                AddPartitionsToTxnRequest(self._id, *self._producer, list(topics.items())),
+                lambda response: {code for _, partitions in response.errors for _, code in partitions},
+                group=ConnectionGroup.DEFAULT,  # a broker takes the requests of one connection one by one
+            )
+        return batches
+
+    async def _commit_offsets(self, offsets: Mapping[TopicPartition, tuple[int, str]], member: Member) -> None:
+        topics: dict[str, list[Any]] = defaultdict(list)
+        for tp, (offset, metadata) in sorted(offsets.items()):
+            topics[tp.topic].append((tp.partition, offset, -1, metadata, {}))
+        request = TxnOffsetCommitRequest(
+            self._id,
+            member.group,
+            *self._producer,
             member.generation,
             member.member_id,
             member.instance_id,
             [(name, partitions, {}) for name, partitions in topics.items()],
         )
+        await self._coordinated(
+            request,
+            lambda response: {code for _, partitions, _ in response.topics for _, code, _ in partitions},
+            of=(CoordinationType.GROUP, member.group),
+        )
 
-    def handle_response(self, response: Any) -> float | None:
-        plain = [(topic, [(p, code) for p, code, _ in ps]) for topic, ps, _ in response.topics]
-        if any(code in MOVED_ON for _, ps in plain for _, code in ps):
-            raise FencedOffsets("offsets of an older generation were refused")
-        backoff: float | None = super().handle_response(_AsOlderVersion(plain))
-        return backoff
+    async def _coordinated(
+        self,
+        request: Any,
+        codes: Callable[[Any], Codes],
+        *,
+        of: tuple[CoordinationType, str] | None = None,
+        group: ConnectionGroup = ConnectionGroup.COORDINATION,
+    ) -> Any:
+        """The answer of a coordinator (the transaction's unless told otherwise) that holds no error."""
+        key = of or (CoordinationType.TRANSACTION, self._id)
+        pause, tries = QUICK_SECONDS, itertools.count(1)
+        while True:
+            try:
+                if key not in self._nodes:
+                    self._nodes[key] = await self._client.coordinator_lookup(*key)
+                response = await self._client.send(self._nodes[key], request, group=group)
+            except kafka_errors.KafkaError as error:
+                if not error.retriable:
+                    raise
+                log.debug("no answer from a coordinator: %s", type(error).__name__)
+                pause = await self._look_again(key, SLOW_SECONDS)
+                continue
+            found = codes(response) - {0}
+            if not found:
+                return response
+            raise_unless_retriable(found)
+            if UNKNOWN_TOPIC in found and next(tries) > UNKNOWN_TRIES:
+                raise _gone()
+            if found == {CONCURRENT_TRANSACTIONS}:
+                await asyncio.sleep(MARKERS_SECONDS)
+            elif found & NOT_HERE:
+                pause = await self._look_again(key, pause)
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, SLOW_SECONDS)
 
+    async def _look_again(self, key: tuple[CoordinationType, str], pause: float) -> float:
+        self._nodes.pop(key, None)
+        await asyncio.sleep(pause)
+        await self._client.force_metadata_update()
+        return min(2 * pause, SLOW_SECONDS)
 
-class _AsOlderVersion:
-    """The response in the shape of v0, which aiokafka's handler reads."""
+    async def _produce(self, batches: Batches) -> None:
+        """Send every batch and wait for its acknowledgement; of one partition, one after another."""
+        left: dict[tuple[str, int], deque[RecordBatch]] = {}
+        for target, several in batches.items():
+            for batch in several:
+                batch.seal(*self._producer, self._sequences[target])
+                self._sequences[target] += batch.records
+            left[target] = deque(several)
+        pause, tries = QUICK_SECONDS, itertools.count(1)
+        while left:
+            by_node: dict[int, list[tuple[str, int]]] = defaultdict(list)
+            for target in left:
+                by_node[self._client.cluster.leader_for_partition(TopicPartition(*target))].append(target)
+            known = [node for node in by_node if node is not None and node >= 0]
+            answers = await _all(*(self._send(node, by_node[node], left) for node in known))
+            taken = set().union(*answers)
+            for target in taken:
+                left[target].popleft()
+                if not left[target]:
+                    del left[target]
+            if len(taken) < sum(map(len, by_node.values())):  # the same batch goes again, with its sequence number
+                if len(known) < len(by_node) and next(tries) > UNKNOWN_TRIES:
+                    raise _gone()
+                await asyncio.sleep(pause)
+                await self._client.force_metadata_update()
+                pause = min(2 * pause, SLOW_SECONDS)
 
-    def __init__(self, errors: list[tuple[str, list[tuple[int, int]]]]) -> None:
-        self.errors = errors
-
-
-class _Produce(sender.SendProduceReqHandler):
-    async def do(self, node_id: int) -> None:
-        answers = await self._sender.client.ready(node_id)
-        self._default_backoff = QUICK_SECONDS if answers else SLOW_SECONDS
-        await super().do(node_id)
-
-
-class _LaneSender(sender.Sender):
-    """aiokafka's sender with our handlers; each method stands for the one of the same name there."""
-
-    async def _send_produce_req(self, node_id: int, batches: Any) -> None:
-        await _Produce(self, batches).do(node_id)
-        self._in_flight.remove(node_id)
-        for tp in batches:
-            self._muted_partitions.remove(tp)
-
-    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
-        return await _AddPartitions(self, tps).do(await self._transaction_coordinator())
-
-    async def _do_add_offsets_to_txn(self, group_id: Member) -> Any:
-        return await _AddOffsets(self, group_id).do(await self._transaction_coordinator())
-
-    async def _do_txn_offset_commit(self, offsets: Any, group_id: Member) -> None:
-        if not offsets:
-            return
+    async def _send(
+        self, node: int, targets: Collection[tuple[str, int]], left: Mapping[tuple[str, int], deque[RecordBatch]]
+    ) -> set[tuple[str, int]]:
+        """Send the first batch of each target; those that the broker has now. Raises what a retry does not mend."""
+        topics: dict[str, list[Any]] = defaultdict(list)
+        for topic, partition in targets:
+            topics[topic].append((partition, left[topic, partition][0].data))
+        request = ProduceRequest(self._id, -1, int(PRODUCE_SECONDS * 1000), list(topics.items()))
         try:
-            node_id = await self._find_coordinator(CoordinationType.GROUP, group_id)
-        except GroupAuthorizationFailedError as error:
-            self._txn_manager.error_transaction(error)
-            return
-        await _CommitOffsets(self, offsets, group_id).do(node_id)
-
-    async def _do_txn_commit(self, commit_result: Any) -> None:
-        await self._message_accumulator.flush_for_commit()
-        manager = self._txn_manager
-        if manager.is_empty_transaction():
-            manager.complete_transaction()
-            return
-        await _EndTransaction(self, commit_result).do(await self._transaction_coordinator())
-
-    async def _transaction_coordinator(self) -> Any:
-        return await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+            response = await self._client.send(node, request)
+        except kafka_errors.KafkaError as error:
+            if not error.retriable:
+                raise
+            log.debug("no answer to a produce request: %s", type(error).__name__)
+            return set()
+        codes = {(topic, answer[0]): answer[1] for topic, answers in response.topics for answer in answers}
+        taken = {target for target, code in codes.items() if code in {0, DUPLICATE_SEQUENCE}}
+        raise_unless_retriable({codes[target] for target in codes.keys() - taken})
+        return taken
 
 
-class LaneProducer(AIOKafkaProducer):
-    """The transactional producer of one worker.
-
-    ``transaction_seconds`` bounds how long the broker keeps a transaction of a worker that went silent.
-    """
-
-    def __init__(self, connection: Connection, transactional_id: str, *, transaction_seconds: float = 60.0) -> None:
-        super().__init__(
-            **connection.client_kwargs(),
-            transactional_id=transactional_id,
-            transaction_timeout_ms=int(transaction_seconds * 1000),
-            linger_ms=0,
-            max_batch_size=MAX_BATCH_BYTES,
-            acks="all",
-        )
-        self._sender = _LaneSender(
-            self.client,
-            acks=-1,
-            txn_manager=self._txn_manager,
-            retry_backoff_ms=int(SLOW_SECONDS * 1000),
-            message_accumulator=self._message_accumulator,
-            request_timeout_ms=self._request_timeout_ms,
-        )
-
-    async def discard(self) -> None:
-        """Stop without flushing. aiokafka's ``stop`` can hang on a fenced producer, so it is bounded."""
-        self._closed = True
-        task = self._sender.sender_task
-        if task is not None:
+async def _all(*steps: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of steps that run side by side; the first to fail ends the others."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
             task.cancel()
-            await asyncio.wait([task], timeout=STOP_SECONDS)
-        try:
-            await asyncio.wait_for(self.client.close(), STOP_SECONDS)
-        except TimeoutError:
-            log.warning("a producer's connections did not close in %.0f s", STOP_SECONDS)
+
+
+def raise_unless_retriable(codes: Codes) -> None:
+    """Raise what the broker's error codes say, unless all of them only ask to try again."""
+    if codes & MOVED_ON:
+        raise FencedOffsets("offsets of an older generation were refused")
+    if codes & FENCED:
+        raise kafka_errors.ProducerFenced
+    for code in sorted(codes - {CONCURRENT_TRANSACTIONS}):
+        error = kafka_errors.for_code(code)
+        if not error.retriable:
+            raise error
+
+
+def _gone() -> StreamprocError:
+    return StreamprocError(
+        "the broker does not know an output topic any more", "`streamproc topics FILE` shows which one is missing"
+    )
 
 
 async def end_transaction_of(connection: Connection, transactional_id: str) -> None:

@@ -29,6 +29,8 @@ def _array(name: str, *fields: tuple[str, Any]) -> tuple[str, Any]:
 
 
 class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 - aiokafka's way of naming versions
+    """An error code per partition; 0 is good."""
+
     API_KEY = 28
     API_VERSION = 3
     SCHEMA = Schema(
@@ -39,6 +41,8 @@ class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 - aiokafka's way of na
 
 
 class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
+    """The first version with the member's id and generation (KIP-447)."""
+
     API_KEY = 28
     API_VERSION = 3
     FLEXIBLE_VERSION = True
@@ -67,6 +71,8 @@ class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
 
 
 class OffsetFetchResponse_v7(Response):  # noqa: N801
+    """An offset and its metadata per partition: offset -1 where nothing was committed."""
+
     API_KEY = 9
     API_VERSION = 7
     SCHEMA = Schema(
@@ -89,6 +95,8 @@ class OffsetFetchResponse_v7(Response):  # noqa: N801
 
 
 class OffsetFetchRequest_v7(RequestStruct):  # noqa: N801
+    """The first version with ``require_stable`` (KIP-447)."""
+
     API_KEY = 9
     API_VERSION = 7
     FLEXIBLE_VERSION = True
@@ -102,6 +110,8 @@ class OffsetFetchRequest_v7(RequestStruct):  # noqa: N801
 
 
 class OffsetCommitResponse_v8(Response):  # noqa: N801
+    """An error code per partition; 0 is good."""
+
     API_KEY = 8
     API_VERSION = 8
     SCHEMA = Schema(
@@ -112,6 +122,8 @@ class OffsetCommitResponse_v8(Response):  # noqa: N801
 
 
 class OffsetCommitRequest_v8(RequestStruct):  # noqa: N801
+    """The first flexible version; generation and member are as in older ones."""
+
     API_KEY = 8
     API_VERSION = 8
     FLEXIBLE_VERSION = True
@@ -145,6 +157,7 @@ class TxnOffsetCommitRequest(Request[TxnOffsetCommitRequest_v3]):
         self._fields = fields
 
     def build(self, request_struct_class: type[TxnOffsetCommitRequest_v3]) -> TxnOffsetCommitRequest_v3:
+        """The request of the version that was negotiated."""
         return request_struct_class(*self._fields, {})
 
 
@@ -157,6 +170,7 @@ class OffsetFetchRequest(Request[OffsetFetchRequest_v7]):
         self._fields = fields
 
     def build(self, request_struct_class: type[OffsetFetchRequest_v7]) -> OffsetFetchRequest_v7:
+        """The request of the version that was negotiated."""
         return request_struct_class(*self._fields, {})
 
 
@@ -169,4 +183,5 @@ class OffsetCommitRequest(Request[OffsetCommitRequest_v8]):
         self._fields = fields
 
     def build(self, request_struct_class: type[OffsetCommitRequest_v8]) -> OffsetCommitRequest_v8:
+        """The request of the version that was negotiated."""
         return request_struct_class(*self._fields, {})

@@ -28,6 +28,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """The text itself: for a client that logs in, and never for a message."""
         return self._text
 
     def __repr__(self) -> str:

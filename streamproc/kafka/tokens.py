@@ -22,6 +22,7 @@ class FileTokens(AbstractTokenProvider):
         self.path = path
 
     async def token(self) -> str:
+        """The token that the file holds now. Raises UserError where it holds none."""
         try:
             text = (await asyncio.to_thread(self.path.read_text)).strip()
         except OSError as error:
@@ -39,6 +40,7 @@ class FunctionTokens(AbstractTokenProvider):
         self.name = name
 
     async def token(self) -> str:
+        """What the function returns; a plain one is called in a thread. Raises UserError where it is no token."""
         if inspect.iscoroutinefunction(self.function):
             text = await self.function()
         else:

@@ -16,7 +16,7 @@ from streamproc.core.partitioner import murmur2, partitions
 from streamproc.core.processor import Effects, Output, Records, run, together
 from streamproc.core.records import TRUNCATED_BYTES
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
-from streamproc.kafka.batches import seal
+from streamproc.kafka.batches import record_batches
 from streamproc.kafka.group import Claim
 from streamproc.kafka.lane import Entry, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
@@ -172,14 +172,13 @@ def test_generators_side_by_side_ask_together_and_keep_their_order() -> None:
 def test_sealed_batches_are_read_back_by_another_reader(rows: list[tuple[bytes | None, bytes | None]]) -> None:
     entries: list[Entry] = [(key, value, (("name", b"%d" % (row % 3)),)) for row, (key, value) in enumerate(rows)]
     found = []
-    for batch in seal(entries, 1234, 1000):
-        batch._set_producer_state(77, 3, 500)
-        data = bytes(batch._build())
-        read = ReferenceBatch(bytearray(data))
+    for batch in record_batches(entries, 1234, 1000):
+        batch.seal(77, 3, 500)
+        read = ReferenceBatch(bytearray(batch.data))
         assert read.validate_crc()
         assert (read.producer_id, read.producer_epoch, read.base_sequence) == (77, 3, 500)
         assert read.is_transactional
         records = list(read)
-        assert [record.offset for record in records] == list(range(batch.record_count()))
+        assert [record.offset for record in records] == list(range(batch.records))
         found += [(record.key, record.value, tuple(record.headers), record.timestamp) for record in records]
     assert found == [(*entry, 1234) for entry in entries]
