@@ -20,8 +20,8 @@ OPENING = f"""\
 <!-- Made by scripts/make_expression_docs.py from the table in the code. Do not edit. -->
 # Expressions
 
-Features, confidence, rules and segments are SQL expressions over the columns of one event. What this
-page lists exists; everything else is refused when the pipeline is loaded, with the place and a remedy.
+Features, confidence and rules are SQL expressions over the columns of one event. What this page lists
+exists; everything else is refused when the pipeline is loaded, with the place and a remedy.
 An expression sees one event: no aggregates, `OVER`, sub-selects, clock or random numbers. So an event
 gives the same result alone, in any batch, and when it is replayed.
 

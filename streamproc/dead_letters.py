@@ -16,6 +16,7 @@ from streamproc.core.sensitive import PREFIX
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Progress, Start, reading
+from streamproc.wording import counted
 
 COLUMNS: Mapping[str, pl.DataType] = {
     "stage": pl.String(),
@@ -54,6 +55,7 @@ class Letter:
 
     @property
     def reason(self) -> str:
+        """The stable code of why it is one; empty in a record that is no dead letter of ours."""
         return self.text.get("sp-reason", "")
 
     @property
@@ -98,6 +100,7 @@ class Choice:
 
     @property
     def start(self) -> Start:
+        """Where reading begins: nothing before it is meant."""
         return self.since or "beginning"
 
     def among(self, letters: list[Letter]) -> list[Letter]:
@@ -139,9 +142,8 @@ async def chosen(
     only = {int(name.partition("-")[0]) for name in choice.ids} or None
     async with reading(connection, topic) as reader:
         if only and max(only) >= reader.partitions:
-            raise UserError(
-                f"{topic} has {reader.partitions} partitions, and no {max(only)}", "ids are PARTITION-OFFSET"
-            )
+            has = counted(reader.partitions, "partition")
+            raise UserError(f"{topic} has {has}, and no partition {max(only)}", "ids are PARTITION-OFFSET")
         async for records in reader.scan(choice.start, only=only, progress=progress):
             yield choice.among([Letter.of(record) for record in records])
 

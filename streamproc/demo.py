@@ -66,10 +66,12 @@ class Tally:
 
     @property
     def decided_all(self) -> bool:
+        """Whether each event has been seen as a decision or a dead letter."""
         return len(self.decided) >= self.expected
 
     @property
     def followed_all(self) -> bool:
+        """Whether each decision's action or review item has been seen."""
         return self.actions + self.reviews >= sum(self.decisions.values())
 
     def summary(self, broker: str) -> dict[str, Any]:
@@ -171,6 +173,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
+        """The process id of the worker, or of the parent of several."""
         return self._process.pid
 
     def check(self) -> None:
@@ -180,6 +183,7 @@ class Worker:
             raise EnvironmentFault(f"the worker ended with code {self._process.returncode}", " | ".join(tail))
 
     def stop(self) -> None:
+        """Let it finish what is in flight; it is killed after a minute."""
         self._process.terminate()
         try:
             self._process.wait(60)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from streamproc.wording import counted
+
 
 class Exit(IntEnum):
     """Exit codes of every command."""
@@ -78,12 +80,14 @@ class Stalled(StreamprocError):
 class ExpressionError(UserError):
     """One expression is not allowed or not well typed.
 
-    ``offset`` is the 0-based index of the offending character in the expression's text.
+    ``offset`` is the 0-based index of the offending character in the expression's text. ``unknown`` is the name that
+    is neither a column nor a param, where that is what is wrong.
     """
 
-    def __init__(self, message: str, hint: str = "", offset: int = 0) -> None:
+    def __init__(self, message: str, hint: str = "", offset: int = 0, *, unknown: str | None = None) -> None:
         super().__init__(message, hint)
         self.offset = offset
+        self.unknown = unknown
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,8 +110,7 @@ class PipelineError(UserError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems))
-        count = len(self.problems)
-        super().__init__(f"{count} problem{'s' if count != 1 else ''} in the pipeline file")
+        super().__init__(f"{counted(len(self.problems), 'problem')} in the pipeline file")
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

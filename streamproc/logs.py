@@ -19,6 +19,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, logger, message, and where it failed."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line. Of an exception only its type: its text may quote an event."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

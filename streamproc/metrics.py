@@ -31,6 +31,7 @@ class Latency:
         self._sum += float(seconds.sum())
 
     def collect(self) -> Iterable[Metric]:
+        """The histogram for Prometheus: its buckets are cumulative."""
         running = np.cumsum(self._counts)
         bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
         buckets = [(bound, float(count)) for bound, count in zip(bounds, running, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from streamproc.errors import PipelineError, UserError
 from streamproc.kafka.agent import Agent
-from streamproc.pipeline import SECRET, SHORTEST_SECRET, open_pipeline
+from streamproc.pipeline import open_pipeline
 from streamproc.plan.durations import to_duration
 from streamproc.plan.load import Loaded
 from streamproc.plan.reader import read
@@ -21,7 +20,7 @@ from streamproc.worker import agents
 
 def open_for_operations(file: Path) -> tuple[Loaded, list[Agent]]:
     """A pipeline and its agents, to look at and not to run: no key for sensitive fields is needed."""
-    pipeline = open_pipeline(file, {SECRET: "0" * SHORTEST_SECRET} | os.environ)
+    pipeline = open_pipeline(file, masked=False)
     return pipeline.loaded, agents(pipeline)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamproc.core.decide import DecideProcessor
@@ -27,7 +27,10 @@ SHORTEST_SECRET = 16
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What a pipeline file becomes."""
+    """What a pipeline file becomes.
+
+    ``plan`` is what the file says. The processor's own plan differs from it where the pipeline was opened unmasked.
+    """
 
     loaded: Loaded
     processor: DecideProcessor
@@ -35,11 +38,16 @@ class Pipeline:
 
     @property
     def plan(self) -> Plan:
+        """What the file means, as the core sees it."""
         return self.loaded.plan
 
 
-def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeline:
-    """Load, check and open a pipeline file. Raises PipelineError with everything that is wrong with it."""
+def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked: bool = True) -> Pipeline:
+    """Load, check and open a pipeline file. Raises PipelineError with everything that is wrong with it.
+
+    ``masked=False`` is for what sends nothing anywhere, such as tests of the file: its processor leaves sensitive
+    fields as they are, and no key is needed.
+    """
     opened: dict[str, Model] = {}
 
     def inspect(file: PipelineFile, folder: Path) -> ModelFacts:
@@ -50,8 +58,17 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeli
     loaded = load_plan(path, inspect)
     part = loaded.file.model
     sources = {name: Source(model, part.timeout) for name, model in opened.items()} if part else {}
-    masker = make_masker(loaded.plan, environ)
-    return Pipeline(loaded, DecideProcessor.of(loaded.plan, masker), Answers(sources))
+    if masked:
+        processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
+    else:
+        processor = DecideProcessor.of(in_clear(loaded.plan))
+    return Pipeline(loaded, processor, Answers(sources))
+
+
+def in_clear(plan: Plan) -> Plan:
+    """The plan without masking, which changes no decision but shows values where hashes would be."""
+    events = replace(plan.events, sensitive=frozenset())
+    return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
 
 
 def open_model(file: PipelineFile, folder: Path) -> Model:

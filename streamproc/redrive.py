@@ -26,6 +26,7 @@ from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import reading
 from streamproc.topics import LARGE_BYTES, TopicRole
+from streamproc.wording import counted
 
 NOTE: Final = ((TYPE, b"redrive"), (VERSION, b"1"))
 CHUNK_RECORDS = 500
@@ -116,13 +117,14 @@ async def redrive(
             sent += len(chunk)
     except kafka_errors.MessageSizeTooLargeError as error:
         raise UserError(
-            f"an event is larger than topic {events} takes; {sent} were sent before",
+            f"an event is larger than topic {events} takes; {sent} sent before it",
             "raise its max.message.bytes",
         ) from error
     except kafka_errors.KafkaError as error:
+        done = counted(sent, "event")
         if any(isinstance(cause, TAKEN_OVER) for cause in causes(error)):
-            raise UserError(f"another redrive of {pipeline} took over after {sent} events", "run it again") from error
-        raise BrokerUnavailable(f"the redrive failed after {sent} events: {error!r}", "run it again") from error
+            raise UserError(f"another redrive of {pipeline} took over after {done}", "run it again") from error
+        raise BrokerUnavailable(f"the redrive failed after {done}: {error!r}", "run it again") from error
     finally:
         await producer.stop()
     return sent

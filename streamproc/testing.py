@@ -2,7 +2,7 @@
 
 ::
 
-    results = run_tests(open_pipeline(Path("pipeline.yaml"), environ=FOR_TESTS))
+    results = run_tests(open_pipeline(Path("pipeline.yaml"), masked=False))
     assert all(result.passed for result in results)
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -22,14 +22,13 @@ from streamproc.core.plan import Plan
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Records, Score, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
-from streamproc.pipeline import SECRET, Pipeline
+from streamproc.pipeline import Pipeline, in_clear
 from streamproc.plan.cases import event_bytes
 from streamproc.plan.models import TestPart
 
 TOLERANCE: Final = 1e-9
 RECORD_TIME: Final = datetime(2024, 1, 1, 12, tzinfo=UTC)
 """The record timestamp of a test's event: the event time of pipelines that name no time field."""
-FOR_TESTS: Final[Mapping[str, str]] = {SECRET: "only for tests: nothing leaves the process"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,13 @@ class Result:
 
     @property
     def passed(self) -> bool:
+        """Whether every expectation was met."""
         return not self.differences
 
 
 def run_tests(pipeline: Pipeline, chosen: Callable[[str], bool] = lambda name: True) -> list[Result]:
     """The results of the file's tests, in file order; only of those whose name is chosen."""
-    processor = DecideProcessor.of(_in_clear(pipeline.plan))
+    processor = DecideProcessor.of(in_clear(pipeline.plan))  # a test compares values and not their hashes
     results = []
     for index, test in enumerate(pipeline.loaded.file.tests):
         if chosen(test.name):
@@ -135,12 +135,6 @@ def same(expected: Any, got: Any) -> bool:
     if numbers and not isinstance(expected, bool) and not isinstance(got, bool):
         return math.isclose(expected, got, rel_tol=TOLERANCE)
     return type(expected) is type(got) and bool(expected == got)
-
-
-def _in_clear(plan: Plan) -> Plan:
-    """The plan without masking, which changes no decision: a test compares values and not their hashes."""
-    events = replace(plan.events, sensitive=frozenset())
-    return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
 
 
 def _batch(plan: Plan, event: Mapping[str, Any]) -> Batch:

@@ -34,9 +34,11 @@ class Commands(click.Group):
     """Answers ``--help`` without importing any command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of ``COMMANDS``: what one meets first stands first."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from its module; None for a name that there is none of."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
@@ -44,6 +46,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands into the help, from the lines in ``COMMANDS``."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -53,13 +56,14 @@ class Commands(click.Group):
 def cli() -> None:
     """Kafka events to decisions, exactly once: contract, features, model, rules, people.
 
-    \b
-    streamproc demo                       see it work, on a Kafka of its own
-    streamproc init my-pipeline           begin one
-    streamproc check my-pipeline/pipeline.yaml
-    streamproc run my-pipeline/pipeline.yaml --kafka localhost:9092
-
     Exit codes: 0 good, 1 the input, 2 usage, 3 the environment, 4 a bug.
+
+    \b
+    Examples:
+      streamproc demo                       see it work, on a Kafka of its own
+      streamproc init my-pipeline           begin one
+      streamproc check my-pipeline/pipeline.yaml
+      streamproc run my-pipeline/pipeline.yaml --kafka localhost:9092
     """
 
 

@@ -24,13 +24,21 @@ from streamproc.core.records import text_headers
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.wording import counted
 
 
 @click.command()
 @pipeline_argument
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where the results go.")
-@click.option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["ndjson", "parquet"]),
+    default="ndjson",
+    show_default=True,
+    help="How the results are written.",
+)
 @click.option(
     "--partition",
     type=click.IntRange(0),
@@ -46,12 +54,13 @@ from streamproc.pipeline import Pipeline, open_pipeline
 def batch(file: Path, source: str, out: Path, form: str, partition: int, now: datetime | None) -> None:
     """Decide the rows of INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
 
-    Row n gets offset n. The same processors run as in the worker: for the same events and coordinates the bytes
-    of the decisions are the same. DIR gets decisions, review and dead-letters.
+    Row n gets offset n; empty lines are no rows. The same processors run as in the worker: for the same events
+    and coordinates the bytes of the decisions are the same. DIR gets decisions, review and dead-letters.
 
     \b
-    streamproc batch pipeline.yaml events.ndjson --out results
-    streamproc batch pipeline.yaml loans.csv --out results --format parquet
+    Examples:
+      streamproc batch pipeline.yaml events.ndjson --out results
+      streamproc batch pipeline.yaml loans.csv --out results --format parquet
     """
     pipeline = open_pipeline(file)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
@@ -79,7 +88,7 @@ async def _decide(pipeline: Pipeline, offline: Offline, files: Files, source: st
                 events = batch_of(pipeline.plan.events.topic, chunk.values, partition=partition, first_offset=offset)
                 files.write(offline.process(events))
                 offset += len(chunk.values)
-            progress.update(task, completed=done, total=total, description=f"{offset:,} events")
+            progress.update(task, completed=done, total=total, description=counted(offset, "event"))
 
 
 class Files:
@@ -176,5 +185,6 @@ def _tell(files: Files, seconds: float, out: Path) -> None:
     letters = files.counts["dead-letters"]
     total = files.counts["decisions"] + letters
     decided = ", ".join(f"{count:,} {name}" for name, count in sorted(files.decisions.items()))
-    click.echo(f"{total:,} events in {seconds:.1f} s: {decided or 'no decisions'}, {letters:,} dead letters")
+    what = f"{decided or 'no decisions'}, {counted(letters, 'dead letter')}"
+    click.echo(f"{counted(total, 'event')} in {seconds:.1f} s: {what}")
     click.echo(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 import orjson
 
 from streamproc.errors import Exit, PipelineError, UserError
+from streamproc.wording import counted
 
 
 @click.command()
@@ -38,10 +38,9 @@ def check(ctx: click.Context, file: Path | None, schema: bool, as_json: bool) ->
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.", ctx)
     from streamproc.pipeline import open_pipeline
-    from streamproc.testing import FOR_TESTS
 
     try:
-        pipeline = open_pipeline(file, {**FOR_TESTS, **os.environ})
+        pipeline = open_pipeline(file, masked=False)
     except UserError as error:
         if not as_json:
             raise
@@ -53,7 +52,7 @@ def check(ctx: click.Context, file: Path | None, schema: bool, as_json: bool) ->
         counts = {"features": features, "rules": rules, "tests": tests}
         _print_json({"file": str(file), "ok": True, "problems": [], **counts, "plan": plan.hash})
         return
-    what = f"{_count(features, 'feature')}, {_count(rules, 'rule')}, {_count(tests, 'test')}"
+    what = f"{counted(features, 'feature')}, {counted(rules, 'rule')}, {counted(tests, 'test')}"
     click.echo(f"{file}: good: {what}, plan {plan.hash}")
 
 
@@ -70,10 +69,6 @@ def _problems(file: Path, error: UserError) -> list[dict[str, Any]]:
         }
         for problem in error.problems
     ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _print_json(value: Any) -> None:

@@ -29,6 +29,7 @@ from streamproc.pipeline import SECRET, sealing_key
 from streamproc.plan.load import Loaded
 from streamproc.redrive import Redrive, is_noted, read_notes, redrive
 from streamproc.topics import redriven_topic
+from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
 LARGEST_REDRIVE = 512 << 20  # bytes of events that are held at once
@@ -96,7 +97,9 @@ def list_command(
     """List dead letters, the youngest last, and count them by reason.
 
     \b
-    Example: streamproc dead-letters pipeline.yaml list --reason not_json --limit 5 --json
+    Examples:
+      streamproc dead-letters pipeline.yaml list --since 1h
+      streamproc dead-letters pipeline.yaml list --reason not_json --limit 5 --json
     """
     loaded = open_for_operations(file)[0]
     topic = loaded.plan.topics.dead_letters
@@ -140,7 +143,8 @@ def list_command(
     (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
     for name, count in counts.most_common():
         click.echo(f"{count:>8}  {name}")
-    click.echo(f"{counts.total():>8}  in all, the youngest {len(letters)} are listed")
+    listed = "" if len(letters) == counts.total() else f", the youngest {len(letters)} listed"
+    click.echo(f"{counts.total():>8}  in all{listed}")
 
 
 @dead_letters.command()
@@ -153,7 +157,9 @@ def show(file: Path, *, letter_id: str, reveal: bool, as_json: bool, connection:
     """Show one dead letter: why it is one, and the event as it was.
 
     \b
-    Example: streamproc dead-letters pipeline.yaml show 3-17
+    Examples:
+      streamproc dead-letters pipeline.yaml show 3-17
+      streamproc dead-letters pipeline.yaml show 3-17 --reveal
     """
     loaded = open_for_operations(file)[0]
     partition, _, offset = letter_id.partition("-")
@@ -241,7 +247,7 @@ async def _redrive(
     if dry_run or not found.items:
         click.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
         return
-    confirm(f"send {len(found.items)} events to {plan.events.topic} again?", yes)
+    confirm(f"send {counted(len(found.items), 'event')} to {plan.events.topic} again?", yes)
     sent = await redrive(connection, plan.events.topic, noted, plan.pipeline, found.items, again=again)
     click.echo(f"{sent:>8}  sent")
 

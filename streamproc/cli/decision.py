@@ -24,6 +24,7 @@ from streamproc.explain import WHY, ArchivedPlan, RuleTrace, explain, read_plan
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Start
 from streamproc.operations import moment, pipeline_name
+from streamproc.wording import counted
 
 WHERE = (
     click.option(
@@ -169,7 +170,7 @@ def search_command(
         cells = (one["id"], _time(row.timestamp), one["key"] or "", one["decision"], by, score, reasons)
         table.add_row(*map(escape, cells))
     _console().print(table)
-    click.echo(f"{len(rows)} decisions" + (" (--limit shows more)" if len(rows) == limit else ""), err=True)
+    click.echo(counted(len(rows), "decision") + (" (--limit shows more)" if len(rows) == limit else ""), err=True)
 
 
 def _topic(file: Path | None, topic: str | None) -> str:

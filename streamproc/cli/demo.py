@@ -24,6 +24,8 @@ from streamproc.errors import Exit
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
 from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.sample import example
+from streamproc.wording import counted
 
 REFRESH_SECONDS = 0.2
 
@@ -64,9 +66,10 @@ def demo(
     Needs no Docker and no Java. Everything that is started is stopped again.
 
     \b
-    streamproc demo
-    streamproc demo --events 500000 --workers 2
-    streamproc demo --rate 5000 --json
+    Examples:
+      streamproc demo
+      streamproc demo --events 500000 --workers 2
+      streamproc demo --rate 5000 --json
     """
     from streamproc import demo as show
 
@@ -90,8 +93,8 @@ def demo(
         web_port = show.free_ports(workers)
         worker = show.Worker(file, connection, workers, web_port, folder / "worker.log")
         stack.callback(worker.stop)
-        plural = "s" if workers > 1 else ""
-        say(f"Kafka {version} on {connection.address}; starting {workers} worker{plural} of {file.parent.name}")
+        what = f"{counted(workers, 'worker')} of {file.parent.name}"
+        say(f"Kafka {version} on {connection.address}; starting {what}")
         tally = show.Tally(expected=events)
         asyncio.run(_run(show, pipeline, connection, sample, tally, worker, rate, None if as_json else console))
         summary = tally.summary(version)
@@ -177,10 +180,17 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     )
     console.print(table)
     console.print("where to look next:")
-    console.print("  examples/car_loan/pipeline.yaml   the pipeline that decided")
-    console.print("  streamproc demo --keep            leave it running and look into its topics")
-    console.print("  streamproc demo --rate 5000       latency without a queue")
-    console.print("  streamproc init my-pipeline       begin one of your own")
+    console.print(f"  {pipeline_file()}   the pipeline that decided", soft_wrap=True, markup=False)
+    console.print("  streamproc demo --keep        leave it running and look into its topics")
+    console.print("  streamproc demo --rate 5000   latency without a queue")
+    console.print("  streamproc init my-pipeline   begin one of your own")
+
+
+def pipeline_file() -> str:
+    """Where the example's pipeline file is, in a checkout or in an installed package; relative if it is below here."""
+    path = example("car_loan") / "pipeline.yaml"
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _keep(console: Console, connection: Connection, web_port: int, folder: Path, decisions: str) -> None:

@@ -18,6 +18,7 @@ from streamproc.cli.rows import chunks, key_of
 from streamproc.errors import BrokerUnavailable, UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.wording import counted
 
 AHEAD_SECONDS = 0.005  # how far a paced producer may run ahead before it waits
 LARGEST = 256 << 20  # the topic decides what is too large, not we
@@ -35,6 +36,7 @@ class Tally:
     error: BaseException | None = None
 
     def settle(self, future: asyncio.Future[Any]) -> None:
+        """Count what the broker said of one row; the first error is kept."""
         if future.cancelled():
             self.failed += 1
         elif error := future.exception():
@@ -64,8 +66,9 @@ def produce(
 ) -> None:
     """Send each row of FILE to a topic, in order: NDJSON, CSV, Parquet, or - for NDJSON on standard input.
 
-    Lines of NDJSON are sent byte for byte, bad ones too. Rows of CSV and Parquet become JSON objects. Each
-    row is sent once (idempotent producer, acks=all), to the partition that its key has with Java's clients.
+    Lines of NDJSON are sent byte for byte, bad ones too; empty lines are no rows. Rows of CSV and Parquet
+    become JSON objects. Each row is sent once (idempotent producer, acks=all), to the partition that its key
+    has with Java's clients.
 
     \b
     Examples:
@@ -91,12 +94,13 @@ def produce(
         click.echo("interrupted", err=True)
     seconds = max(time.monotonic() - began, 1e-9)
     click.echo(
-        f"{tally.acknowledged:,} records ({tally.bytes / 1e6:.1f} MB) to {topic} in {seconds:.1f} s: "
+        f"{counted(tally.acknowledged, 'record')} ({tally.bytes / 1e6:.1f} MB) to {topic} in {seconds:.1f} s: "
         f"{tally.acknowledged / seconds:,.0f} a second",
         err=True,
     )
     if key_field and tally.without_key:
-        click.echo(f"{tally.without_key:,} rows had no {key_field} and were sent without a key", err=True)
+        rows = counted(tally.without_key, "row")
+        click.echo(f"{rows} had no {key_field}: sent without a key", err=True)
     if tally.error is not None:
         raise _refused(topic, tally)
 
@@ -148,7 +152,7 @@ async def _produce(
                     if tally.error is not None:
                         return
                 done, total = chunk.progress
-                bar.update(task, completed=done, total=total, description=f"{tally.sent:,} records")
+                bar.update(task, completed=done, total=total, description=counted(tally.sent, "record"))
                 await asyncio.sleep(0)  # lets the producer's own tasks run
             await producer.flush()
     finally:
@@ -170,7 +174,7 @@ async def _pace(due: float) -> None:
 
 def _refused(topic: str, tally: Tally) -> Exception:
     """The error for rows that the broker did not take."""
-    lost = f"{tally.failed:,} records were not taken"
+    lost = f"{counted(tally.failed, 'record was', 'records were')} not taken"
     match tally.error:
         case kafka_errors.MessageSizeTooLargeError():
             return UserError(f"a record is larger than topic {topic} takes; {lost}", hint="raise its max.message.bytes")

@@ -19,6 +19,7 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.operations import confirm, moment, open_for_operations
 from streamproc.reset import LaneReset, Move, Target, carry_out, survey, wait_until_empty
+from streamproc.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +102,19 @@ async def _reset(connection: Connection, app: str, wanted: _Wanted) -> None:
     resets = await survey(connection, app, wanted.agents, wanted.lanes, wanted.target)
     show(resets)
     held = sum(len(one.state) for one in resets)
+    entries = counted(held, "entry", "entries")
     if held and wanted.keep_state is None:
         raise UserError(
-            f"the lanes hold {held} entries of state",
+            f"the lanes hold {entries} of state",
             "say what becomes of them: --keep-state (repeated events count in it twice) or --drop-state",
         )
     drop = bool(held) and wanted.keep_state is False
     if drop:
-        click.echo(f"state: {held} entries are deleted")
+        click.echo(f"state: {entries} to be deleted")
     if wanted.dry_run:
         click.echo("nothing was changed (--dry-run)")
         return
-    confirm(f"move {sum(len(one.moves) for one in resets)} offsets of {app}?", wanted.yes)
+    confirm(f"move {counted(sum(len(one.moves) for one in resets), 'offset')} of {app}?", wanted.yes)
     await carry_out(connection, app, resets, drop_state=drop)
     click.echo("done: workers go on from there")
 
@@ -156,13 +158,16 @@ def consequences(move: Move) -> list[str]:
         lines.append("the topic was made anew: what the old one held and nobody decided is lost")
     claim = move.before.claim
     if claim is not None and claim.partitions != move.partitions:
-        lines.append(f"the topic had {claim.partitions} partitions and has {move.partitions}: keys have moved")
+        had = counted(claim.partitions, "partition")
+        lines.append(f"the topic had {had} and has {move.partitions}: keys have moved")
     if move.gone:
-        lines.append(f"{move.gone} events are lost already: the topic does not hold them any more")
+        gone = counted(move.gone, "event is", "events are")
+        lines.append(f"{gone} lost already: not in the topic any more")
     if move.skipped:
-        lines.append(f"{move.skipped} events are skipped and never decided")
+        lines.append(f"{counted(move.skipped, 'event is', 'events are')} skipped and never decided")
     if move.repeated:
-        lines.append(f"{move.repeated} events are decided again: the same decision ids come out twice")
+        repeated = counted(move.repeated, "event is", "events are")
+        lines.append(f"{repeated} decided again: the same decision ids come out twice")
     waiting = move.high - move.target
-    lines.append(f"{waiting} events are read from there" if waiting else "nothing waits")
+    lines.append(f"{counted(waiting, 'event is', 'events are')} read from there" if waiting else "nothing waits")
     return lines

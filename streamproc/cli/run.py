@@ -66,8 +66,9 @@ def run(
     SIGTERM finishes the batches in flight and leaves the group.
 
     \b
-    streamproc run pipeline.yaml
-    streamproc run pipeline.yaml --kafka kafka:9092 --workers 4 --web-port 8080
+    Examples:
+      streamproc run pipeline.yaml
+      streamproc run pipeline.yaml --kafka kafka:9092 --workers 4 --web-port 8080
     """
     from streamproc.pipeline import open_pipeline
 

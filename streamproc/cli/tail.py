@@ -82,17 +82,15 @@ def line(record: Any) -> bytes:
         "key": _readable(record.key),
         "headers": [[name, _readable(value)] for name, value in record.headers],
     }
-    if record.value is None:
-        shown["value"] = None
-    else:
-        try:
-            shown["value"] = orjson.loads(record.value)
-        except orjson.JSONDecodeError:
-            try:
-                shown["value"] = record.value.decode()
-            except UnicodeDecodeError:
-                shown["value_base64"] = base64.b64encode(record.value).decode()
-    return orjson.dumps(shown)
+    try:
+        value = None if record.value is None else orjson.loads(record.value)
+        return orjson.dumps(shown | {"value": value})
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter where it is nested too deeply
+        pass
+    try:
+        return orjson.dumps(shown | {"value": record.value.decode()})
+    except UnicodeDecodeError:
+        return orjson.dumps(shown | {"value_base64": base64.b64encode(record.value).decode()})
 
 
 def text(record: Any) -> str:
@@ -110,7 +108,7 @@ def _pretty(value: bytes | None) -> str:
         return "  (no value)"
     try:
         shown = orjson.dumps(orjson.loads(value), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         shown = str(_readable(value))
     return "\n".join("  " + one for one in shown.splitlines())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,9 +43,9 @@ def test(file: Path, only: tuple[str, ...], as_json: bool) -> None:
       streamproc test pipeline.yaml --only 'a large loan*'
     """
     from streamproc.pipeline import open_pipeline
-    from streamproc.testing import FOR_TESTS, run_tests
+    from streamproc.testing import run_tests
 
-    pipeline = open_pipeline(file, {**FOR_TESTS, **os.environ})
+    pipeline = open_pipeline(file, masked=False)
     _demand(pipeline, file, only)
     results = run_tests(pipeline, lambda name: not only or any(fnmatchcase(name, one) for one in only))
     failed = sum(not result.passed for result in results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ DTYPES: Mapping[str, pl.DataType] = {
 }
 INT64 = range(-(2**63), 2**63)
 DEEPEST = 8
+DEEPEST_EVENT = 250
+"""Levels of objects and arrays that an event may have: orjson reads 1,024 of them and writes 254."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Contract:
     def decode(self, value: bytes | None) -> Any | DeadLetter:
         """One event as Python values, or why it is none.
 
-        A duplicate key counts with its last value. Numbers that no double can hold are refused.
+        A duplicate key counts with its last value. Numbers that no double can hold are refused, and so is what is
+        nested more than ``DEEPEST_EVENT`` levels deep. docs/records.md lists the odd cases.
         """
         if value is None:
             return DeadLetter(STAGE, "tombstone", detail="the record has no value")
@@ -69,6 +72,8 @@ class Contract:
             event = orjson.loads(value)
         except orjson.JSONDecodeError as error:
             return DeadLetter(STAGE, _json_reason(value), detail=f"{error.msg} (byte {error.pos})")
+        if _may_be_deep(value) and _is_deep(event):
+            return DeadLetter(STAGE, "nested_too_deeply", detail=f"more than {DEEPEST_EVENT} levels")
         try:
             if self._validator.is_valid(event):
                 return event
@@ -95,6 +100,26 @@ class Contract:
                 column = pl.Series(field.name, _coerce(values, field, refused), dtype=field.dtype)
             columns.append(column)
         return pl.DataFrame(columns, height=len(events)), refused
+
+
+def _may_be_deep(value: bytes) -> bool:
+    """Whether there are enough brackets; each level has two, and most events are too short for that."""
+    return len(value) > 2 * DEEPEST_EVENT and value.count(b"{") + value.count(b"[") > DEEPEST_EVENT
+
+
+def _is_deep(event: Any) -> bool:
+    level = [event]
+    for _ in range(DEEPEST_EVENT):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if type(value) is dict:
+        return value.values()
+    return value if type(value) is list else ()
 
 
 def _refuse(uri: str) -> Any:
@@ -176,8 +201,10 @@ def _coerce(values: list[Any], field: Field, refused: dict[int, DeadLetter]) -> 
 def _fit(value: Any, dtype: pl.DataType) -> Any:
     kind = type(value)
     if dtype == pl.Int64:
-        whole = int(value) if kind in (int, float) and value == int(value) else None
-        return whole if whole is not None and whole in INT64 else None
+        if kind not in (int, float) or value != int(value) or int(value) not in INT64:
+            return None
+        # orjson reads integers below -2**63 as doubles, and the next of those is -2**63 itself
+        return None if kind is float and int(value) == INT64.start else int(value)
     if dtype == pl.Float64:
         return float(value) if kind in (int, float) else None
     if dtype == pl.Boolean:

@@ -32,6 +32,8 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
+    """A named column that is computed from the event; it may read the features before it."""
+
     name: str
     expression: Expression
 
@@ -79,6 +81,7 @@ class Plan:
 
     @property
     def topics(self) -> Topics:
+        """The pipeline's own topics; the events topic and the action topics are not among them."""
         return Topics.of(self.pipeline)
 
     @property

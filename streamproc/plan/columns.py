@@ -12,6 +12,7 @@ from streamproc.plan.inspect import DEFAULT_MODEL, Inspect, ModelFacts
 from streamproc.plan.models import ModelPart, PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope, without_score
+from streamproc.wording import counted
 
 INT64 = range(-(2**63), 2**63)
 OWN = "`{}` is a name of streamproc's own"
@@ -147,6 +148,6 @@ def _inspected(document: Document, file: PipelineFile, part: ModelPart, inspect:
         return None
     sound = all(path[:2] != ("model", "inputs") for path in document.broken)
     if facts.inputs is not None and facts.inputs != len(part.inputs) and sound:
-        message = f"the model takes {facts.inputs} columns, and {len(part.inputs)} are listed"
+        message = f"the model takes {counted(facts.inputs, 'column')}, and the file lists {len(part.inputs)}"
         document.problem(("model", "inputs"), message, "list what it was trained on, in that order", at_key=True)
     return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +13,6 @@ from streamproc.errors import ExpressionError
 from streamproc.plan.document import Document, Path_
 
 ROUNDS = 8
-UNKNOWN_COLUMN = "unknown column "
 # What a name of unknown type might be. What is wrong whatever it is, is wrong.
 _GUESSES: tuple[pl.DataType, ...] = (pl.Float64(), pl.Boolean(), pl.String(), pl.Datetime("us", "UTC"))
 
@@ -43,7 +41,7 @@ class Scope:
                 return None if outcome.columns & believed else outcome
             if outcome is None:
                 return None
-            name = _name_at(outcome)
+            name = outcome.unknown
             if name is None:
                 self._tell(at, outcome)
                 return None
@@ -68,7 +66,7 @@ class Scope:
             except ExpressionError as error:
                 outcomes.append(error)
         for outcome in outcomes:
-            if _name_at(outcome) is not None:
+            if outcome.unknown is not None:
                 return outcome
         same = len({(error.message, error.offset) for error in outcomes}) == 1
         return outcomes[0] if same else None
@@ -86,11 +84,3 @@ def without_score(scope: Scope, message: str, remedy: str) -> None:
         scope.known.pop(name, None)
         scope.uncertain.discard(name)
         scope.absent[name] = message.format(name=name), remedy
-
-
-def _name_at(error: ExpressionError) -> str | None:
-    """The name that an error about an unknown column is about."""
-    if not error.message.startswith(UNKNOWN_COLUMN):
-        return None
-    quoted = re.fullmatch(r"unknown column (?P<quote>['\"])(?P<name>.*)(?P=quote)", error.message, re.DOTALL)
-    return quoted["name"] if quoted else None

@@ -10,7 +10,6 @@ import pytest
 
 from streamproc.errors import PipelineError
 from streamproc.pipeline import open_pipeline
-from streamproc.testing import FOR_TESTS
 
 FILES = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
 EXPECT = re.compile(rb"^# expect: (\d+):(\d+) (.*?) ?\|(.*?)\r?$", re.MULTILINE)
@@ -23,7 +22,7 @@ def test_all_that_is_wrong_is_told_at_its_place_and_nothing_else(file: Path) -> 
         for line, column, message, remedy in EXPECT.findall(file.read_bytes().removeprefix(BOM_UTF8))
     ]
     with pytest.raises(PipelineError) as raised:
-        open_pipeline(file, FOR_TESTS)
+        open_pipeline(file, masked=False)
     problems = raised.value.problems
     said = "\n".join(str(problem) for problem in problems)
     assert sorted((p.line, p.column) for p in problems) == sorted(place[:2] for place in expected), said
@@ -40,5 +39,5 @@ def test_there_are_enough_of_them() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_problem_has_a_remedy(file: Path) -> None:
     with pytest.raises(PipelineError) as raised:
-        open_pipeline(file, FOR_TESTS)
+        open_pipeline(file, masked=False)
     assert all(problem.remedy for problem in raised.value.problems)

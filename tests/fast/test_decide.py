@@ -8,12 +8,19 @@ from typing import Any
 import orjson
 import pytest
 
+from streamproc.core.contract import DEEPEST_EVENT
 from streamproc.core.processor import Answer
 from streamproc.core.sensitive import Masker
 from streamproc.offline import batch_of
-from tests.fast.plans import NOW, TOPIC, decide, decide_batch, decisions, letters, make_plan, sent
+from tests.fast.plans import NOW, SCHEMA, TOPIC, decide, decide_batch, decisions, letters, make_plan, sent
 
 DEFAULT = [("default", None, "approve")]
+
+
+def nested(levels: int, *, beside: Any = None) -> bytes:
+    """A valid event that is ``levels`` deep, with another value beside the deep one."""
+    inner = b"[" * (levels - 1) + b"]" * (levels - 1)
+    return b'{"id": 1, "beside": %s, "unknown": %s}' % (orjson.dumps(beside), inner)
 
 
 def test_a_decision_says_everything_about_itself() -> None:
@@ -57,11 +64,24 @@ def test_the_same_bytes_go_to_decisions_and_to_the_action_topic() -> None:
         (b"", "empty", ""),
         (b"{", "not_json", ""),
         (b'{"id": 1} x', "not_json", ""),
+        (b'{"id": 1,}', "not_json", ""),
+        (b'{"id": 1} // x', "not_json", ""),
         (b'{"id": NaN}', "not_json", ""),
         (b'{"id": 1, "amount": 1e999}', "not_json", ""),
         (b'{"id": 1, "name": "\xff"}', "not_utf8", ""),
         (b'{"id": 1, "name": "\\ud800"}', "not_json", ""),
+        (b'{"id": 1, "amount": Infinity}', "not_json", ""),
+        (b'{"id": 1, "amount": ' + b"9" * 400 + b"}", "not_json", ""),
+        (b'\xef\xbb\xbf{"id": 1}', "not_json", ""),
+        (b"  ", "not_json", ""),
+        (b'{"id": 1, "unknown": "\\udc00"}', "not_json", ""),
+        (b'{"id": 1, "name": "\xed\xa0\x80"}', "not_utf8", ""),
+        ('{"id": 1}'.encode("utf-16"), "not_utf8", ""),
         (b"[" * 1025 + b"]" * 1025, "not_json", ""),
+        (nested(1025), "not_json", ""),
+        (nested(1024), "nested_too_deeply", ""),
+        (nested(DEEPEST_EVENT + 1), "nested_too_deeply", ""),
+        (nested(DEEPEST_EVENT + 1, beside=[[]] * 300), "nested_too_deeply", ""),
         (b"[]", "contract_type", "$"),
         (b"7", "contract_type", "$"),
         (b'{"amount": 1}', "contract_required", "$"),
@@ -69,7 +89,11 @@ def test_the_same_bytes_go_to_decisions_and_to_the_action_topic() -> None:
         (b'{"id": 1, "ok": 0}', "contract_type", "$.ok"),
         (b'{"id": 1, "address": {"city": 5}}', "contract_type", "$.address.city"),
         (b'{"id": 9223372036854775808}', "integer_out_of_range", "$.id"),
+        (b'{"id": -9223372036854775809}', "integer_out_of_range", "$.id"),
+        (b'{"id": 18446744073709551616}', "integer_out_of_range", "$.id"),
         (b'{"id": 1e30}', "integer_out_of_range", "$.id"),
+        (b'{"id": 1.5}', "contract_type", "$.id"),
+        (b'{"id": 1, "id": "x"}', "contract_type", "$.id"),
     ],
 )
 def test_what_cannot_be_taken_is_a_dead_letter_with_its_raw_bytes(value: bytes | None, reason: str, path: str) -> None:
@@ -87,6 +111,13 @@ def test_what_cannot_be_taken_is_a_dead_letter_with_its_raw_bytes(value: bytes |
     ("value", "features"),
     [
         (b'{"id": 1, "amount": 1, "amount": 2}', {"amount": 2.0}),
+        (b'{"id": "x", "id": 1, "amount": 2}', {"amount": 2.0}),
+        (b'{"id": 1, "amount": 18446744073709551617}', {"amount": 18446744073709551616.0}),
+        (b'{"id": 1, "amount": -9223372036854775809}', {"amount": -9223372036854775808.0}),
+        (b'{"id": 1, "amount": 1e-999}', {"amount": 0.0}),
+        (b'{"id": 1, "count": 5.0}', {"count": 5}),
+        (b'{"id": 1, "unknown": 18446744073709551617}', {"amount": None}),
+        (b' {"id": 1, "name": "a"}\r\n', {"name": "a"}),
         (b'{"id": 1.0, "amount": 9007199254740993}', {"amount": 9007199254740992.0}),
         (b'{"id": 1, "count": 9007199254740993}', {"count": 9007199254740993}),
         (b'{"id": 1, "count": -9223372036854775808}', {"count": -9223372036854775808}),
@@ -104,6 +135,18 @@ def test_values_keep_their_full_precision(value: bytes, features: dict[str, Any]
     found = {name: decision["features"][name] for name in features}
     assert found == features
     assert [type(item) for item in found.values()] == [type(item) for item in features.values()]
+
+
+def test_a_contract_may_refuse_fields_that_it_does_not_describe() -> None:
+    plan = make_plan(DEFAULT, schema={**SCHEMA, "additionalProperties": False})
+    [letter] = letters(decide(plan, [{"id": 1}, {"id": 2, "extra": 5}]))
+    assert (letter["sp-reason"], letter["sp-path"]) == ("contract_additionalProperties", "$")
+
+
+@pytest.mark.parametrize(("levels", "beside"), [(DEEPEST_EVENT, 0), (2, [[]] * 1000), (2, "[" * 1000)])
+def test_an_event_as_deep_as_is_allowed_reaches_a_person(levels: int, beside: Any) -> None:
+    [item] = sent(decide(make_plan([("all", None, "review")]), [nested(levels, beside=beside)]), "t.review")
+    assert item["event"]["beside"] == beside
 
 
 def test_a_megabyte_is_nothing_special() -> None:
@@ -211,6 +254,7 @@ def test_stale_events_take_the_fallback_path() -> None:
         ("approve", "rule"),
         ("decline", "stale"),
     ]
+    assert [d["would_be"] for d in decisions(effects)] == ["approve", None]
     assert effects.counts["stale", TOPIC] == 1
 
 

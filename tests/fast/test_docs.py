@@ -20,7 +20,6 @@ import yaml
 import streamproc.core
 from streamproc.cli import cli
 from streamproc.pipeline import open_pipeline
-from streamproc.testing import FOR_TESTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("streamproc/cli/skeleton/*.md")])
@@ -59,7 +58,7 @@ def test_yaml_is_a_pipeline_that_loads_or_known_settings(page: Path, block: str,
             break
     file = tmp_path / folder.name / "pipeline.yaml"
     file.write_text(block, encoding="utf-8")
-    assert open_pipeline(file, FOR_TESTS).plan.rules
+    assert open_pipeline(file, masked=False).plan.rules
 
 
 def _mentions(contract: Path, block: str) -> bool:

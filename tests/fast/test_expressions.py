@@ -358,3 +358,20 @@ def test_columns_of_other_types_are_read_as_one_of_the_kinds(
 
 def test_a_column_hides_a_param_of_its_name() -> None:
     assert compile_expression("a", {"a": pl.Int64()}, {"a": 1}).columns == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("nothing > 1", "nothing"),
+        ('"it\'s""odd" > 1', "it's\"odd"),
+        ("address.town = 'x'", "address.town"),
+        ("current_date", None),  # a clock, and no name that might exist
+        ("nothing(1)", None),
+        ("1 +", None),
+    ],
+)
+def test_an_error_about_a_name_carries_the_name(text: str, unknown: str | None) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression(text, {"a": pl.Int64()})
+    assert caught.value.unknown == unknown

@@ -14,7 +14,7 @@ from streamproc.pipeline import open_pipeline
 from streamproc.plan.anatomy import fields_of, parts
 from streamproc.plan.models import json_schema
 from streamproc.plan.reader import read
-from streamproc.testing import FOR_TESTS, run_tests
+from streamproc.testing import run_tests
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_every_key_says_what_it_is_for(path: str, model: Any) -> None:
 def test_every_example_of_the_docs_is_good(block: str, tmp_path: Path) -> None:
     shutil.copy(BROKEN / "event.schema.json", tmp_path)
     (tmp_path / "pipeline.yaml").write_text(block, encoding="utf-8")
-    pipeline = open_pipeline(tmp_path / "pipeline.yaml", FOR_TESTS)
+    pipeline = open_pipeline(tmp_path / "pipeline.yaml", masked=False)
     assert [result for result in run_tests(pipeline) if not result.passed] == []
     jsonschema_rs.validate(json_schema(), read(tmp_path / "pipeline.yaml").data)
 

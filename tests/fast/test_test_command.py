@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from streamproc.cli import main
-from streamproc.pipeline import open_pipeline
-from streamproc.testing import FOR_TESTS, run_tests, same
+from streamproc.errors import UserError
+from streamproc.pipeline import SECRET, open_pipeline
+from streamproc.testing import run_tests, same
 
 ROOT = Path(__file__).parents[2]
 GOOD = ROOT / "examples" / "car_loan" / "pipeline.yaml"
@@ -76,7 +77,7 @@ def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_holds_passes(folder: Path, test: str) -> None:
-    (result,) = run_tests(open_pipeline(write(folder, test), FOR_TESTS))
+    (result,) = run_tests(open_pipeline(write(folder, test), masked=False))
     assert result.passed, result
 
 
@@ -93,7 +94,7 @@ def test_what_holds_passes(folder: Path, test: str) -> None:
     ],
 )
 def test_what_does_not_hold_is_a_difference(folder: Path, expect: str, what: str, got: Any) -> None:
-    (result,) = run_tests(open_pipeline(write(folder, f"{EVENT}, expect: {{{expect}}}"), FOR_TESTS))
+    (result,) = run_tests(open_pipeline(write(folder, f"{EVENT}, expect: {{{expect}}}"), masked=False))
     assert [(one.what, one.got) for one in result.differences] == [(what, got)]
 
 
@@ -150,10 +151,20 @@ def test_a_model_that_is_slow_or_raises_is_an_answer(folder: Path) -> None:
     text = PIPELINE.replace("params:", "model: {python: 'raising_model:score', inputs: [amount]}\nparams:")
     test = f"  - {{name: one, {EVENT}, expect: {{decision: review, score: null}}}}\n"
     (folder / "pipeline.yaml").write_text(text + test, encoding="utf-8")
-    (result,) = run_tests(open_pipeline(folder / "pipeline.yaml", FOR_TESTS))
+    (result,) = run_tests(open_pipeline(folder / "pipeline.yaml", masked=False))
     assert result.passed
     assert result.outcome.decision is not None
     assert result.outcome.decision["score_reason"] == "model_error"
+
+
+def test_only_what_sends_nothing_opens_a_pipeline_without_its_key(folder: Path) -> None:
+    file = write(folder, f"{EVENT}, expect: {{decision: review}}")
+    for environ in ({}, {SECRET: "short"}):
+        with pytest.raises(UserError, match=SECRET):
+            open_pipeline(file, environ)
+        opened = open_pipeline(file, environ, masked=False)
+        assert opened.plan.events.sensitive == {"country"}
+        assert opened.processor.plan.events.sensitive == frozenset()
 
 
 def test_what_is_the_same() -> None:

@@ -17,13 +17,6 @@ from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import BrokerConfig, DevBroker, Security
 
 PASSWORDS = {"admin": "admin-s3cret", "alice": 'quo"te\\d-s3cret'}
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.kafka)
 
 
 @pytest.fixture(scope="session")

@@ -115,9 +115,21 @@ def test_a_certificate_for_another_host(secure: SecureBroker) -> None:
 
 def test_the_wrong_protocol_for_a_listener(secure: SecureBroker) -> None:
     secure_port = Connection((secure.broker.secure_address,))
-    assert "security_protocol PLAINTEXT" in refused(secure_port).hint
+    assert refused(secure_port).hint.endswith("for security_protocol PLAINTEXT? With TLS it is SSL or SASL_SSL")
     tls_on_plain = Connection((secure.broker.address,), security_protocol="SSL", ssl_ca=secure.ca)
-    assert "security_protocol SSL" in refused(tls_on_plain).hint
+    hint = refused(tls_on_plain).hint
+    assert hint.endswith("for security_protocol SSL? Without TLS it is PLAINTEXT or SASL_PLAINTEXT")
+
+
+def test_a_login_where_none_is_taken_and_none_where_one_is_wanted(secure: SecureBroker) -> None:
+    for mechanism in ("PLAIN", "SCRAM-SHA-512"):
+        login = {"sasl_mechanism": mechanism, "username": "admin", "password": Secret("any")}
+        error = refused(Connection((secure.broker.address,), security_protocol="SASL_PLAINTEXT", **login))
+        assert "takes no login, and security_protocol is SASL_PLAINTEXT" in error.message
+        assert "set security_protocol to PLAINTEXT" in error.hint
+    error = refused(Connection((secure.broker.secure_address,), security_protocol="SSL", ssl_ca=secure.ca))
+    assert "wants a login, and security_protocol is SSL" in error.message
+    assert "set security_protocol to SASL_SSL and sasl_mechanism" in error.hint
 
 
 def test_a_missing_permission_names_the_acl(secure: SecureBroker) -> None:

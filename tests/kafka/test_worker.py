@@ -175,6 +175,16 @@ def test_a_healthy_worker_says_so(served: Served) -> None:
     assert set(health["lanes"]) == {f"decide/{number}" for number in range(demo.PARTITIONS)}
 
 
+def test_the_front_page_says_what_else_there_is(served: Served) -> None:
+    answer = get(served.port, "/")
+    assert answer is not None and answer[0] == 200
+    text = answer[1].decode()
+    assert text.startswith(f"streamproc worker of {served.plan.pipeline}\n")
+    paths = re.findall(r"^(/\w+)  ", text, re.MULTILINE)
+    assert paths == ["/healthz", "/metrics"]
+    assert [get(served.port, path)[0] for path in paths] == [200, 200]  # type: ignore[index]
+
+
 def test_metrics_agree_with_what_is_in_the_topics(served: Served, connection: Connection) -> None:
     topics, counted = served.plan.topics, f'streamproc_events_total{{label="{served.plan.events.topic}"}}'
     deadline = time.monotonic() + 10  # a batch is counted when its commit was answered, which its readers may precede

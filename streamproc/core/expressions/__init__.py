@@ -1,4 +1,4 @@
-"""SQL expressions: one grammar for features, confidence, rules and segments, compiled to Polars.
+"""SQL expressions: one grammar for features, confidence and rules, compiled to Polars.
 
 >>> import polars as pl
 >>> rule = compile_expression("amount > limit", {"amount": pl.Int64()}, {"limit": 100}, want="boolean")

@@ -160,9 +160,8 @@ class _Visitor:
             return Node(kind, expr, sql, offset, columns=frozenset({name}), finite=finite)
         if name in self._params:
             return n.literal(self._params[name], sql, offset, frozenset({name}))
-        raise ExpressionError(
-            *refusals.of_name(name, any(part.quoted for part in parts), self._columns, self._params), offset
-        )
+        message, hint = refusals.of_name(name, any(part.quoted for part in parts), self._columns, self._params)
+        raise ExpressionError(message, hint, offset, unknown=None if refusals.is_clock(name) else name)
 
     def _call(self, tree: exp.Anonymous) -> Node:
         offset = place(tree)

@@ -27,10 +27,12 @@ class Kind(Enum):
 
     @property
     def dtype(self) -> pl.DataType:
+        """The Polars type of every column of this kind."""
         return _DTYPES[self]
 
     @property
     def numeric(self) -> bool:
+        """Whether arithmetic takes it."""
         return self in (Kind.INTEGER, Kind.NUMBER)
 
     def __str__(self) -> str:

@@ -58,6 +58,7 @@ class Node:
 
     @property
     def constant(self) -> bool:
+        """Whether it reads no column, and so is the same for every event."""
         return not self.columns
 
     def inside(self, binds: int) -> str:
@@ -209,6 +210,7 @@ def demand(node: Node, kinds: Sequence[Kind], what: str) -> Node:
 
 
 def quote_text(value: str) -> str:
+    """A text as canonical text: in single quotes, its own doubled."""
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -51,6 +51,7 @@ def chain(operator: Binary, operands: Sequence[Node]) -> Node:
 
 
 def negate(operand: Node, offset: int) -> Node:
+    """``-x``; null for -2^63, whose opposite does not fit 64 bits. Raises ExpressionError for what is no number."""
     operand = demand(operand, NUMERIC, "-")
     if operand.kind is Kind.INTEGER:
         # -(-2^63) does not fit; Polars would hand back -2^63.
@@ -64,6 +65,7 @@ def negate(operand: Node, offset: int) -> Node:
 
 
 def invert(operand: Node, offset: int) -> Node:
+    """``NOT p``; null stays null. Raises ExpressionError for what is not boolean."""
     operand = demand(operand, (Kind.BOOLEAN,), "NOT")
     return n.join(Built(Kind.BOOLEAN, ~operand.expr), (operand,), f"NOT {operand.inside(n.NOT)}", offset, n.NOT)
 

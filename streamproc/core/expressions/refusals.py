@@ -12,7 +12,7 @@ from streamproc.core.expressions.parser import NO_TABLES, SEE_DOCS
 _NOT_ROW_WISE = "an expression sees one event, not the others"
 _NO_CLOCK = "the clock is not available: the same event must give the same result when it is replayed"
 _CLOCK_HINT = "event time is, and events.max_age: compare timestamps of the event with SECONDS_BETWEEN(a, b)"
-_WINDOW_HINT = "declare a windowed feature and use its name here"
+_OTHERS_HINT = "have it sent as a field of the event, or add it with a processor of your own: docs/processors.md"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -66,11 +66,11 @@ def of_function(name: str, allowed: Iterable[str]) -> tuple[str, str]:
         other = "LEAST" if upper == "MIN" else "GREATEST"
         return (
             f"{upper}() is not row-wise: {_NOT_ROW_WISE}",
-            f"{other}(x, y) is the row-wise one; or {_WINDOW_HINT}",
+            f"{other}(x, y) is the row-wise one; or {_OTHERS_HINT}",
         )
     if upper in _AGGREGATES:
-        return f"{upper}() is not row-wise: {_NOT_ROW_WISE}", _WINDOW_HINT
-    if upper in _CLOCK:
+        return f"{upper}() is not row-wise: {_NOT_ROW_WISE}", _OTHERS_HINT
+    if is_clock(name):
         return f"{upper}: {_NO_CLOCK}", _CLOCK_HINT
     if upper in _RANDOM:
         return f"{upper}() is random: the same event must give the same result", "use a field of the event"
@@ -78,9 +78,14 @@ def of_function(name: str, allowed: Iterable[str]) -> tuple[str, str]:
     return f"unknown function {name}()", _INSTEAD.get(upper) or nearest(upper, known) or f"there are {', '.join(known)}"
 
 
+def is_clock(name: str) -> bool:
+    """Whether SQL reads the clock under this name."""
+    return name.upper() in _CLOCK
+
+
 def of_name(name: str, quoted: bool, columns: Iterable[str], params: Iterable[str]) -> tuple[str, str]:
     """Message and hint for a name that is neither a column nor a param."""
-    if name.upper() in _CLOCK:
+    if is_clock(name):
         return f"{name}: {_NO_CLOCK}", _CLOCK_HINT
     known = sorted({*columns, *params})
     hint = nearest(name, known)
@@ -127,7 +132,7 @@ _SYNTAX: tuple[tuple[tuple[type[exp.Expr], ...], tuple[str, str]], ...] = (
             exp.Ordered,
             exp.Order,
         ),
-        (f"not row-wise: {_NOT_ROW_WISE}", _WINDOW_HINT),
+        (f"not row-wise: {_NOT_ROW_WISE}", _OTHERS_HINT),
     ),
     (
         (exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp),

@@ -74,4 +74,5 @@ class Function:
 
     @property
     def name(self) -> str:
+        """Its first name, which canonical text and messages use; the others are synonyms."""
         return self.names[0]
