@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import polars as pl
 
 from streamproc.core.expressions import Expression, compile_expression
-from streamproc.core.records import PASSED_THROUGH, REDRIVEN_FROM, Source, text_headers
-from streamproc.core.sensitive import PREFIX
+from streamproc.core.records import BODY, PASSED_THROUGH, REDRIVEN_FROM, Source, text_headers
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Progress, Start, reading
@@ -59,15 +57,9 @@ class Letter:
         return self.text.get("sp-reason", "")
 
     @property
-    def masked(self) -> bool:
-        """Whether only a hash of the event is left."""
-        if self.value is None or len(self.value) > 200:
-            return False
-        try:
-            body = orjson.loads(self.value)
-        except orjson.JSONDecodeError:
-            return False
-        return isinstance(body, dict) and set(body) == {"masked", "size"} and str(body["masked"]).startswith(PREFIX)
+    def form(self) -> str:
+        """What the value is: ``plain``, ``masked``, ``encrypted`` or ``truncated``."""
+        return self.text.get(BODY, "truncated" if self.source is None else "plain")
 
     @property
     def passed(self) -> list[tuple[str, bytes]]:
@@ -172,14 +164,16 @@ class Body:
 
 def open_body(letter: Letter, opener: Opener | None) -> Body:
     """The event's raw bytes. ``opener`` decrypts, where the pipeline's dead letters are encrypted."""
-    if letter.source is None:
+    if letter.form == "truncated":
         return Body(missing="truncated: not an event but an outgoing record that was too large")
     if letter.value is None:
         return Body()
-    if letter.masked:
+    if letter.form == "masked":
         return Body(missing="masked: only a hash of the event was kept")
-    if opener is None:
+    if letter.form == "plain":
         return Body(letter.value)
+    if opener is None:
+        return Body(missing="encrypted: the pipeline file does not ask for that any more")
     try:
         return Body(opener(letter.value))
     except Exception as error:

@@ -165,7 +165,7 @@ def show(file: Path, *, letter_id: str, reveal: bool, as_json: bool, connection:
     partition, _, offset = letter_id.partition("-")
     letter = asyncio.run(one(connection, loaded.plan.topics.dead_letters, int(partition), int(offset)))
     raw = letter.value
-    if loaded.plan.dead_letter_mode == "encrypted" and reveal:
+    if letter.form == "encrypted" and reveal:
         body = open_body(letter, _opener(loaded))
         if body.missing is not None:
             raise UserError(f"the event cannot be shown: {body.missing}")
@@ -176,7 +176,7 @@ def show(file: Path, *, letter_id: str, reveal: bool, as_json: bool, connection:
     for name, value in letter.text.items():
         click.echo(f"{name:<14} {value}")
     click.echo(f"{'key':<14} {_text(letter.key)}\n")
-    if loaded.plan.dead_letter_mode == "encrypted" and not reveal:
+    if letter.form == "encrypted" and not reveal:
         click.echo("(encrypted: --reveal shows it)")
     else:
         click.echo("(no value)" if raw is None else _text(raw))

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.records import Topics
+from streamproc.core.records import BodyForm, Topics
 
 REVIEW: Final = "review"
 SCORE: Final = "score"
@@ -73,7 +73,7 @@ class Plan:
     confidence: Expression | None = None
     undecided: str = REVIEW
     fallback: tuple[Rule, ...] = ()
-    dead_letter_mode: Literal["plain", "masked", "encrypted"] = "plain"
+    dead_letter_mode: BodyForm = "plain"
     recorded: tuple[str, ...] = ()
     """Columns whose values stand in the decision: the features, and the fields that anything reads directly."""
     sensitive: frozenset[str] = field(default_factory=frozenset)

@@ -17,6 +17,10 @@ TRACEPARENT: Final = "traceparent"
 REDRIVEN_FROM: Final = "sp-redriven-from"
 """``topic-partition-offset`` of the dead letter that an event was made from again."""
 
+BODY: Final = "sp-body"
+BodyForm = Literal["plain", "masked", "encrypted"]
+"""What the value of a dead letter is: the event's bytes, a hash of them, or their encryption."""
+
 PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
 
 VERSIONS: Final[dict[RecordType, int]] = {"decision": 1, "review-item": 1, "dead-letter": 1, "artefact": 1}
@@ -86,8 +90,8 @@ class DeadLetter:
     path: str = ""
     detail: str = ""
 
-    def headers(self, pipeline: str, source: Source, passed: Headers = ()) -> Headers:
-        """Everything about the dead letter but its raw bytes, which are the record's value."""
+    def headers(self, pipeline: str, source: Source, passed: Headers = (), body: BodyForm = "plain") -> Headers:
+        """Everything about the dead letter but its bytes, which are the record's value, in the form of ``body``."""
         return (
             *headers_for("dead-letter", passed),
             ("sp-pipeline", pipeline.encode()),
@@ -99,6 +103,7 @@ class DeadLetter:
             ("sp-partition", b"%d" % source.partition),
             ("sp-offset", b"%d" % source.offset),
             ("sp-timestamp", b"%d" % source.timestamp),
+            (BODY, body.encode()),
         )
 
 
@@ -113,6 +118,7 @@ def too_large(topic: str, value: bytes | None, headers: Headers) -> tuple[bytes,
         ("sp-sha256", hashlib.sha256(body).hexdigest().encode()),
         ("sp-size", b"%d" % len(body)),
         ("sp-target", topic.encode()),
+        (BODY, b"truncated"),
         *((name, content) for name, content in headers if name in PASSED_THROUGH),
     )
 

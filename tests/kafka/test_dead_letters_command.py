@@ -129,12 +129,15 @@ def test_what_cannot_be_redriven(connection: Connection, monkeypatch: pytest.Mon
     ours, theirs = make_masker(plan, {SECRET: KEY}), make_masker(plan, {SECRET: KEY + "x"})
     assert ours is not None
     assert theirs is not None
-    head = DeadLetter("contract", "not_json").headers(made.name, Source(made.topic("events"), 1, 0, 77))
+    sealed, masked = (
+        DeadLetter("contract", "not_json").headers(made.name, Source(made.topic("events"), 1, 0, 77), (), form)
+        for form in ("encrypted", "masked")
+    )
     cut, cut_headers = too_large(made.topic("review"), b"x" * 9000, ())
     rows = [
-        (ours.body(b"{broken", encrypt=True), head),
-        (theirs.body(b"{broken", encrypt=True), head),
-        (Masker(b"k" * 32).body(b"{broken", encrypt=False), head),
+        (ours.body(b"{broken", encrypt=True), sealed),
+        (theirs.body(b"{broken", encrypt=True), sealed),
+        (Masker(b"k" * 32).body(b"{broken", encrypt=False), masked),
         (cut, cut_headers),
     ]
     asyncio.run(admin.create(connection, [admin.TopicSpec(topic, 1)]))

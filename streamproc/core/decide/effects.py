@@ -102,7 +102,7 @@ def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[Outp
         source = Source(records.topic, *map(int, place))
         keys.append(key)
         values.append(value)
-        headers.append(letter.headers(plan.pipeline, source, records.headers[number]))
+        headers.append(letter.headers(plan.pipeline, source, records.headers[number], plan.dead_letter_mode))
         frame.count("dead_letters", letter.reason)
     return Output(plan.topics.dead_letters, keys, values, headers), np.array(numbers, np.int64)
 
