@@ -1,0 +1,1 @@
+"""How fast streamproc is, beside others that do the same work: ``uv run --group bench python -m benchmarks``."""
