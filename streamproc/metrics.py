@@ -88,6 +88,28 @@ LAG = Gauge(
     ["topic", "partition"],
     registry=REGISTRY,
 )
+LAG_SECONDS = Gauge(
+    "streamproc_lag_seconds",
+    "Age of the last event that a lane was given, if it is behind",
+    ["topic", "partition"],
+    registry=REGISTRY,
+)
+UNSTABLE = Gauge(
+    "streamproc_unstable_records",
+    "Records behind an open transaction of whoever writes the topic: nobody is given them before it ends",
+    ["topic", "partition"],
+    registry=REGISTRY,
+)
+RETENTION = Gauge(
+    "streamproc_retention_seconds",
+    "How long the topic keeps its records, if not for ever",
+    ["topic"],
+    registry=REGISTRY,
+)
+STALLED = Gauge(
+    "streamproc_stalled_seconds", "Since when a lane with work has made no progress: the worst", registry=REGISTRY
+)
+OPENING = Gauge("streamproc_opening_seconds", "For how long lanes have been opening, if any do", registry=REGISTRY)
 LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], registry=REGISTRY)
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)

@@ -109,12 +109,12 @@ def matters(row: TopicRole, what: str) -> bool:
     return what == "cleanup.policy"
 
 
-async def events_partitions(connection: Connection, topic: str) -> int:
-    """How many partitions the events topic has. Raises UserError where there is no such topic."""
+async def events_topic(connection: Connection, topic: str) -> admin.TopicInfo:
+    """The events topic as the broker has it. Raises UserError where there is no such topic."""
     infos = await admin.describe(connection, [topic])
     if topic not in infos:
         raise UserError(
             f"the events topic {topic!r} does not exist",
             f"its producers own it; for a try: `streamproc produce … --topic {topic} --create-topic`",
         )
-    return infos[topic].partitions
+    return infos[topic]

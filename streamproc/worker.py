@@ -23,7 +23,7 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
-from streamproc.topics import check_topics, events_partitions, pipeline_topics
+from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,10 @@ async def work(
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
     plan, own = pipeline.plan, agents(pipeline)
-    partitions = await events_partitions(connection, plan.events.topic)
-    await check_topics(connection, pipeline_topics(pipeline.loaded, own, partitions), create=create)
+    events = await events_topic(connection, plan.events.topic)
+    await check_topics(connection, pipeline_topics(pipeline.loaded, own, events.partitions), create=create)
+    if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
+        metrics.RETENTION.labels(plan.events.topic).set(retention / 1000)
     kept = artefacts(pipeline)
     if archive is not None:
         to_directory(kept, archive)
@@ -65,7 +67,7 @@ async def work(
     metrics.RESTARTS.set(int(os.environ.get(RESTARTS, "0")))
     warm_up(pipeline)
     app = build_app(plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers)
-    log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, partitions)
+    log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
     await run_worker(app)
 
 

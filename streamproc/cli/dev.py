@@ -21,20 +21,22 @@ from streamproc.kafka.dev_broker import BrokerConfig, DevBroker
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the data in this directory.  [default: a temporary one, removed at the end]",
 )
-@click.option("--nodes", type=click.IntRange(1, 5), default=1, show_default=True, help="How many brokers.")
+@click.option("--brokers", type=click.IntRange(1, 5), default=1, show_default=True, help="How many, as one cluster.")
 @click.option("--heap", default="1g", show_default=True, help="Memory of each broker's heap, as Java writes it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text, once it is up.")
-def dev(port: int | None, data_dir: Path | None, nodes: int, heap: str, as_json: bool) -> None:
+def dev(port: int | None, data_dir: Path | None, brokers: int, heap: str, as_json: bool) -> None:
     """Start Apache Kafka in the foreground, without Docker and without an installed Java.
 
-    It listens on 127.0.0.1 only, and ends with Ctrl-C.
+    It listens on 127.0.0.1 only, and ends with Ctrl-C. Three brokers keep three copies of each topic and want two of
+    them in sync: one can be killed (the pids are told) without losing anything.
 
     \b
     Examples:
       streamproc dev --port 9092
       streamproc dev --data-dir ./kafka-data --json
+      streamproc dev --brokers 3 --heap 512m
     """
-    config = BrokerConfig(data_dir=data_dir, port=port, nodes=nodes, heap=heap)
+    config = BrokerConfig(data_dir=data_dir, port=port, nodes=brokers, heap=heap)
     broker = DevBroker(config, notify=lambda text: click.echo(text, err=True))
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -58,6 +60,7 @@ def _announce(broker: DevBroker, as_json: bool) -> None:
             "data_dir": str(broker.data_dir),
             "log": str(broker.log_path),
             "pid": broker.pid,
+            "pids": list(broker.pids.values()),
         }
         click.echo(orjson.dumps(facts))
     else:
@@ -65,6 +68,8 @@ def _announce(broker: DevBroker, as_json: bool) -> None:
         click.echo(f"  data  {broker.data_dir}{'' if broker.config.data_dir else '  (removed at the end)'}")
         click.echo(f"  log   {broker.log_path}")
         click.echo(f"  use   export STREAMPROC_KAFKA={broker.address}")
+        if len(broker.pids) > 1:
+            click.echo(f"  pids  {', '.join(map(str, broker.pids.values()))}, in the order of the addresses")
         click.echo("  stop  Ctrl-C")
     sys.stdout.flush()
 

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
-from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError, UserError, causes
+from streamproc.errors import BrokerUnavailable, EnvironmentFault, FencedOffsets, StreamprocError, UserError, causes
 from streamproc.kafka.batches import encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
@@ -103,6 +103,7 @@ class Cycle:
                 await self._transaction(works, claims, limits)
             done = True
         except FencedOffsets:
+            await self._renew()
             raise
         except (kafka_errors.KafkaError, TimeoutError) as error:
             _raise_if_final(error)
@@ -142,8 +143,7 @@ class Cycle:
     ) -> bool:
         """What became of a transaction whose end nobody told us."""
         log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
-        await self.stop()
-        self._producer = await self._start_producer()  # the same id: ends what is still open
+        await self._renew()
         wanted = {tp for share in shares for tp in share.positions}
         committed = await self._group.fetch(wanted, stable=True)
         while len(committed) < len(wanted):
@@ -157,6 +157,11 @@ class Cycle:
         if all(found[tp] == before[tp] for tp in wanted):
             return False
         raise FencedOffsets("another worker owns lanes of this one")
+
+    async def _renew(self) -> None:
+        """Another producer with the same id: ends what the one before left open."""
+        await self.stop()
+        self._producer = await self._start_producer()
 
     async def _start_producer(self) -> LaneProducer:
         while True:
@@ -210,6 +215,10 @@ def _raise_if_final(error: BaseException) -> None:
             raise UserError(
                 f"the broker refuses a transaction: {type(cause).__name__}",
                 "`streamproc topics FILE --acls` lists the permissions that a worker needs",
+            ) from cause
+        if isinstance(cause, kafka_errors.InvalidTimestampError):
+            raise EnvironmentFault(
+                "the broker refuses the times of this worker's records", "is this machine's clock right?"
             ) from cause
         refused = isinstance(cause, kafka_errors.BrokerResponseError) and not isinstance(cause, PASSING)
         if refused and not cause.retriable:  # type: ignore[attr-defined]

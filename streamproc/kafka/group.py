@@ -169,7 +169,7 @@ class GroupOffsets:
         while True:
             try:
                 if self._coordinator is None:
-                    self._coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
+                    self._coordinator = await coordinator_of(self._client, CoordinationType.GROUP, self._group)
                 return await self._client.send(self._coordinator, request, group=ConnectionGroup.COORDINATION)
             except kafka_errors.KafkaError as error:
                 if not error.retriable:
@@ -180,6 +180,17 @@ class GroupOffsets:
         self._coordinator = None
         await asyncio.sleep(RETRY_SECONDS)
         await self._client.force_metadata_update()
+
+
+async def coordinator_of(client: AIOKafkaClient, kind: CoordinationType, key: str) -> int:
+    """The node that coordinates a group or a transactional id. Raises KafkaError."""
+    if client.get_random_node() is None:
+        # The cluster's only broker was fenced when metadata was asked for. aiokafka would never ask anybody again.
+        await client.bootstrap()
+    if client.get_random_node() is None:
+        raise kafka_errors.NodeNotReadyError
+    node: int = await client.coordinator_lookup(kind, key)
+    return node
 
 
 def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:

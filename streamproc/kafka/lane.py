@@ -111,6 +111,8 @@ class Lane:
     passed: dict[TopicPartition, int] = field(default_factory=dict)
     """How far the consumer went over what is no record (transaction markers, aborted records) since the last batch."""
     behind_since: float | None = None
+    newest: dict[TopicPartition, int] = field(default_factory=dict)
+    """Timestamps of the last records that it was given, in milliseconds since the epoch."""
 
     @property
     def identity(self) -> bytes:

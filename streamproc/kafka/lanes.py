@@ -20,7 +20,7 @@ from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Records
-from streamproc.errors import LaneStopped
+from streamproc.errors import FencedOffsets, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle, is_away
@@ -77,7 +77,7 @@ class Lanes:
         self._opener = Opener(connection, self._group, app, self._owner)
         self._router = Router(connection, dead_letters)
         self._held = Held()
-        self._runner = Runner(self._held, self._cycle, self._router, answerer, seen)
+        self._runner = Runner(self._held, self._cycle, self._router, answerer, seen, self.lose)
         self._written = {dead_letters, *(topic for agent in agents for topic in agent.writes)}
         self._watchdog = Watchdog(self.stuck, settings.watchdog)
         self._kept: dict[LaneId, Lane] = {}
@@ -150,14 +150,31 @@ class Lanes:
                 wanted[LaneId(agent.name, partition)] = agent
             else:
                 log.warning("lane %s/%d waits: not all of its topics are here", agent.name, partition)
-        self._vitals.opening = time.monotonic()
+        self._vitals.opening = self._vitals.opening_since = time.monotonic()
         self._opening = asyncio.create_task(guard(self._open(self._held.epoch, wanted, member)), name="opening")
+
+    def lose(self, error: FencedOffsets) -> None:
+        """The group has moved on without us, as when the broker was away for longer than a session: nothing is ours.
+
+        The consumer will join again. If no assignment comes the watchdog ends the worker, as for any slow opening.
+        """
+        log.warning("the lanes are lost: %s", error.message)
+        self._held.epoch += 1
+        self._runner.drop()
+        self._held.lanes, self._kept = {}, {}
+        self._vitals.opening = self._vitals.opening_since = time.monotonic()
+        self._held.settled.set()
 
     async def _open(self, epoch: int, wanted: Mapping[LaneId, Agent], member: Member) -> None:
         def progress() -> None:
             self._vitals.opening = time.monotonic()
 
-        lanes = await self._cycle.broker.waiting(lambda: self._opener.open(wanted, self._kept, member, progress))
+        try:
+            lanes = await self._cycle.broker.waiting(lambda: self._opener.open(wanted, self._kept, member, progress))
+        except FencedOffsets as error:
+            if epoch == self._held.epoch:
+                self.lose(error)
+            return
         self._cycle.broker.back()
         if epoch != self._held.epoch:
             return
@@ -215,6 +232,7 @@ class Lanes:
         for tp, batch in records.items():
             lane = self._lane_of(tp)
             lane.fetching, lane.progressed = True, self._vitals.polled
+            lane.newest[tp] = int(batch.timestamps[-1])
             by_agent.setdefault(lane.agent.name, {})[tp] = batch
         return [Fetched(agent, epoch, batches) for agent, batches in by_agent.items()]
 

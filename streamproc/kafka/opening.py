@@ -16,9 +16,10 @@ from aiokafka import TopicPartition
 from streamproc import metrics
 from streamproc.core.state import LANE_TABLE, Tables
 from streamproc.errors import LaneStopped
-from streamproc.kafka import admin
+from streamproc.kafka import admin, failpoints
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
 from streamproc.kafka.lane import Lane, LaneId
 from streamproc.kafka.producer import end_transaction_of
@@ -164,10 +165,12 @@ class Opener:
         A transaction of ours can so never be open without our name being known to whoever comes next.
         """
         if lanes:
+            failpoint(failpoints.CLAIMING)
             await self.group.commit(
                 member,
                 {tp: (lane.positions[tp], lane.claims[tp]) for lane in lanes for tp in lane.claims},
             )
+            failpoint(failpoints.CLAIMED)
 
     def _reset_hint(self, lane: LaneId, why: str) -> str:
         return f"{why}; go on deliberately with `streamproc reset FILE --lane {lane.partition} --to …`"

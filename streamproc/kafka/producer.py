@@ -27,9 +27,11 @@ from aiokafka.protocol.transaction import (
 )
 
 from streamproc.errors import FencedOffsets, StreamprocError
+from streamproc.kafka import failpoints
 from streamproc.kafka.batches import RecordBatch
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member
+from streamproc.kafka.failpoints import failpoint
+from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member, coordinator_of
 from streamproc.kafka.protocol import TxnOffsetCommitRequest
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ MARKERS_SECONDS = 0.002
 QUICK_SECONDS = 0.005
 SLOW_SECONDS = 0.2
 PRODUCE_SECONDS = 30.0
-UNKNOWN_TRIES = 50  # some 10 s: a broker that starts does not know its topics at once
+UNKNOWN_TRIES = 100  # some 20 s of answers: a broker that starts does not know its topics at once
 STOP_SECONDS = 3.0
 
 Batches: TypeAlias = Mapping[tuple[str, int], Sequence[RecordBatch]]
@@ -91,8 +93,11 @@ class LaneProducer:
             AddOffsetsToTxnRequest(self._id, *self._producer, member.group), lambda response: {response.error_code}
         )
         batches, _ = await _all(self._add_partitions(encoding), self._commit_offsets(offsets, member))
+        failpoint(failpoints.OFFSETS)
         await self._produce(batches)
+        failpoint(failpoints.COMMITTING)
         await self._coordinated(EndTxnRequest(self._id, *self._producer, True), lambda response: {response.error_code})
+        failpoint(failpoints.COMMITTED)
 
     async def _add_partitions(self, encoding: Awaitable[Batches]) -> Batches:
         batches = await encoding
@@ -143,7 +148,7 @@ class LaneProducer:
         while True:
             try:
                 if key not in self._nodes:
-                    self._nodes[key] = await self._client.coordinator_lookup(*key)
+                    self._nodes[key] = await coordinator_of(self._client, *key)
                 response = await self._client.send(self._nodes[key], request, group=group)
             except kafka_errors.KafkaError as error:
                 if not error.retriable:
@@ -192,10 +197,10 @@ class LaneProducer:
                 if not left[target]:
                     del left[target]
             if len(taken) < sum(map(len, by_node.values())):  # the same batch goes again, with its sequence number
-                if len(known) < len(by_node) and next(tries) > UNKNOWN_TRIES:
-                    raise _gone()
                 await asyncio.sleep(pause)
-                await self._client.force_metadata_update()
+                answered = await self._client.force_metadata_update()
+                if None in by_node and answered and next(tries) > UNKNOWN_TRIES:
+                    raise _gone()
                 pause = min(2 * pause, SLOW_SECONDS)
 
     async def _send(

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamproc.core.state import Tables, split_changelog_key
+from streamproc.kafka import failpoints
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ async def restore(
                 _apply(changelogs[tp], records)
                 read += len(records)
                 moved = True
+                failpoint(failpoints.RESTORING)
             for tp in list(behind):
                 if await consumer.position(tp) >= ends[tp]:
                     behind.discard(tp)

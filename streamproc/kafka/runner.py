@@ -16,6 +16,7 @@ import numpy as np
 from streamproc import metrics
 from streamproc.core.processor import Answer, Ask
 from streamproc.core.state import LANE_TABLE
+from streamproc.errors import FencedOffsets
 from streamproc.kafka.agent import Answerer, SeenNow
 from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.held import Held
@@ -36,8 +37,16 @@ async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
 class Runner:
     """Takes lanes from what they have to what is committed. The processors' steps run in a thread of its own."""
 
-    def __init__(self, held: Held, cycle: Cycle, router: Router, answerer: Answerer, seen: SeenNow) -> None:
-        self._held, self._cycle, self._router = held, cycle, router
+    def __init__(
+        self,
+        held: Held,
+        cycle: Cycle,
+        router: Router,
+        answerer: Answerer,
+        seen: SeenNow,
+        on_fenced: Callable[[FencedOffsets], None],
+    ) -> None:
+        self._held, self._cycle, self._router, self._on_fenced = held, cycle, router, on_fenced
         self._answerer, self._seen = answerer, seen
         self._steps = ThreadPoolExecutor(1, "processor")
         self._beginning: set[str] = set()
@@ -68,9 +77,10 @@ class Runner:
         """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
 
         On each lane a tick goes before a batch, or load would put it off for ever. One work of an agent begins at a
-        time; what is due meanwhile makes the next one, so works are small when idle and large when behind.
+        time, and none while a finished one waits for its transaction; what is due meanwhile makes the next one, so
+        works are small when idle and large when behind.
         """
-        if agent in self._beginning:
+        if agent in self._beginning or any(work.agent.name == agent for work in self._works):
             return
         now, shares, events = datetime.now(UTC), list[Share](), 0
         for lane in self._held.lanes.values():
@@ -181,7 +191,16 @@ class Runner:
                 share.lane.committing, share.lane.waiting = share, None
             self.next_of_all()
             self._held.freed.set()
-            done = await self._cycle.commit(works, self._router.limits)
+            epoch = self._held.epoch
+            try:
+                done = await self._cycle.commit(works, self._router.limits)
+            except FencedOffsets as error:
+                for share in shares:
+                    share.lane.committing = None
+                if epoch == self._held.epoch:
+                    self._on_fenced(error)
+                self._free(shares, progressed=False)
+                continue
             if done:
                 for share in shares:
                     share.lane.committed(share)

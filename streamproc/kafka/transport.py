@@ -25,6 +25,7 @@ from streamproc.kafka.fetching import take
 from streamproc.kafka.group import Member
 from streamproc.kafka.lane import Fetched, RecordsByPartition
 from streamproc.kafka.lanes import Lanes
+from streamproc.kafka.vitals import Ahead
 from streamproc.kafka.watchdog import end_process
 
 FETCH_SECONDS = 0.01
@@ -138,17 +139,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 if tp in consumer.assignment():
                     consumer.seek(tp, offset)
 
-    def left(self, tp: TopicPartition) -> int:
+    def ahead(self, tp: TopicPartition) -> Ahead:
         """See ``lanes.Fetcher``."""
         consumer = self._ensure_consumer()
         assigned = consumer._subscription.subscription and consumer._subscription.subscription.assignment
         if assigned is None or tp not in assigned.tps:
-            return 0
+            return Ahead()
         state = assigned.state_value(tp)
         if not state.has_valid_position or state.lso is None:
-            return 0
-        left: int = max(state.lso - state.position, 0)
-        return left
+            return Ahead()
+        return Ahead(max(state.lso - state.position, 0), max((state.highwater or 0) - state.lso, 0))
 
 
 class Consumer(driver.Consumer):

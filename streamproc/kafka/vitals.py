@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
 from streamproc import metrics
 from streamproc.kafka.cycle import BrokerState
 from streamproc.kafka.lane import Lane, LaneId
+
+
+class Ahead(NamedTuple):
+    """Records between a position and the last stable offset, and from there to the end: behind an open transaction."""
+
+    stable: int = 0
+    unstable: int = 0
 
 
 class Fetcher(Protocol):
@@ -27,20 +34,22 @@ class Fetcher(Protocol):
         """Keep the group membership going, and raise what went wrong with it."""
         ...
 
-    def left(self, tp: TopicPartition) -> int:
-        """Records between the consumer's position and the last stable offset, as of the last fetch."""
+    def ahead(self, tp: TopicPartition) -> Ahead:
+        """What there is after the consumer's position, as of the last fetch."""
         ...
 
 
 class Vitals:
     """What the watchdog and the health page look at. Times are monotonic seconds.
 
-    ``polled`` is when records were last asked for, ``opening`` when the opening of lanes last got on, if it does.
+    ``polled`` is when records were last asked for; ``opening`` is when the opening of lanes last got on, if there is
+    one, and ``opening_since`` when it began.
     """
 
     def __init__(self, broker: BrokerState) -> None:
         self.polled = time.monotonic()
         self.opening: float | None = None
+        self.opening_since = self.polled
         self.fetcher: Fetcher | None = None
         self._broker = broker
 
@@ -61,7 +70,10 @@ class Vitals:
 
     def lag(self, lane: Lane) -> dict[TopicPartition, int]:
         """Records that the lane has not been given yet, as of the last fetch."""
-        return {tp: 0 if self.fetcher is None else self.fetcher.left(tp) for tp in lane.positions}
+        return {tp: self._ahead(tp).stable for tp in lane.positions}
+
+    def _ahead(self, tp: TopicPartition) -> Ahead:
+        return Ahead() if self.fetcher is None else self.fetcher.ahead(tp)
 
     def stuck(self, lanes: Mapping[LaneId, Lane], seconds: float) -> str | None:
         """What has had work for longer than ``seconds`` without progress."""
@@ -96,8 +108,18 @@ class Vitals:
 
     def set_gauges(self, lanes: Mapping[LaneId, Lane]) -> None:
         """Bring the gauges up to date."""
+        now, wall = time.monotonic(), time.time()
         metrics.LANES.labels("open").set(len(lanes))
-        metrics.LAG.clear()
+        metrics.OPENING.set(0.0 if self.opening is None else now - self.opening_since)
+        since = [lane.progressed for lane in lanes.values() if not lane.idle]
+        since += [lane.behind_since for lane in lanes.values() if lane.behind_since is not None]
+        metrics.STALLED.set(now - min(since) if since and self._broker.away_since is None else 0.0)
+        for gauge in (metrics.LAG, metrics.LAG_SECONDS, metrics.UNSTABLE):
+            gauge.clear()
         for lane in lanes.values():
-            for tp, lag in self.lag(lane).items():
-                metrics.LAG.labels(tp.topic, str(tp.partition)).set(lag)
+            for tp in lane.positions:
+                ahead, place = self._ahead(tp), (tp.topic, str(tp.partition))
+                metrics.LAG.labels(*place).set(ahead.stable)
+                metrics.UNSTABLE.labels(*place).set(ahead.unstable)
+                age = max(wall - lane.newest[tp] / 1000, 0.0) if ahead.stable and tp in lane.newest else 0.0
+                metrics.LAG_SECONDS.labels(*place).set(age)

@@ -146,6 +146,31 @@ def test_prometheus_reads_the_worker() -> None:
     assert all({"alert", "expr", "annotations"} <= set(rule) for rule in rules)
 
 
+def test_every_alert_is_explained_tested_and_about_a_metric_that_exists() -> None:
+    folder = ROOT / "deploy" / "prometheus"
+    text = (folder / "alerts.yml").read_text(encoding="utf-8")
+    names = [rule["alert"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"| `{name}` |" not in operations] == []
+    tests = yaml.safe_load((folder / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+    for case in tests:
+        assert [test["alertname"] for test in case["alert_rule_test"]] != []
+        assert {test["alertname"] for test in case["alert_rule_test"]} == set(names), case["name"]
+    documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"streamproc_[a-z_]+", text))
+    assert [name for name in sorted(used) if f"| `{name}` |" not in documented] == []
+
+
+def test_prometheus_itself_accepts_the_rules_and_they_fire() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian has it in the package prometheus)")
+    folder = ROOT / "deploy" / "prometheus"
+    for words in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]):
+        done = subprocess.run([promtool, *words], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_compose_itself_accepts_the_file() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:

@@ -140,8 +140,10 @@ class DevBroker:
         """Start what does not run, stopping it properly first where it does; with the same data and ports."""
         self._started()
         nodes = [node] if node else list(range(1, self.config.nodes + 1))
-        for one in nodes:
-            self._end(one, signal.SIGTERM)
+        if node:
+            self._end(node, signal.SIGTERM)
+        else:
+            self._end_all(signal.SIGTERM)  # at once: the last one of a cluster would wait for the others in vain
         try:
             self._launch(find_java(), kafka_jars(self.version), nodes)
         except _PortTakenError:

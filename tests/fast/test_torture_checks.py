@@ -1,0 +1,128 @@
+"""The checks themselves: each finds what it is there for, and finds nothing in a sound run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+
+from examples.counter.counter import TABLE
+from streamproc.core.state import changelog_key
+from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.sample import example
+from tests.kafka import car_loan
+from tests.kafka.test_equivalence import offline, source
+from tests.torture import checks
+from tests.torture.checks import CHECKS, Found, Replayed
+
+TOTALS = "car-loan.totals"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the checks read of a record of Kafka."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int = 1_800_000_000_000
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return open_pipeline(example("car_loan") / "pipeline.yaml")
+
+
+@pytest.fixture
+def found(pipeline: Pipeline) -> Found:
+    """A run in which everything went well."""
+    events = [Record(number % 2, number // 2, key, value) for number, (key, value) in enumerate(car_loan.events(200))]
+    outputs: dict[str, list[Record]] = {}
+    for topic, records in offline(pipeline, events, 50).items():
+        ordered = sorted(records.values(), key=lambda one: source(one[1], one[2])[1:])
+        outputs[topic] = [Record(0, offset, *one) for offset, one in enumerate(ordered)]
+    counts: dict[bytes | None, int] = defaultdict(int)
+    totals, changelog = [], []
+    for offset, record in enumerate(outputs[pipeline.plan.topics.decisions]):
+        counts[record.key] += 1
+        result = {"count": counts[record.key], "partition": 0, "offset": offset}
+        totals.append(Record(0, offset, record.key, orjson.dumps(result)))
+        changelog.append(Record(0, offset, changelog_key(TABLE, record.key or b""), b"%d" % counts[record.key]))
+    return Found(pipeline, events, outputs | {TOTALS: totals}, changelog, TOTALS, codes=[0, 0, -15])
+
+
+def problems(found: Found) -> dict[str, list[str]]:
+    return {check.__name__: told for check in CHECKS if (told := list(check(found)))}
+
+
+def test_a_sound_run_has_no_problems(found: Found) -> None:
+    assert problems(found) == {}
+
+
+def lost(records: list[Any]) -> None:
+    del records[7]
+
+
+def doubled(records: list[Any]) -> None:
+    records.append(replace(records[7], offset=len(records)))
+
+
+def swapped(records: list[Any]) -> None:
+    first, second = records[3], records[5]
+    records[3], records[5] = replace(second, offset=first.offset), replace(first, offset=second.offset)
+
+
+def changed(records: list[Any]) -> None:
+    records[7] = replace(records[7], value=records[7].value.replace(b'"pipeline"', b'"pipelinE"'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "role", "finders"),
+    [
+        (lost, "decisions", {"once", "same", "state"}),
+        (doubled, "decisions", {"once", "ids", "same", "order", "state"}),
+        (swapped, "decisions", {"order"}),
+        (changed, "decisions", {"schemas", "same"}),
+        (lost, "approvals", {"same"}),
+        (doubled, "approvals", {"same", "order"}),
+        (lost, "dead-letter", {"once", "same"}),
+        (doubled, "dead-letter", {"once", "same", "order"}),
+        (lost, "review", {"same"}),
+        (lost, "totals", {"state"}),
+        (doubled, "totals", {"state"}),
+    ],
+)
+def test_damage_is_found(found: Found, damage: Callable[[list[Any]], None], role: str, finders: set[str]) -> None:
+    records = found.outputs[f"car-loan.{role}"]
+    assert isinstance(records, list)
+    damage(records)
+    told = problems(found)
+    assert finders <= set(told), told
+
+
+def test_a_wrong_state_is_found(found: Found) -> None:
+    found.changelog = [replace(record, value=b"99") if record.offset == 7 else record for record in found.changelog]
+    assert list(problems(found)) == ["state"]
+
+
+def test_exit_codes_and_faults_that_were_none_are_told(found: Found) -> None:
+    told = problems(replace(found, codes=[0, 4], missed=["nothing died"]))
+    assert told == {"ends": ["1 exit codes at the end: 4"], "came_about": ["nothing died"]}
+
+
+def test_answers_come_again_as_they_were(pipeline: Pipeline) -> None:
+    """A decision without a score, for a reason of the run alone, is decided the same way again."""
+    events = [Record(0, number, key, value) for number, (key, value) in enumerate(car_loan.events(10, damaged=False))]
+    decisions = pipeline.plan.topics.decisions
+    normal = [orjson.loads(value) for _, value, _ in offline(pipeline, events, 10)[decisions].values()]
+    reasons = {normal[2]["id"]: "timeout", normal[5]["id"]: "model_error"}
+    again = replace(pipeline, answers=Replayed(pipeline.answers, reasons))
+    found = [orjson.loads(value) for _, value, _ in offline(again, events, 10)[decisions].values()]
+    assert checks.unscored(found) == reasons
+    assert [one for one in found if one["id"] not in reasons] == [one for one in normal if one["id"] not in reasons]

@@ -1,0 +1,195 @@
+"""What must hold after everything: each check says what is wrong, in a few lines at most."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import orjson
+
+from examples.counter.counter import TABLE
+from streamproc.core.processor import Answer, Ask, Score
+from streamproc.core.state import split_changelog_key
+from streamproc.io.answers import Answers
+from streamproc.pipeline import Pipeline
+from tests.kafka.test_equivalence import offline, source
+from tests.record_schemas import record_problems
+
+SHOWN = 5
+ROWS = 500
+RUN_DEPENDENT = frozenset({"model_error", "timeout", "busy"})
+"""Why the model gave no score: these hang on the batch and on the moment, as docs/guarantees.md says of answers."""
+
+Place: TypeAlias = tuple[int, int]
+"""Partition and offset."""
+
+
+@dataclass
+class Found:
+    """Everything that was read back, as Kafka gave it. ``outputs`` are all records by topic, the counter's too."""
+
+    pipeline: Pipeline
+    events: Sequence[Any]
+    outputs: Mapping[str, Sequence[Any]]
+    changelog: Sequence[Any]
+    totals: str
+    codes: Sequence[int] = ()
+    missed: Sequence[str] = field(default_factory=list)
+
+    @cached_property
+    def decisions(self) -> Sequence[Any]:
+        return self.outputs[self.pipeline.plan.topics.decisions]
+
+    @cached_property
+    def letters(self) -> Sequence[Any]:
+        return self.outputs[self.pipeline.plan.topics.dead_letters]
+
+    @cached_property
+    def decided(self) -> list[Any]:
+        """The decisions' contents."""
+        return [orjson.loads(record.value) for record in self.decisions]
+
+    @cached_property
+    def counted(self) -> Sequence[Any]:
+        """The counter's results, in the order of its input."""
+        return sorted(self.outputs[self.totals], key=lambda record: (record.partition, record.offset))
+
+
+Check: TypeAlias = Callable[[Found], Iterator[str]]
+
+
+def once(found: Found) -> Iterator[str]:
+    """Every event has exactly one decision or dead letter."""
+    results = Counter((one["source"]["partition"], one["source"]["offset"]) for one in found.decided)
+    results.update(source(record.value, record.headers)[1:] for record in found.letters)
+    events = {(event.partition, event.offset) for event in found.events}
+    yield from _some("events without a result", events - set(results))
+    yield from _some("results without an event", set(results) - events)
+    yield from _some("events with more than one result", [place for place, times in results.items() if times > 1])
+
+
+def ids(found: Found) -> Iterator[str]:
+    """No two decisions have one id."""
+    times = Counter(one["id"] for one in found.decided)
+    yield from _some("ids of more than one decision", [name for name, count in times.items() if count > 1])
+
+
+def order(found: Found) -> Iterator[str]:
+    """What comes from one partition stands in its order in every partition of every topic."""
+    plan = found.pipeline.plan
+    for topic in plan.written:
+        last: dict[tuple[int, int], int] = {}
+        wrong = []
+        for record in sorted(found.outputs[topic], key=lambda record: (record.partition, record.offset)):
+            _, partition, offset = source(record.value, record.headers)
+            if offset <= last.get((record.partition, partition), -1):
+                wrong.append((record.partition, record.offset))
+            last[record.partition, partition] = offset
+        yield from _some(f"records of {_role(topic)} out of order", wrong)
+
+
+def schemas(found: Found) -> Iterator[str]:
+    """Every record is what its schema says."""
+    for topic in found.pipeline.plan.written:
+        told = (
+            f"{record.partition}-{record.offset}: {problem}"
+            for record in found.outputs[topic]
+            for problem in record_problems(record.value, record.headers)
+        )
+        yield from _some(f"records of {_role(topic)} that break their schema", list(told))
+
+
+def same(found: Found) -> Iterator[str]:
+    """The bytes are those of an offline run over the same events with the same answers of the model."""
+    pipeline = replace(found.pipeline, answers=Replayed(found.pipeline.answers, unscored(found.decided)))
+    expected = offline(pipeline, list(found.events), ROWS)
+    for topic in found.pipeline.plan.written:
+        written = found.outputs[topic]
+        records = {source(r.value, r.headers): (r.key, r.value, tuple(r.headers)) for r in written}
+        wanted = expected.get(topic, {})
+        if len(records) < len(written):
+            yield f"{len(written) - len(records)} records are twice on {_role(topic)}"
+        yield from _some(f"records missing on {_role(topic)}", wanted.keys() - records.keys())
+        yield from _some(f"records too many on {_role(topic)}", records.keys() - wanted.keys())
+        different = [place for place in wanted.keys() & records.keys() if wanted[place] != records[place]]
+        yield from _some(f"records of {_role(topic)} with other bytes", different)
+
+
+def state(found: Found) -> Iterator[str]:
+    """The counter told, and keeps in its lanes' state, what a plain loop over its input comes to."""
+    counts: dict[tuple[int, bytes], int] = defaultdict(int)
+    told: dict[Place, bytes] = {}
+    for record in sorted(found.decisions, key=lambda record: (record.partition, record.offset)):
+        counts[record.partition, record.key] += 1
+        result = {"count": counts[record.partition, record.key], "partition": record.partition, "offset": record.offset}
+        told[record.partition, record.offset] = orjson.dumps(result)
+    results: dict[Place, list[bytes]] = defaultdict(list)
+    for record in found.counted:
+        value = orjson.loads(record.value)
+        results[value["partition"], value["offset"]].append(record.value)
+    yield from _some("decisions that were not counted", told.keys() - results.keys())
+    yield from _some("counts of nothing", results.keys() - told.keys())
+    yield from _some("decisions counted twice", [place for place, values in results.items() if len(values) > 1])
+    common = told.keys() & results.keys()
+    yield from _some("wrong counts", [place for place in common if results[place][0] != told[place]])
+    kept: dict[tuple[int, bytes], int] = {}
+    for record in sorted(found.changelog, key=lambda record: record.offset):
+        table, key = split_changelog_key(record.key)
+        if table == TABLE:
+            kept[record.partition, key] = int(record.value)
+    wrong = [key for key in kept.keys() | counts.keys() if kept.get(key) != counts.get(key)]
+    yield from _some(f"of {len(counts)} counts in the state, wrong", wrong)
+
+
+def ends(found: Found) -> Iterator[str]:
+    """Workers end when told to, and never by themselves for a reason that a restart does not mend."""
+    yield from _some("exit codes at the end", [code for code in found.codes if code not in (0, -15)])
+
+
+def came_about(found: Found) -> Iterator[str]:
+    """Every fault was one."""
+    yield from found.missed
+
+
+CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, ends, came_about)
+
+
+def unscored(decided: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Why decisions have no score, by id, where the reason depends on the run."""
+    reasons = ((one["id"], one["score_reason"]) for one in decided)
+    return {name: reason for name, reason in reasons if reason in RUN_DEPENDENT}
+
+
+class Replayed(Answers):
+    """The model's answers again: none where there was none for a passing reason, the model's own everywhere else."""
+
+    def __init__(self, answers: Answers, reasons: Mapping[str, str]) -> None:
+        super().__init__({})
+        self._answers, self._reasons = answers, reasons
+
+    def now(self, ask: Ask) -> Answer:
+        if not isinstance(ask, Score):
+            return self._answers.now(ask)
+        reasons = [self._reasons.get(name) for name in ask.ids]
+        rows = np.array([reason is None for reason in reasons], bool)
+        columns = {name: values[rows] for name, values in ask.columns.items()}
+        answer = self._answers.now(Score(ask.model, columns, [n for n, r in zip(ask.ids, rows, strict=True) if r]))
+        values: list[Any] = [None] * len(rows)
+        for row, value, reason in zip(np.flatnonzero(rows).tolist(), answer.values, answer.reasons, strict=True):
+            values[row], reasons[row] = value, reason
+        return Answer(values, reasons, answer.version)
+
+
+def _some(what: str, which: Iterable[object]) -> Iterator[str]:
+    """A line about things that should not be, with a few of them."""
+    things = sorted(map(str, which))
+    if things:
+        yield f"{len(things)} {what}: {', '.join(things[:SHOWN])}{', …' if len(things) > SHOWN else ''}"
+
+
+def _role(topic: str) -> str:
+    return topic.rpartition(".")[2]

@@ -1,0 +1,48 @@
+"""What is tortured: the car-loan pipeline with a model that can fail, and a counter of its decisions beside it."""
+
+from __future__ import annotations
+
+from examples.counter.counter import TABLE, Counter
+from streamproc import Agent
+from streamproc.agents import prepare_topics
+from streamproc.kafka.connection import Connection
+from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.topics import check_topics, pipeline_topics
+from streamproc.worker import agents as pipeline_agents
+from tests.kafka import car_loan
+from tests.kafka.car_loan import Example
+from tests.torture.model import score
+
+MODEL = f"python: {score.__module__}:{score.__name__}"
+CHANGES = (
+    ("  key: id\n", ""),  # the record's own: a key comes again and again, an id does not
+    ("  onnx: model.onnx", f"  {MODEL}"),
+    ("  timeout: 5s", "  timeout: 500ms"),
+)
+
+
+def make(connection: Connection, partitions: int, replication: int) -> Example:
+    """A copy of the example with an events topic of its own. Takes an event loop of its own."""
+    copies = ("\nactions:\n", f"\ntopics: {{replication: {replication}}}\n\nactions:\n")
+    return car_loan.make(connection, partitions, [*CHANGES, copies])
+
+
+def totals(example: Example) -> str:
+    """The topic of the counter's results."""
+    return example.topic("totals")
+
+
+def agents(pipeline: Pipeline) -> list[Agent]:
+    """The pipeline's own agents, and one that keeps a count for each key, as state of its lanes."""
+    decisions, counts = pipeline.plan.topics.decisions, f"{pipeline.plan.pipeline}.totals"
+    counter = Agent("counter", (decisions,), Counter(decisions, counts), tables=(TABLE,), writes=(counts,))
+    return [*pipeline_agents(pipeline), counter]
+
+
+async def make_topics(example: Example, partitions: int) -> Pipeline:
+    """Make every topic that is written to, as ``streamproc run`` and ``run_agents`` would."""
+    pipeline = open_pipeline(example.file)
+    rows = pipeline_topics(pipeline.loaded, pipeline_agents(pipeline), partitions)
+    await check_topics(example.connection, rows, create=True)
+    await prepare_topics(example.name, agents(pipeline), example.connection, pipeline.plan.topics.dead_letters)
+    return pipeline
