@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streamproc.core.processor import Records
 from streamproc.core.state import Tables, split_changelog_key
 from streamproc.kafka import failpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
+from streamproc.kafka.fetching import take
 
 log = logging.getLogger(__name__)
 
-POLL_MS = 200
+POLL_SECONDS = 0.2
+MOST_RECORDS = 10_000  # at once, so that the event loop gets its turn
 FETCH_BYTES = 4 << 20
 
 
@@ -44,7 +48,9 @@ async def restore(
         read, behind = 0, {tp for tp in changelogs if ends[tp] > 0}
         while behind:
             moved = False
-            for tp, records in (await consumer.getmany(*behind, timeout_ms=POLL_MS)).items():
+            with consumer._subscription.fetch_context():
+                fetched = await take(consumer._fetcher, behind, seconds=POLL_SECONDS, most=MOST_RECORDS)
+            for tp, records in fetched.items():
                 _apply(changelogs[tp], records)
                 read += len(records)
                 moved = True
@@ -60,11 +66,12 @@ async def restore(
         await consumer.stop()
 
 
-def _apply(tables: Tables, records: list[object]) -> None:
-    changes: dict[str, dict[bytes, bytes | None]] = {}
-    for record in records:
-        table, key = split_changelog_key(record.key)  # type: ignore[attr-defined]
-        changes.setdefault(table, {})[key] = record.value  # type: ignore[attr-defined]
+def _apply(tables: Tables, records: Records) -> None:
+    changes: dict[str, dict[bytes, bytes | None]] = defaultdict(dict)
+    for raw, value in zip(records.keys, records.values, strict=True):
+        assert raw is not None, "a changelog record has no key"
+        table, key = split_changelog_key(raw)
+        changes[table][key] = value
     tables.apply(changes)
 
 
