@@ -40,6 +40,7 @@ def benchmark(*words: str, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes
                     process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS + 80)
 def test_a_short_benchmark_runs_and_its_outputs_agree(tmp_path: Path) -> None:
     log = tmp_path / "stderr"
@@ -58,6 +59,7 @@ def test_a_short_benchmark_runs_and_its_outputs_agree(tmp_path: Path) -> None:
         assert set(figures["latency_ms"]) == {"fixed", "half"}
 
 
+@pytest.mark.long
 def test_an_interrupted_benchmark_leaves_no_process(tmp_path: Path) -> None:
     log = tmp_path / "stderr"
     words = ["--only", "copy-aiokafka", "--job", "small"]

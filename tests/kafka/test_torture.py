@@ -11,6 +11,8 @@ from tests.torture.recreated import recreated
 from tests.torture.run import Settings, torture
 from tests.torture.seeds import SECONDS, SEEDS
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("seed", "faults"), SEEDS, ids=[f"seed {seed}" for seed, _ in SEEDS])
