@@ -75,7 +75,7 @@ async def to_topic(found: list[Artefact], connection: Connection, topic: str) ->
     await producer.start()
     try:
         for artefact in found:
-            headers: Mapping[str, bytes] = dict(TYPED["artefact"]) | {KIND: artefact.kind.encode()}
+            headers: Mapping[str, bytes | None] = dict(TYPED["artefact"]) | {KIND: artefact.kind.encode()}
             await producer.send_and_wait(
                 topic, artefact.body, key=artefact.hash.encode(), headers=list(headers.items())
             )

@@ -26,6 +26,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Records
+from streamproc.core.records import text_headers
 from streamproc.errors import EnvironmentFault
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
@@ -343,7 +344,7 @@ def _add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
             tally.latencies.append(now - timestamp / 1000)
     elif records.topic == plan.topics.dead_letters:
         for pairs in records.headers:
-            headers = dict(pairs)
+            headers = text_headers(pairs)
             tally.decided[int(headers["sp-partition"]), int(headers["sp-offset"])] += 1
             tally.dead_letters += 1
     elif records.topic == plan.topics.review:

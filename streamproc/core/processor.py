@@ -16,7 +16,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""Names and values; Kafka lets a value be null."""
+
 Changes: TypeAlias = Mapping[str, Mapping[bytes, bytes | None]]
 Steps: TypeAlias = "Generator[list[Ask], list[Answer], Effects]"
 LanesSteps: TypeAlias = "Generator[list[Ask], list[Answer], list[Effects]]"

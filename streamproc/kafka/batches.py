@@ -70,7 +70,7 @@ def changelog_entries(share: Share) -> list[Entry]:
 def record_batches(entries: list[Entry], timestamp: int, limit: int) -> list[RecordBatch]:
     """The entries as record batches of at most ``limit`` bytes before compression, but of at least one record."""
     size = min(MAX_BATCH_BYTES, limit)
-    lists: dict[Headers, list[tuple[str, bytes]]] = {}  # most records of a topic have the same headers
+    lists: dict[Headers, list[tuple[str, bytes | None]]] = {}  # most records of a topic have the same headers
     builder, count, full = _builder(size), 0, []
     for key, value, headers in entries:
         listed = lists.get(headers)

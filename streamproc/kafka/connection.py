@@ -24,6 +24,9 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 DEFAULT = "127.0.0.1:9092"
 
 
+QUICK_TIMEOUT_MS = 8_000
+
+
 @dataclass(frozen=True)
 class Connection:
     """Everything a Kafka client needs. Making one checks that the settings go together (UserError)."""
@@ -88,6 +91,13 @@ class Connection:
     def uses_tls(self) -> bool:
         """Whether the connection is encrypted."""
         return self.security_protocol.endswith("SSL")
+
+    def quick_kwargs(self) -> dict[str, Any]:
+        """The same for small requests that are tried again: a broker that is silent is given up soon.
+
+        A transaction that waits as long as it may for one broker cannot go on with the one that took over.
+        """
+        return self.client_kwargs() | {"request_timeout_ms": min(self.request_timeout_ms, QUICK_TIMEOUT_MS)}
 
     def client_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for every aiokafka client. Secrets are in it in the clear: never log it."""

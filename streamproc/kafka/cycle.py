@@ -145,10 +145,10 @@ class Cycle:
         log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
         await self._renew()
         wanted = {tp for share in shares for tp in share.positions}
-        committed = await self._group.fetch(wanted, stable=True)
+        committed = await self.broker.waiting(lambda: self._group.fetch(wanted, stable=True))
         while len(committed) < len(wanted):
             await asyncio.sleep(RETRY_SECONDS)
-            committed = await self._group.fetch(wanted, stable=True)
+            committed = await self.broker.waiting(lambda: self._group.fetch(wanted, stable=True))
         self.broker.back()
         found = {tp: committed[tp].claim for tp in wanted}
         if all(found[tp] == claims[tp] for tp in wanted):
@@ -172,6 +172,7 @@ class Cycle:
             except (kafka_errors.KafkaError, TimeoutError, OSError) as error:
                 await producer.discard()
                 if isinstance(error, kafka_errors.KafkaError) and not is_away(error):
+                    _raise_if_final(error)
                     raise
                 self.broker.away(error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -207,7 +208,7 @@ DENIED = (
 
 
 def _raise_if_final(error: BaseException) -> None:
-    """Raise where trying again would go on for ever. aiokafka wraps the cause, so the whole chain is looked at."""
+    """Raise where trying again would go on for ever. The whole chain of causes is looked at."""
     for cause in causes(error):
         if isinstance(cause, FencedOffsets):
             raise cause

@@ -12,6 +12,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 
 from streamproc.core.processor import Records
+from streamproc.errors import LaneStopped
 
 
 async def take(
@@ -23,7 +24,8 @@ async def take(
     what the fetch of a partition met.
     """
     if fetcher._subscriptions.reassignment_in_progress:
-        await fetcher._subscriptions.wait_for_assignment()
+        await asyncio.sleep(seconds)  # not until it is over: the caller may hold what others wait for
+        return {}
     taken = _drain(fetcher, wanted, most)
     if taken:
         return taken
@@ -55,11 +57,17 @@ def _drain(fetcher: Fetcher, wanted: Collection[TopicPartition], most: int) -> d
             if taken:
                 break
             raise
+        except UnicodeDecodeError as error:
+            raise LaneStopped(
+                f"{tp.topic}-{tp.partition}: the name of a record's header is not UTF-8, at offset"
+                f" {result._partition_records.next_fetch_offset} or shortly after it",
+                f"go on behind it with `streamproc reset FILE --lane {tp.partition} --to …`",
+            ) from error
         if not result.has_more():
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)  # it may be fetched again
         if raw:
-            taken[tp] = _columns(tp, raw)
+            taken[tp] = columns(tp, raw)
             most -= len(raw)
             if most <= 0:
                 break
@@ -77,12 +85,12 @@ def _raw(result: FetchResult, most: int) -> list[Any]:
             result._update_position()
             result._partition_records = None
             return raw
-        raw += _next_batch(source)
+        raw += next_batch(source)
     result._update_position()
     return raw
 
 
-def _next_batch(source: PartitionRecords) -> list[Any]:
+def next_batch(source: PartitionRecords) -> list[Any]:
     """The same as one round of ``PartitionRecords._unpack_records`` with read_committed."""
     batch = source._records.next_batch()
     if source._check_crcs and not batch.validate_crc():
@@ -99,7 +107,7 @@ def _next_batch(source: PartitionRecords) -> list[Any]:
     return records
 
 
-def _columns(tp: TopicPartition, raw: list[Any]) -> Records:
+def columns(tp: TopicPartition, raw: list[Any]) -> Records:
     headers = [record.headers for record in raw]
     return Records(
         topic=tp.topic,

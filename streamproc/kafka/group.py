@@ -8,6 +8,7 @@ that its owner left open, and an owner that comes back can tell whether anybody 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 
-from streamproc.errors import FencedOffsets, UserError
+from streamproc.errors import BrokerUnavailable, FencedOffsets, UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.protocol import OffsetCommitRequest, OffsetFetchRequest
 
@@ -28,6 +29,7 @@ MOVED_ON = frozenset({22, 25, 27, 82})  # illegal generation, unknown member, re
 NOT_HERE = frozenset({14, 15, 16})  # loading, coordinator not available, not coordinator
 DENIED = frozenset({29, 30})  # topic or group authorization failed
 RETRY_SECONDS = 0.05
+SILENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class GroupOffsets:
 
     def __init__(self, connection: Connection, group: str) -> None:
         self._group = group
-        self._client = AIOKafkaClient(**connection.client_kwargs())
+        self._client = AIOKafkaClient(**connection.quick_kwargs())
         self._coordinator: int | None = None
 
     async def start(self) -> None:
@@ -108,7 +110,7 @@ class GroupOffsets:
     async def fetch(self, partitions: Collection[TopicPartition], *, stable: bool) -> dict[TopicPartition, Committed]:
         """Committed offsets; with ``stable``, partitions with a pending transaction are left out.
 
-        Waits for as long as the coordinator is away. Raises KafkaError for what waiting does not mend.
+        Raises BrokerUnavailable where the coordinator is silent for long, KafkaError for what waiting does not mend.
         """
         topics = _by_topic(partitions)
         request = OffsetFetchRequest(self._group, [(name, ps, {}) for name, ps in topics.items()], stable)
@@ -166,6 +168,7 @@ class GroupOffsets:
         return refused
 
     async def _send(self, request: Any) -> Any:
+        deadline = time.monotonic() + SILENCE_SECONDS
         while True:
             try:
                 if self._coordinator is None:
@@ -174,6 +177,10 @@ class GroupOffsets:
             except kafka_errors.KafkaError as error:
                 if not error.retriable:
                     raise
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"the coordinator of group {self._group!r} does not answer", "is the broker up?"
+                    ) from error
                 await self._look_again()
 
     async def _look_again(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from streamproc.kafka.group import Member
@@ -27,9 +27,9 @@ class Held:
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def all(self, condition: Callable[[Lane], bool]) -> None:
-        """Wait until it is true of every lane."""
-        while not all(map(condition, self.lanes.values())):
+    async def all(self, condition: Callable[[Lane], bool], among: Collection[Lane] | None = None) -> None:
+        """Wait until it is true of every lane: of those given, or of all that are held at the time."""
+        while not all(map(condition, self.lanes.values() if among is None else among)):
             self.settled.clear()
             await self.settled.wait()
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
@@ -35,12 +35,8 @@ from streamproc.kafka.watchdog import Watchdog, end_process, guard
 
 log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
-WORK_EVENTS = 16_000
 PASSED_BEATS = 30
 POLL_SECONDS = 5.0
-AWAY_SECONDS = 0.5
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class LaneSettings:
     for the transaction in flight. ``drain``: seconds that a graceful stop waits for batches in flight."""
 
     watchdog: float = 60.0
-    revoke: float = 20.0
+    revoke: float = 15.0
     drain: float = 30.0
 
 
@@ -78,7 +74,7 @@ class Lanes:
         self._router = Router(connection, dead_letters)
         self._held = Held()
         self._runner = Runner(self._held, self._cycle, self._router, answerer, seen, self.lose)
-        self._written = {dead_letters, *(topic for agent in agents for topic in agent.writes)}
+        self._written = {dead_letters, *(topic for agent in agents for topic in (*agent.writes, agent.changelog(app)))}
         self._watchdog = Watchdog(self.stuck, settings.watchdog)
         self._kept: dict[LaneId, Lane] = {}
         self._opening: asyncio.Task[None] | None = None
@@ -124,13 +120,14 @@ class Lanes:
         self._vitals.opening = None
         if self._opening is not None:
             self._opening.cancel()
-        committing = {lane.id: lane.committing for lane in self._held.lanes.values()}
-        self._runner.drop()
-        for lane in self._held.lanes.values():
+        lanes, self._held.lanes = self._held.lanes, {}  # at once: nothing new may begin on them
+        committing = {lane.id: lane.committing for lane in lanes.values()}
+        self._runner.drop(lanes.values())
+        for lane in lanes.values():
             lane.committing = committing[lane.id]
         async with asyncio.timeout(self._settings.revoke):
-            await self._held.all(lambda lane: lane.committing is None)
-        self._kept, self._held.lanes = self._kept | self._held.lanes, {}
+            await self._held.all(lambda lane: lane.committing is None, lanes.values())
+        self._kept = self._kept | lanes
         self._held.settled.set()
 
     def assign(self, partitions: Collection[TopicPartition], member: Member, fetcher: Fetcher) -> None:
@@ -160,7 +157,7 @@ class Lanes:
         """
         log.warning("the lanes are lost: %s", error.message)
         self._held.epoch += 1
-        self._runner.drop()
+        self._runner.drop(self._held.lanes.values())
         self._held.lanes, self._kept = {}, {}
         self._vitals.opening = self._vitals.opening_since = time.monotonic()
         self._held.settled.set()
@@ -168,6 +165,7 @@ class Lanes:
     async def _open(self, epoch: int, wanted: Mapping[LaneId, Agent], member: Member) -> None:
         def progress() -> None:
             self._vitals.opening = time.monotonic()
+            self._cycle.broker.back()
 
         try:
             lanes = await self._cycle.broker.waiting(lambda: self._opener.open(wanted, self._kept, member, progress))

@@ -60,6 +60,7 @@ class Opener:
         changelogs = {agent.changelog(self.app): agent.topics[0] for agent in wanted.values()}
         names = {topic for topic, _ in partitions} | set(changelogs)
         topics = await admin.describe(self.connection, sorted(names))
+        progress()
         _check_changelogs(changelogs, topics)
         committed = await self._stable(partitions, progress)
         for tp, entry in committed.items():

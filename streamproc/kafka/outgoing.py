@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.partitioner import partitions
 from streamproc.core.processor import Effects, Headers, Output
-from streamproc.core.records import too_large
+from streamproc.core.records import TRUNCATED_BYTES, too_large
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
@@ -106,7 +106,8 @@ class Router:
             key, value, headers = entries[row]
             body, told = too_large(topic, value, headers)
             target = int(lanes[row]) % self._counts[self._dead_letters]
-            routed[self._dead_letters, target].append((key, body, told))
+            short = key is None or len(key) <= TRUNCATED_BYTES
+            routed[self._dead_letters, target].append((key if short else None, body, told))
         return places[fits], [entries[row] for row in np.flatnonzero(fits).tolist()]
 
     def _most(self, topic: str) -> int:
@@ -123,4 +124,4 @@ def _size(entry: Entry) -> int:
 
 
 def _header_bytes(headers: Headers) -> int:
-    return sum(len(name) + len(content) + 10 for name, content in headers)
+    return sum(len(name) + len(content or b"") + 10 for name, content in headers)

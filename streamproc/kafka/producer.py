@@ -26,7 +26,7 @@ from aiokafka.protocol.transaction import (
     InitProducerIdRequest,
 )
 
-from streamproc.errors import FencedOffsets, StreamprocError
+from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError
 from streamproc.kafka import failpoints
 from streamproc.kafka.batches import RecordBatch
 from streamproc.kafka.connection import Connection
@@ -40,12 +40,16 @@ FENCED = frozenset({47, 90})  # invalid producer epoch, producer fenced
 DUPLICATE_SEQUENCE = 46  # the broker has the batch already
 UNKNOWN_TOPIC = 3
 CONCURRENT_TRANSACTIONS = 51  # the markers of the last transaction are still on their way
+OPERATION_NOT_ATTEMPTED = 55  # another partition of the same request was refused
 MARKERS_SECONDS = 0.002
+MARKERS_TRIES = 250
 QUICK_SECONDS = 0.005
 SLOW_SECONDS = 0.2
-PRODUCE_SECONDS = 30.0
+SEQUENCES = 2**31  # they begin again at 0
+PRODUCE_SECONDS = 5.0
 UNKNOWN_TRIES = 100  # some 20 s of answers: a broker that starts does not know its topics at once
 STOP_SECONDS = 3.0
+END_SECONDS = 20.0
 
 Batches: TypeAlias = Mapping[tuple[str, int], Sequence[RecordBatch]]
 Codes: TypeAlias = set[int]
@@ -59,7 +63,7 @@ class LaneProducer:
     """
 
     def __init__(self, connection: Connection, transactional_id: str, *, transaction_seconds: float = 60.0) -> None:
-        self._client = AIOKafkaClient(**connection.client_kwargs())
+        self._client = AIOKafkaClient(**connection.quick_kwargs())
         self._id = transactional_id
         self._milliseconds = int(transaction_seconds * 1000)
         self._nodes: dict[tuple[CoordinationType, str], int] = {}
@@ -144,7 +148,7 @@ class LaneProducer:
     ) -> Any:
         """The answer of a coordinator (the transaction's unless told otherwise) that holds no error."""
         key = of or (CoordinationType.TRANSACTION, self._id)
-        pause, tries = QUICK_SECONDS, itertools.count(1)
+        pause, tries, markers = QUICK_SECONDS, itertools.count(1), itertools.count(1)
         while True:
             try:
                 if key not in self._nodes:
@@ -163,7 +167,8 @@ class LaneProducer:
             if UNKNOWN_TOPIC in found and next(tries) > UNKNOWN_TRIES:
                 raise _gone()
             if found == {CONCURRENT_TRANSACTIONS}:
-                await asyncio.sleep(MARKERS_SECONDS)
+                late = next(markers) > MARKERS_TRIES
+                await asyncio.sleep(SLOW_SECONDS if late else MARKERS_SECONDS)
             elif found & NOT_HERE:
                 pause = await self._look_again(key, pause)
             else:
@@ -182,7 +187,7 @@ class LaneProducer:
         for target, several in batches.items():
             for batch in several:
                 batch.seal(*self._producer, self._sequences[target])
-                self._sequences[target] += batch.records
+                self._sequences[target] = (self._sequences[target] + batch.records) % SEQUENCES
             left[target] = deque(several)
         pause, tries = QUICK_SECONDS, itertools.count(1)
         while left:
@@ -240,7 +245,7 @@ def raise_unless_retriable(codes: Codes) -> None:
         raise FencedOffsets("offsets of an older generation were refused")
     if codes & FENCED:
         raise kafka_errors.ProducerFenced
-    for code in sorted(codes - {CONCURRENT_TRANSACTIONS}):
+    for code in sorted(codes - {CONCURRENT_TRANSACTIONS, OPERATION_NOT_ATTEMPTED}):
         error = kafka_errors.for_code(code)
         if not error.retriable:
             raise error
@@ -256,6 +261,9 @@ async def end_transaction_of(connection: Connection, transactional_id: str) -> N
     """End whatever transaction a worker left open, by becoming that worker for a moment (it is fenced)."""
     producer = LaneProducer(connection, transactional_id)
     try:
-        await producer.start()
+        async with asyncio.timeout(END_SECONDS):
+            await producer.start()
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"the transaction of {transactional_id} does not end", "is the broker up?") from error
     finally:
         await producer.discard()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from streamproc.errors import FencedOffsets
 from streamproc.kafka.agent import Answerer, SeenNow
 from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.held import Held
-from streamproc.kafka.lane import IDENTITY, Share, Work
+from streamproc.kafka.lane import IDENTITY, Lane, Share, Work
 from streamproc.kafka.outgoing import Router
 from streamproc.kafka.steps import advance, begin
 from streamproc.kafka.watchdog import guard
@@ -49,19 +49,19 @@ class Runner:
         self._held, self._cycle, self._router, self._on_fenced = held, cycle, router, on_fenced
         self._answerer, self._seen = answerer, seen
         self._steps = ThreadPoolExecutor(1, "processor")
-        self._beginning: set[str] = set()
+        self._beginning: dict[str, Work] = {}
         self._works: list[Work] = []
         self._finished = asyncio.Event()
         self._timed = asyncio.Event()
 
     def stop(self) -> None:
         """Forget what is not committed, and let the thread end."""
-        self.drop()
+        self.drop(self._held.lanes.values())
         self._steps.shutdown(wait=False, cancel_futures=True)
 
-    def drop(self) -> None:
-        """Forget everything that is not committed."""
-        for lane in self._held.lanes.values():
+    def drop(self, lanes: Iterable[Lane]) -> None:
+        """Forget everything that is not committed. ``lanes`` are all that there are."""
+        for lane in lanes:
             lane.drop_work()
         self._works.clear()
         self._beginning.clear()
@@ -97,7 +97,7 @@ class Runner:
             return
         assert self._held.member is not None
         work = Work(shares[0].lane.agent, self._held.member, shares)
-        self._beginning.add(agent)
+        self._beginning[agent] = work
         computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
         for share in shares:
             share.lane.progressed, share.lane.computing = time.monotonic(), computing
@@ -107,13 +107,15 @@ class Runner:
         try:
             steps, step = await self._in_thread(begin, work, self._seen(), datetime.now(UTC), self._router.place)
         finally:
-            self._beginning.discard(agent)
+            if self._beginning.get(agent) is work:
+                del self._beginning[agent]
         if step.asks is not None:
             self.next(agent)
         while step.asks is not None:
             asked = time.perf_counter()
-            answers = await self._answerer(step.asks)
-            metrics.ANSWER.labels(type(step.asks[0]).__name__.lower()).observe(time.perf_counter() - asked)
+            answers = await self._answerer(step.asks) if step.asks else []
+            kind = type(step.asks[0]).__name__.lower() if step.asks else "nothing"
+            metrics.ANSWER.labels(kind).observe(time.perf_counter() - asked)
             step = await self._in_thread(advance, work, steps, answers, self._router.place)
         outgoing = step.outgoing
         if outgoing is None:
@@ -218,7 +220,7 @@ class Runner:
         if any(self._held.lanes.get(share.lane.id) is not share.lane for share in shares):
             return  # revoked meanwhile: whoever owns them now begins at the committed offsets
         self._held.epoch += 1
-        self.drop()
+        self.drop(self._held.lanes.values())
         self.wake()  # a tick may have been among it
         await self._held.seek(self._held.lanes.values())
 

@@ -1,7 +1,7 @@
 """Faust's transport for lanes, registered under the entry point group ``faust.transports`` as ``lanes://``.
 
 Faust keeps what it is good at: agents, the assignor, the web server. Delivery is ours: its commits, acks, gap tracking
-and tables are off, because they lose events. One Faust message is one batch of one lane, not one record.
+and tables are off, because they lose events. One Faust message is what one fetch gave for an agent's lanes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT
 from faust.types.tuples import TP, ConsumerMessage
 
+from streamproc.errors import LaneStopped
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.fetching import take
 from streamproc.kafka.group import Member
@@ -180,7 +181,7 @@ class Consumer(driver.Consumer):
         wanted, epoch = lanes.wanted(), lanes.epoch
         try:
             records, positions = await self._thread.fetch(wanted, epoch)
-        except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
+        except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError, LaneStopped) as error:
             if not self.should_stop and not self.app.should_stop:
                 lanes.fail(error)
                 await asyncio.sleep(BUSY_SECONDS)

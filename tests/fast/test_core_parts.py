@@ -7,19 +7,26 @@ import random
 import numpy as np
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import InvalidTxnState, ProducerFenced, TopicAuthorizationFailedError
 from aiokafka.partitioner import murmur2 as reference
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.default_records import _DefaultRecordBatchPy as ReferenceBatch
+from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproc.core.partitioner import murmur2, partitions
 from streamproc.core.processor import Effects, Output, Records, run, together
-from streamproc.core.records import TRUNCATED_BYTES
+from streamproc.core.records import TRUNCATED_BYTES, headers_for
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
+from streamproc.errors import FencedOffsets
 from streamproc.kafka.batches import record_batches
+from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
 from streamproc.kafka.lane import Entry, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
+from streamproc.kafka.producer import raise_unless_retriable
 
 KEYS = st.lists(st.binary(max_size=40), max_size=30)
 
@@ -182,3 +189,51 @@ def test_sealed_batches_are_read_back_by_another_reader(rows: list[tuple[bytes |
         assert [record.offset for record in records] == list(range(batch.records))
         found += [(record.key, record.value, tuple(record.headers), record.timestamp) for record in records]
     assert found == [(*entry, 1234) for entry in entries]
+
+
+def test_a_header_may_have_a_null_value() -> None:
+    headers = headers_for("decision", (("traceparent", None), ("other", None)))
+    output = Output("t", [b"k"], [b"v"], [headers])
+    placed = make_router({"t": 1, "dead": 1}).place([(0, Effects(records=[output]))])
+    assert placed is not None
+    [batch] = record_batches(placed["t", 0], 5, DEFAULT_LIMIT)
+    batch.seal(1, 1, 0)
+    [record] = ReferenceBatch(bytearray(batch.data))
+    assert ("traceparent", None) in record.headers
+
+
+@pytest.mark.parametrize(
+    ("codes", "raised"),
+    [
+        ({3, 55}, None),
+        ({51}, None),
+        ({90}, ProducerFenced),
+        ({22}, FencedOffsets),
+        ({29}, TopicAuthorizationFailedError),
+        ({48}, InvalidTxnState),
+    ],
+)
+def test_what_is_tried_again(codes: set[int], raised: type[Exception] | None) -> None:
+    if raised is None:
+        raise_unless_retriable(codes)
+        return
+    with pytest.raises(raised):
+        raise_unless_retriable(codes)
+
+
+@pytest.mark.parametrize("name", [b"traceparent", b"\xff"])
+def test_records_are_taken_by_column(name: bytes) -> None:
+    tp = TopicPartition("t", 3)
+    plain = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 16)
+    for number in range(10):
+        plain.append(number, 5, b"k%d" % number, b"v", [("traceparent", b"x")])
+    data = bytes(plain.build()).replace(b"traceparent", name.ljust(11, b"-") if name == b"\xff" else name)
+    source = PartitionRecords(tp, MemoryRecords(data), [], 4, None, None, False, READ_COMMITTED)
+    if name == b"\xff":
+        with pytest.raises(UnicodeDecodeError):
+            next_batch(source)
+        return
+    records = columns(tp, next_batch(source))
+    assert records.offsets.tolist() == list(range(4, 10))
+    assert (records.keys[0], records.headers[0]) == (b"k4", (("traceparent", b"x"),))
+    assert source.next_fetch_offset == 10
