@@ -25,7 +25,7 @@ from streamproc.kafka.outgoing import Router
 from streamproc.kafka.steps import advance, begin
 from streamproc.kafka.watchdog import guard
 
-WORK_EVENTS = 16_000
+WORK_EVENTS = 8_000
 """A work takes no further lane when it has so many."""
 
 
