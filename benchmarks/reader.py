@@ -20,6 +20,7 @@ from aiokafka import TopicPartition
 from benchmarks.topics import make_consumer
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.fetching import fetch_without_pause
 
 POLL_MS = 100
 
@@ -31,8 +32,7 @@ async def run(address: str, topics: list[str]) -> tuple[array[int], array[float]
     numbers, times = array("q"), array("d")
     consumer = make_consumer(connection, isolation_level="read_committed", max_partition_fetch_bytes=2 << 20)
     await consumer.start()
-    # aiokafka would hold back fetches for 100 ms after each: that would be our latency, and nobody else's.
-    consumer._fetcher._prefetch_backoff = 0.0
+    fetch_without_pause(consumer)  # the pause would be our latency, and nobody else's
     try:
         there = await admin.describe(connection, topics)
         parts = [TopicPartition(name, number) for name, info in there.items() for number in range(info.partitions)]

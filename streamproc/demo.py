@@ -30,7 +30,7 @@ from streamproc.core.records import text_headers
 from streamproc.errors import EnvironmentFault
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.fetching import take
+from streamproc.kafka.fetching import fetch_without_pause, take
 from streamproc.kafka.group import GroupOffsets
 from streamproc.sample import car_loans, example
 
@@ -290,8 +290,7 @@ async def reader(connection: Connection, names: list[str]) -> AsyncIterator[Any]
         max_partition_fetch_bytes=2 << 20,
     )
     await consumer.start()
-    # aiokafka would hold back fetches for 100 ms after each: that would be our latency, and not the pipeline's.
-    consumer._fetcher._prefetch_backoff = 0.0
+    fetch_without_pause(consumer)  # the pause would be our latency, and not the pipeline's
     try:
         parts = [TopicPartition(name, number) for name in names for number in range(infos[name].partitions)]
         consumer.assign(parts)
@@ -308,8 +307,7 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> No
     """
     last, first = time.monotonic(), not tally.decided
     while not (tally.decided_all if first else tally.followed_all):
-        with consumer._subscription.fetch_context():
-            batches = await take(consumer._fetcher, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
+        batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
         now = time.time()
         for records in batches.values():
             _add(tally, plan, records, now)

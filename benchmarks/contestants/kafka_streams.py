@@ -10,12 +10,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.contestants.base import ROOT, Setup, Unavailable
-from streamproc.kafka.dev_broker.jars import REPOSITORY, cache_dir
+from streamproc.kafka.dev_broker.jars import REPOSITORY, cache_dir, keep, maven, runtime_artifacts
 from streamproc.kafka.dev_broker.java import OLDEST, java_major
 
 JAVA = ROOT / "benchmarks" / "java"
@@ -65,25 +64,11 @@ def _hash(data: bytes) -> str:
 
 def _fetch(staging: Path, jars: Path) -> None:
     try:
-        from jgo.constants import MAVEN_CENTRAL_URL
-        from jgo.maven import MavenContext, PythonResolver
         from jgo.parse import Coordinate
 
-        context = MavenContext(
-            resolver=PythonResolver(),
-            repo_cache=staging / "repository",
-            remote_repos={"central": os.environ.get(REPOSITORY, MAVEN_CENTRAL_URL).rstrip("/")},
-            timeout=60,
-        )
-        wanted = [context.create_dependency(Coordinate(*one, scope="compile")) for one in _dependencies()]
-        inputs, transitive = context.resolver.resolve(wanted)
-        artifacts = [one.artifact for one in (*inputs, *transitive) if one.scope in {"compile", "runtime"}]
-        target = staging / "jars"
-        target.mkdir()
-        with ThreadPoolExecutor(8) as pool:
-            for path in pool.map(lambda artifact: Path(artifact.resolve()), artifacts):
-                path.replace(target / path.name)
-        target.replace(jars)
+        context = maven(staging, os.environ.get(REPOSITORY), seconds=60)
+        wanted = [Coordinate(*one, scope="compile") for one in _dependencies()]
+        keep(runtime_artifacts(context, wanted), staging, jars)
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # jgo's ways to say that it could not
         raise Unavailable(f"its jars could not be fetched: {error}") from error
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from aiokafka import TopicPartition
@@ -100,7 +101,7 @@ class Cycle:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
-                await self._transaction(works, claims, limits)
+                await self._transaction(works, shares, claims, limits)
             done = True
         except FencedOffsets:
             await self._renew()
@@ -121,7 +122,11 @@ class Cycle:
         return done
 
     async def _transaction(
-        self, works: Sequence[Work], claims: dict[TopicPartition, Claim], limits: Mapping[str, int]
+        self,
+        works: Sequence[Work],
+        shares: Sequence[Share],
+        claims: dict[TopicPartition, Claim],
+        limits: Mapping[str, int],
     ) -> None:
         producer, member = self._producer, works[0].member
         assert producer is not None
@@ -129,12 +134,7 @@ class Cycle:
             raise FencedOffsets("batches of two generations met in one transaction")
         loop = asyncio.get_running_loop()
         encoding = loop.run_in_executor(self._encoder, encode, self._app, works, limits)
-        offsets = {
-            tp: (offset, claims[tp].encode())
-            for work in works
-            for share in work.shares
-            for tp, offset in share.positions.items()
-        }
+        offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
         await producer.commit(offsets, member, encoding)
         self.broker.back()
 
@@ -145,10 +145,12 @@ class Cycle:
         log.warning("a transaction ended without an answer (%s): asking what became of it", type(error).__name__)
         await self._renew()
         wanted = {tp for share in shares for tp in share.positions}
-        committed = await self.broker.waiting(lambda: self._group.fetch(wanted, stable=True))
-        while len(committed) < len(wanted):
+        fetch = partial(self._group.fetch, wanted, stable=True)
+        while True:
+            committed = await self.broker.waiting(fetch)
+            if len(committed) == len(wanted):
+                break
             await asyncio.sleep(RETRY_SECONDS)
-            committed = await self.broker.waiting(lambda: self._group.fetch(wanted, stable=True))
         self.broker.back()
         found = {tp: committed[tp].claim for tp in wanted}
         if all(found[tp] == claims[tp] for tp in wanted):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 
@@ -15,14 +15,27 @@ from streamproc.core.processor import Records
 from streamproc.errors import LaneStopped
 
 
+def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
+    """Of a consumer that was started: aiokafka holds back fetches of all partitions of a broker for 100 ms while one
+    has records that nobody took."""
+    consumer._fetcher._prefetch_backoff = 0.0
+
+
 async def take(
-    fetcher: Fetcher, wanted: Collection[TopicPartition], *, seconds: float, most: int
+    consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition], *, seconds: float, most: int
 ) -> dict[TopicPartition, Records]:
     """Committed records of the wanted partitions; waits up to ``seconds`` for some. The consumer's positions follow.
 
-    Stands for ``Fetcher.fetched_records``. Takes whole batches: the last one may go beyond ``most`` records. Raises
-    what the fetch of a partition met.
+    Stands for ``getmany``. Takes whole batches: the last one may go beyond ``most`` records. Raises what the fetch of a
+    partition met.
     """
+    with consumer._subscription.fetch_context():
+        return await _take(consumer._fetcher, wanted, seconds, most)
+
+
+async def _take(
+    fetcher: Fetcher, wanted: Collection[TopicPartition], seconds: float, most: int
+) -> dict[TopicPartition, Records]:
     if fetcher._subscriptions.reassignment_in_progress:
         await asyncio.sleep(seconds)  # not until it is over: the caller may hold what others wait for
         return {}

@@ -48,8 +48,7 @@ async def restore(
         read, behind = 0, {tp for tp in changelogs if ends[tp] > 0}
         while behind:
             moved = False
-            with consumer._subscription.fetch_context():
-                fetched = await take(consumer._fetcher, behind, seconds=POLL_SECONDS, most=MOST_RECORDS)
+            fetched = await take(consumer, behind, seconds=POLL_SECONDS, most=MOST_RECORDS)
             for tp, records in fetched.items():
                 _apply(changelogs[tp], records)
                 read += len(records)

@@ -112,10 +112,7 @@ class Runner:
         if step.asks is not None:
             self.next(agent)
         while step.asks is not None:
-            asked = time.perf_counter()
-            answers = await self._answerer(step.asks) if step.asks else []
-            kind = type(step.asks[0]).__name__.lower() if step.asks else "nothing"
-            metrics.ANSWER.labels(kind).observe(time.perf_counter() - asked)
+            answers = await self._answer(step.asks)
             step = await self._in_thread(advance, work, steps, answers, self._router.place)
         outgoing = step.outgoing
         if outgoing is None:
@@ -132,6 +129,14 @@ class Runner:
             self.hand_over(work)
         self._free(done, progressed=True)
         self.next(agent)
+
+    async def _answer(self, asks: list[Ask]) -> list[Answer]:
+        if not asks:
+            return []
+        asked = time.perf_counter()
+        answers = await self._answerer(asks)
+        metrics.ANSWER.labels(type(asks[0]).__name__.lower()).observe(time.perf_counter() - asked)
+        return answers
 
     def _finish(self, share: Share) -> None:
         lane, effects = share.lane, share.effects

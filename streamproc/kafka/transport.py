@@ -22,7 +22,7 @@ from faust.types.tuples import TP, ConsumerMessage
 
 from streamproc.errors import LaneStopped
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.fetching import take
+from streamproc.kafka.fetching import fetch_without_pause, take
 from streamproc.kafka.group import Member
 from streamproc.kafka.lane import Fetched, RecordsByPartition
 from streamproc.kafka.lanes import Lanes
@@ -87,8 +87,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         await super().on_start()
         self._turn = asyncio.Lock()
-        # aiokafka holds back fetches of all partitions of a broker while one has records younger than this.
-        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+        fetch_without_pause(self._ensure_consumer())
 
     async def fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
         """Records of the wanted partitions, and the consumer's positions after them."""
@@ -103,8 +102,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             wanted = wanted & consumer.assignment()
             if not wanted or not self.consumer.flow_active or epoch != cast(LaneApp, self.app).lanes.epoch:
                 return {}, {}
-            with consumer._subscription.fetch_context():
-                records = await take(consumer._fetcher, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS)
+            records = await take(consumer, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS)
             states = consumer._subscription.subscription.assignment
             here = wanted & consumer.assignment()
             found = {tp: states.state_value(tp) for tp in here}

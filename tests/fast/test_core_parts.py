@@ -28,6 +28,7 @@ from streamproc.kafka.lane import Entry, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
 from streamproc.kafka.producer import raise_unless_retriable
 
+PLACE = TopicPartition("t", 3)
 KEYS = st.lists(st.binary(max_size=40), max_size=30)
 
 
@@ -221,19 +222,23 @@ def test_what_is_tried_again(codes: set[int], raised: type[Exception] | None) ->
         raise_unless_retriable(codes)
 
 
-@pytest.mark.parametrize("name", [b"traceparent", b"\xff"])
-def test_records_are_taken_by_column(name: bytes) -> None:
-    tp = TopicPartition("t", 3)
+def fetched(header: bytes, position: int) -> PartitionRecords:
+    """Ten records as a broker sends them, each with a header of that name, fetched from a position on."""
     plain = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 16)
     for number in range(10):
-        plain.append(number, 5, b"k%d" % number, b"v", [("traceparent", b"x")])
-    data = bytes(plain.build()).replace(b"traceparent", name.ljust(11, b"-") if name == b"\xff" else name)
-    source = PartitionRecords(tp, MemoryRecords(data), [], 4, None, None, False, READ_COMMITTED)
-    if name == b"\xff":
-        with pytest.raises(UnicodeDecodeError):
-            next_batch(source)
-        return
-    records = columns(tp, next_batch(source))
+        plain.append(number, 5, b"k%d" % number, b"v", [("x" * len(header), b"x")])
+    data = bytes(plain.build()).replace(b"x" * len(header), header)
+    return PartitionRecords(PLACE, MemoryRecords(data), [], position, None, None, False, READ_COMMITTED)
+
+
+def test_records_are_taken_by_column() -> None:
+    source = fetched(b"traceparent", 4)
+    records = columns(PLACE, next_batch(source))
     assert records.offsets.tolist() == list(range(4, 10))
     assert (records.keys[0], records.headers[0]) == (b"k4", (("traceparent", b"x"),))
     assert source.next_fetch_offset == 10
+
+
+def test_the_name_of_a_header_is_utf_8() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        next_batch(fetched(b"\xff----------", 4))

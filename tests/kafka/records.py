@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.restore import bounds
 
 
 async def read_all(connection: Connection, topic: str) -> list[Any]:
@@ -35,7 +36,8 @@ async def read_until(
         parts = [TopicPartition(topic, number) for number in range(count)]
         consumer.assign(parts)
         await consumer.seek_to_beginning(*parts)
-        ends = await consumer.end_offsets(parts)
+        # Not the last stable offset: it may lag behind markers of a committed transaction that are on their way.
+        ends = {tp: high for tp, (_, high) in (await bounds(connection, parts)).items()}
         while time.monotonic() < deadline:
             if enough is not None and enough(records):
                 break

@@ -7,9 +7,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from streamproc.errors import EnvironmentFault
 
@@ -76,10 +77,40 @@ def kafka_jars(
     return jars
 
 
+def maven(staging: Path, repository: str | None, seconds: int = 30) -> Any:
+    """jgo's view of a Maven repository (Maven Central unless named): downloads go into ``staging``.
+
+    ``seconds`` bounds each request.
+    """
+    from jgo.constants import MAVEN_CENTRAL_URL
+    from jgo.maven import MavenContext, PythonResolver
+
+    return MavenContext(
+        resolver=PythonResolver(),
+        repo_cache=staging / "repository",
+        remote_repos={"central": (repository or MAVEN_CENTRAL_URL).rstrip("/")},
+        timeout=seconds,
+    )
+
+
+def runtime_artifacts(context: Any, coordinates: Iterable[Any]) -> list[Any]:
+    """What these need to run, themselves included."""
+    inputs, transitive = context.resolver.resolve([context.create_dependency(one) for one in coordinates])
+    return [one.artifact for one in (*inputs, *transitive) if one.scope in ("compile", "runtime")]
+
+
+def keep(artifacts: Iterable[Any], staging: Path, jars: Path) -> None:
+    """Download the artifacts, several at a time, and make them the directory ``jars``: all of them or none."""
+    target = staging / "jars"
+    target.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        for path in pool.map(lambda artifact: Path(artifact.resolve()), artifacts):
+            path.replace(target / path.name)
+    target.replace(jars)
+
+
 def _fetch(version: str, jars: Path, repository: str | None) -> None:
     try:
-        from jgo.constants import MAVEN_CENTRAL_URL
-        from jgo.maven import MavenContext, PythonResolver
         from jgo.parse import Coordinate
     except ImportError:
         raise EnvironmentFault(
@@ -89,23 +120,11 @@ def _fetch(version: str, jars: Path, repository: str | None) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix="fetching-", dir=jars.parent))
     try:
-        context = MavenContext(
-            resolver=PythonResolver(),
-            repo_cache=staging / "repository",
-            remote_repos={"central": (repository or MAVEN_CENTRAL_URL).rstrip("/")},
-            timeout=30,
-        )
-        kafka = context.create_dependency(Coordinate(*_KAFKA, version=version, scope="compile"))
-        inputs, transitive = context.resolver.resolve([kafka])
-        artifacts = [one.artifact for one in (*inputs, *transitive) if one.scope in ("compile", "runtime")]
+        context = maven(staging, repository)
+        artifacts = runtime_artifacts(context, [Coordinate(*_KAFKA, version=version, scope="compile")])
         log4j = next(one.version for one in artifacts if one.artifactId == _BINDING_FOR)
         artifacts.append(context.project(*_BINDING).at_version(log4j).artifact())
-        target = staging / "jars"
-        target.mkdir()
-        with ThreadPoolExecutor(8) as pool:
-            for path in pool.map(lambda artifact: Path(artifact.resolve()), artifacts):
-                path.replace(target / path.name)
-        target.replace(jars)
+        keep(artifacts, staging, jars)
     except (RuntimeError, ValueError) as error:  # jgo's own way to say that something is not there
         raise EnvironmentFault(
             f"the jars of Kafka {version} could not be fetched: {_brief(error)}", hint=_HINT
