@@ -22,11 +22,11 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     """
     hashes = np.empty(len(keys), dtype=np.uint32)
     lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
+    joined = np.frombuffer(b"".join(keys), dtype=np.uint8)
+    begins = np.cumsum(lengths) - lengths
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
-        joined = b"".join([keys[row] for row in rows.tolist()])
-        data = np.frombuffer(joined, dtype=np.uint8).reshape(len(rows), int(length))
-        hashes[rows] = _same_length(data)
+        hashes[rows] = _same_length(joined[begins[rows][:, None] + np.arange(length)])
     return hashes
 
 

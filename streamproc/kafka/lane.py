@@ -8,7 +8,7 @@ Lanes of one agent that have something due compute it together, as one *work* in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -29,11 +29,33 @@ class LaneId(NamedTuple):
     partition: int
 
 
-Entry: TypeAlias = tuple[bytes | None, bytes | None, Headers]
-"""Key, value and headers of one record on its way out."""
+@dataclass(slots=True)
+class Entries:
+    """Records on their way to one partition, by column: one key, value and tuple of headers per record."""
 
-Outgoing: TypeAlias = dict[tuple[str, int], list[Entry]]
+    keys: list[bytes | None] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    headers: list[Headers] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[tuple[bytes | None, bytes | None, Headers]]:
+        return zip(self.keys, self.values, self.headers, strict=True)
+
+    def add(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        self.keys.append(key)
+        self.values.append(value)
+        self.headers.append(headers)
+
+    def extend(self, other: Entries) -> None:
+        self.keys += other.keys
+        self.values += other.values
+        self.headers += other.headers
+
+
+Outgoing: TypeAlias = dict[tuple[str, int], Entries]
+"""What goes out, by topic and partition."""
 
 RecordsByPartition: TypeAlias = Mapping[TopicPartition, Records]
 

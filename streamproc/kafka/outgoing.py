@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from streamproc.core.records import TRUNCATED_BYTES, too_large
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.lane import Entry, Outgoing
+from streamproc.kafka.lane import Entries, Outgoing
 
 RECORD_OVERHEAD = 200  # bytes of a record batch's header and a record's own fields, generously
 DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
@@ -47,7 +48,7 @@ class Router:
                     outputs[output.topic].append((partition, output))
         if any(topic not in self._counts for topic in self._needed(outputs)):
             return None
-        routed: Outgoing = defaultdict(list)
+        routed: Outgoing = defaultdict(Entries)
         for topic, parts in outputs.items():
             self._place(routed, topic, parts)
         return dict(routed)
@@ -77,38 +78,40 @@ class Router:
     def _place(self, routed: Outgoing, topic: str, parts: Sequence[tuple[int, Output]]) -> None:
         lengths = [len(output) for _, output in parts]
         lanes = np.repeat(np.array([partition for partition, _ in parts], np.int64), lengths)
-        keys = list(chain.from_iterable(output.keys for _, output in parts))
-        values = list(chain.from_iterable(output.values for _, output in parts))
-        headers = list(chain.from_iterable(output.headers for _, output in parts))
-        entries: list[Entry] = list(zip(keys, values, headers, strict=True))
-        places = partitions(keys, self._counts[topic], lanes)
-        if not self._all_fit(topic, keys, values, headers):
-            places, entries = self._fitting(routed, topic, places, lanes, entries)
-        order = np.argsort(places, kind="stable")
-        for rows in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
-            if len(rows):
-                routed[topic, int(places[rows[0]])] += [entries[row] for row in rows.tolist()]
+        entries = Entries(
+            list(chain.from_iterable(output.keys for _, output in parts)),
+            list(chain.from_iterable(output.values for _, output in parts)),
+            list(chain.from_iterable(output.headers for _, output in parts)),
+        )
+        places = partitions(entries.keys, self._counts[topic], lanes)
+        if not self._all_fit(topic, entries):
+            rows = self._fitting(routed, topic, lanes, entries)
+            places, entries = places[rows], _chosen(entries, rows)
+        order = np.argsort(places.astype(np.uint16), kind="stable")  # few bits: numpy sorts them by counting
+        places, entries = places[order], _chosen(entries, order)
+        cuts = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+        for begin, end in pairwise(cuts):
+            if end > begin:
+                one = Entries(entries.keys[begin:end], entries.values[begin:end], entries.headers[begin:end])
+                routed[topic, int(places[begin])].extend(one)
 
-    def _all_fit(
-        self, topic: str, keys: list[bytes | None], values: list[bytes | None], headers: list[Headers]
-    ) -> bool:
+    def _all_fit(self, topic: str, entries: Entries) -> bool:
         """Whether even a record of the longest key, the longest value and the longest headers would fit."""
-        distinct = {id(one): one for one in headers}  # most records of a topic share one tuple
-        longest = (_longest(keys), _longest(values), max(map(_header_bytes, distinct.values())))
+        distinct = entries.headers[:1] if _all_one(entries.headers) else set(entries.headers)
+        longest = (_longest(entries.keys), _longest(entries.values), max(map(_header_bytes, distinct)))
         return sum(longest) <= self._most(topic)
 
-    def _fitting(
-        self, routed: Outgoing, topic: str, places: NDArray[np.int64], lanes: NDArray[np.int64], entries: list[Entry]
-    ) -> tuple[NDArray[np.int64], list[Entry]]:
-        """The entries that the topic can hold, and their places; the others become dead letters."""
-        fits = np.array([_size(entry) <= self._most(topic) for entry in entries])
+    def _fitting(self, routed: Outgoing, topic: str, lanes: NDArray[np.int64], entries: Entries) -> NDArray[np.int64]:
+        """The rows that the topic can hold; the others become dead letters."""
+        sizes = map(_size, entries.keys, entries.values, entries.headers)
+        fits = np.fromiter(sizes, np.int64, len(entries)) <= self._most(topic)
         for row in np.flatnonzero(~fits).tolist():
-            key, value, headers = entries[row]
+            key, value, headers = entries.keys[row], entries.values[row], entries.headers[row]
             body, told = too_large(topic, value, headers)
             target = int(lanes[row]) % self._counts[self._dead_letters]
             short = key is None or len(key) <= TRUNCATED_BYTES
-            routed[self._dead_letters, target].append((key if short else None, body, told))
-        return places[fits], [entries[row] for row in np.flatnonzero(fits).tolist()]
+            routed[self._dead_letters, target].add(key if short else None, body, told)
+        return np.flatnonzero(fits)
 
     def _most(self, topic: str) -> int:
         return self._limits[topic] - RECORD_OVERHEAD
@@ -118,10 +121,25 @@ def _longest(parts: list[bytes | None]) -> int:
     return max(map(len, parts)) if None not in parts else max(len(part or b"") for part in parts)  # type: ignore[arg-type]
 
 
-def _size(entry: Entry) -> int:
-    key, value, headers = entry
+def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     return len(key or b"") + len(value or b"") + _header_bytes(headers)
 
 
 def _header_bytes(headers: Headers) -> int:
     return sum(len(name) + len(content or b"") + 10 for name, content in headers)
+
+
+def _chosen(entries: Entries, rows: NDArray[np.int64]) -> Entries:
+    """The entries of these rows, in this order."""
+    if len(rows) < 2:
+        return Entries(
+            *([column[row] for row in rows.tolist()] for column in (entries.keys, entries.values, entries.headers))
+        )
+    choose = itemgetter(*rows.tolist())
+    headers = entries.headers[: len(rows)] if _all_one(entries.headers) else list(choose(entries.headers))
+    return Entries(list(choose(entries.keys)), list(choose(entries.values)), headers)
+
+
+def _all_one(headers: list[Headers]) -> bool:
+    """Whether all are equal, as most records' of a topic are."""
+    return headers.count(headers[0]) == len(headers)

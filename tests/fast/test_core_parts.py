@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.codec import snappy_decode
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import InvalidTxnState, ProducerFenced, TopicAuthorizationFailedError
 from aiokafka.partitioner import murmur2 as reference
@@ -17,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproc.core.partitioner import murmur2, partitions
-from streamproc.core.processor import Effects, Output, Records, run, together
+from streamproc.core.processor import Effects, Headers, Output, Records, run, together
 from streamproc.core.records import TRUNCATED_BYTES, headers_for
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
 from streamproc.errors import FencedOffsets
-from streamproc.kafka.batches import record_batches
+from streamproc.kafka.batches import HEADER, record_batches
 from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
-from streamproc.kafka.lane import Entry, to_batch
+from streamproc.kafka.lane import Entries, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
 from streamproc.kafka.producer import raise_unless_retriable
 
@@ -121,7 +122,8 @@ def test_records_keep_their_order_in_each_partition(rows: list[tuple[bytes | Non
     expected: dict[tuple[str, int], list[object]] = {}
     for (key, value), place in zip(rows, partitions([key for key, _ in rows], count, 7).tolist(), strict=True):
         expected.setdefault(("t", place), []).append((key, value, ()))
-    assert placed == expected
+    assert placed is not None
+    assert {target: list(entries) for target, entries in placed.items()} == expected
 
 
 def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() -> None:
@@ -129,7 +131,7 @@ def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() ->
     output = Output("t", [b"a", b"b"], [body, b"small"], [(("traceparent", b"x"),), ()])
     placed = make_router({"t": 1, "dead": 2}).place([(3, Effects(records=[output]))])
     assert placed is not None
-    assert placed["t", 0] == [(b"b", b"small", ())]
+    assert list(placed["t", 0]) == [(b"b", b"small", ())]
     [(key, value, headers)] = placed["dead", 1]
     named = dict(headers)
     assert (key, value) == (b"a", body[:TRUNCATED_BYTES])
@@ -178,9 +180,12 @@ def test_generators_side_by_side_ask_together_and_keep_their_order() -> None:
 
 @given(st.lists(st.tuples(st.none() | st.binary(max_size=3), st.none() | st.binary(max_size=400)), min_size=1))
 def test_sealed_batches_are_read_back_by_another_reader(rows: list[tuple[bytes | None, bytes | None]]) -> None:
-    entries: list[Entry] = [(key, value, (("name", b"%d" % (row % 3)),)) for row, (key, value) in enumerate(rows)]
-    found = []
-    for batch in record_batches(entries, 1234, 1000):
+    headers: list[Headers] = [(("name", b"%d" % (row % 3)),) for row in range(len(rows))]
+    entries = Entries([key for key, _ in rows], [value for _, value in rows], headers)
+    found, other = [], Entries([b"k"], [b"v"], [()])
+    made = record_batches({("a", 0): other, ("t", 1): entries, ("t", 2): other}, 1234, {"t": 1000})
+    assert list(made) == [("a", 0), ("t", 1), ("t", 2)]
+    for batch in made["t", 1]:
         batch.seal(77, 3, 500)
         read = ReferenceBatch(bytearray(batch.data))
         assert read.validate_crc()
@@ -189,7 +194,36 @@ def test_sealed_batches_are_read_back_by_another_reader(rows: list[tuple[bytes |
         records = list(read)
         assert [record.offset for record in records] == list(range(batch.records))
         found += [(record.key, record.value, tuple(record.headers), record.timestamp) for record in records]
-    assert found == [(*entry, 1234) for entry in entries]
+    assert found == [(*row, one, 1234) for row, one in zip(rows, headers, strict=True)]
+
+
+RECORDS = st.tuples(st.none() | st.binary(max_size=80), st.none() | st.integers(0, 20_000), st.none() | st.binary())
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=40))
+def test_batches_are_those_of_aiokafka(rows: list[tuple[bytes | None, int | None, bytes | None]]) -> None:
+    entries = Entries()
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=1,
+        producer_id=77,
+        producer_epoch=3,
+        base_sequence=5,
+        batch_size=10**9,
+    )
+    for number, (key, size, header) in enumerate(rows):
+        value = None if size is None else bytes(size)
+        headers: Headers = (("name", header), ("ü", b"x")) if number % 3 else ()
+        entries.add(key, value, headers)
+        assert builder.append(number, 1234, key, value, list(headers)) is not None
+    [batch] = record_batches({("t", 0): entries}, 1234, {})["t", 0]
+    batch.seal(77, 3, 5)
+    expected = bytes(builder.build())
+    if ReferenceBatch(bytearray(batch.data)).compression_type:
+        assert snappy_decode(bytes(batch.data[HEADER.size :])) == expected[HEADER.size :]
+    else:
+        assert batch.data == expected
 
 
 def test_a_header_may_have_a_null_value() -> None:
@@ -197,7 +231,7 @@ def test_a_header_may_have_a_null_value() -> None:
     output = Output("t", [b"k"], [b"v"], [headers])
     placed = make_router({"t": 1, "dead": 1}).place([(0, Effects(records=[output]))])
     assert placed is not None
-    [batch] = record_batches(placed["t", 0], 5, DEFAULT_LIMIT)
+    [batch] = record_batches(placed, 5, {})["t", 0]
     batch.seal(1, 1, 0)
     [record] = ReferenceBatch(bytearray(batch.data))
     assert ("traceparent", None) in record.headers

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import orjson
@@ -41,44 +40,44 @@ def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) 
         return []
     encoded = encode_decisions(plan, frame, context, masker)
     keys, values = encoded.keys, encoded.values
-    headers = headers_of("decision", [frame.records.headers[row] for row in frame.rows.tolist()])
-    rows_by_decision: dict[str, list[int]] = defaultdict(list)
-    distinct = frame.verdicts.distinct
-    for row, verdict in enumerate(frame.verdicts.of_row.tolist()):
-        rows_by_decision[distinct[verdict].decision].append(row)
+    sources = list(map(frame.records.headers.__getitem__, frame.rows.tolist()))
+    headers = headers_of("decision", sources)
     outputs = [(Output(plan.topics.decisions, keys, values, headers), frame.rows)]
-    for decision, rows in rows_by_decision.items():
+    distinct, of_row = frame.verdicts.distinct, frame.verdicts.of_row
+    decisions = list(dict.fromkeys(verdict.decision for verdict in distinct))
+    numbers = np.array([decisions.index(verdict.decision) for verdict in distinct], np.int64)[of_row]
+    for number, decision in enumerate(decisions):
+        rows = np.flatnonzero(numbers == number)
         frame.count("decisions", decision, len(rows))
         if decision == REVIEW:
-            outputs.append((_review(plan, frame, rows, keys, values, masker), frame.rows[rows]))
+            items = _review_items(plan, frame, rows, values, masker)
+            outputs.append(_of_rows(plan.topics.review, keys, items, headers_of("review-item", sources), frame, rows))
         elif (topic := plan.actions.get(decision)) is not None:
-            chosen = (
-                [keys[row] for row in rows],
-                [values[row] for row in rows],
-                [headers[row] for row in rows],
-            )
-            outputs.append((Output(topic, *chosen), frame.rows[rows]))
+            same = list(map(values.__getitem__, rows.tolist()))
+            outputs.append(_of_rows(topic, keys, same, headers, frame, rows))
     _count_verdicts(frame)
     return outputs
 
 
-def _review(
-    plan: Plan,
-    frame: Frame,
-    rows: list[int],
-    keys: list[bytes | None],
-    values: list[bytes],
-    masker: Masker | None,
-) -> Output:
+def _of_rows(
+    topic: str, keys: list[bytes | None], values: list[bytes], headers: list[Headers], frame: Frame, rows: Rows
+) -> tuple[Output, Rows]:
+    """``keys`` and ``headers`` are of all rows of the frame, ``values`` of those that are chosen."""
+    chosen = rows.tolist()
+    own = list(map(keys.__getitem__, chosen)), values, list(map(headers.__getitem__, chosen))
+    return Output(topic, *own), frame.rows[rows]
+
+
+def _review_items(plan: Plan, frame: Frame, rows: Rows, decisions: list[bytes], masker: Masker | None) -> list[bytes]:
+    """Decision and event, both as they are, but for what is sensitive."""
     hidden = _paths(plan.contract, plan.events.sensitive)
     items = []
-    for row in rows:
-        event: Any = frame.events[row]
+    for row, number in zip(rows.tolist(), frame.rows[rows].tolist(), strict=True):
+        event = frame.records.values[number] or b"null"
         if hidden and masker is not None:
-            event = masker.event(event, hidden)
-        items.append(orjson.dumps({"id": frame.ids[row], "decision": orjson.Fragment(values[row]), "event": event}))
-    headers = headers_of("review-item", [frame.records.headers[frame.rows[row]] for row in rows])
-    return Output(plan.topics.review, [keys[row] for row in rows], items, headers)
+            event = orjson.dumps(masker.event(orjson.loads(event), hidden))
+        items.append(b'{"id":"%b","decision":%b,"event":%b}' % (frame.ids[row].encode(), decisions[row], event.strip()))
+    return items
 
 
 def _paths(contract: Contract, names: frozenset[str]) -> list[tuple[str, ...]]:
@@ -110,7 +109,9 @@ def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[Outp
 def _count_verdicts(frame: Frame) -> None:
     assert frame.verdicts is not None
     distinct = frame.verdicts.distinct
-    for number, rows in Counter(frame.verdicts.of_row.tolist()).items():
-        frame.count("tiers", distinct[number].tier, rows)
-        for rule in distinct[number].undecided:
+    for verdict, rows in zip(
+        distinct, np.bincount(frame.verdicts.of_row, minlength=len(distinct)).tolist(), strict=True
+    ):
+        frame.count("tiers", verdict.tier, rows)
+        for rule in verdict.undecided:
             frame.count("undecided_rules", rule, rows)

@@ -7,6 +7,7 @@ The layout of the record is schemas/decision.schema.json.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 import polars as pl
@@ -17,6 +18,7 @@ from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Plan
 from streamproc.core.sensitive import Masker
 
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
+MOST_KNOWN = 20_000
 OWN = "\x00"
 """Begins the names of columns that are ours: no field of a contract is called like that."""
 
@@ -125,6 +127,7 @@ def _json(*columns: pl.Expr) -> pl.Expr:
     return pl.struct(*columns).struct.json_encode()
 
 
+@lru_cache(MOST_KNOWN)
 def verdict_json(verdict: Verdict) -> str:
     """A verdict as the inside of a JSON object."""
     return (

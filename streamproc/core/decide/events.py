@@ -30,7 +30,7 @@ def contract_stage(plan: Plan) -> Stage:
     time = _time_expression(plan)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        _decode(frame, plan)
+        _read(frame, plan)
         frame.add(_event_times(frame, plan, time))
         frame.refuse(_without_time(frame, plan))
         frame.ids = decision_ids(plan.pipeline, frame.records, frame.rows)
@@ -41,19 +41,10 @@ def contract_stage(plan: Plan) -> Stage:
     return Stage("contract", frozenset(), (*plan.contract.columns, EVENT_TIME), run)
 
 
-def _decode(frame: Frame, plan: Plan) -> None:
-    decode = plan.contract.decode
-    rows, events = [], []
-    for number, value in enumerate(frame.records.values):
-        event = decode(value)
-        if type(event) is DeadLetter:
-            frame.refused[number] = event
-        else:
-            rows.append(number)
-            events.append(event)
-    frame.rows, frame.events = np.array(rows, np.int64), events
-    frame.columns, refused = plan.contract.frame(events)
-    frame.refuse(refused)
+def _read(frame: Frame, plan: Plan) -> None:
+    reading = plan.contract.read(frame.records.values)
+    frame.rows, frame.columns = reading.rows, reading.columns
+    frame.refused.update(reading.refused)
 
 
 def _time_expression(plan: Plan) -> pl.Expr | None:
@@ -108,17 +99,21 @@ def _stale(frame: Frame, plan: Plan, context: Context) -> np.ndarray[tuple[int],
 def decision_ids(pipeline: str, records: LanesRecords, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
     """The lane's partition number, then blake2b over pipeline, topic, partition, offset and record timestamp.
 
-    The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used.
+    The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used. Offset and
+    timestamp are hashed as two little-endian integers of 64 bits.
     """
-    ids = []
+    ids: list[str] = []
     for own in np.split(rows, np.searchsorted(rows, records.ends[:-1])):
         if not len(own):
             continue
         partition = int(records.partitions[own[0]])
         start = hashlib.blake2b(f"{pipeline}\0{records.topic}\0{partition}\0".encode(), digest_size=ID_BYTES)
-        prefix, copy = f"{partition}-", start.copy
-        for offset, timestamp in zip(records.offsets[own].tolist(), records.timestamps[own].tolist(), strict=True):
+        varying = memoryview(np.stack([records.offsets[own], records.timestamps[own]], axis=1).astype("<i8").tobytes())
+        digests, copy = [], start.copy
+        for place in range(0, len(varying), 16):
             digest = copy()
-            digest.update(b"%d\0%d" % (offset, timestamp))
-            ids.append(prefix + digest.hexdigest())
+            digest.update(varying[place : place + 16])
+            digests.append(digest.digest())
+        digits, prefix = b"".join(digests).hex(), f"{partition}-"
+        ids += [prefix + digits[place : place + 2 * ID_BYTES] for place in range(0, len(digits), 2 * ID_BYTES)]
     return ids

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -66,19 +66,20 @@ class LanesRecords:
 class Frame:
     """The events of a batch that are still in the game, and those that left it. The batch may be that of many lanes.
 
-    Row ``i`` of ``columns``, ``events`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never
+    Row ``i`` of ``columns`` and ``ids`` is record ``rows[i]`` of ``records``. A stage adds columns, never
     rows; ``refuse`` takes rows out.
     """
 
     records: LanesRecords
     columns: pl.DataFrame = field(default_factory=pl.DataFrame)
-    events: list[Any] = field(default_factory=list)
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     ids: list[str] = field(default_factory=list)
     refused: dict[int, DeadLetter] = field(default_factory=dict)
     """Dead letters by record number."""
     unscored: list[str | None] = field(default_factory=list)
     """Per row why it has no usable score, or ``None``."""
+    is_unscored: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    """Per row whether there is such a reason."""
     model_version: str | None = None
     verdicts: Verdicts | None = None
     stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
@@ -99,7 +100,6 @@ class Frame:
         keep = np.ones(len(self), np.bool_)
         keep[list(rows)] = False
         self.columns = self.columns.filter(pl.Series(keep))
-        self.events = [event for event, kept in zip(self.events, keep, strict=True) if kept]
         self.rows = self.rows[keep]
 
     def count(self, name: str, label: str, increment: int = 1) -> None:

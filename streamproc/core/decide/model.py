@@ -21,7 +21,7 @@ def model_stage(plan: Plan) -> Stage:
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         if model is None or not len(frame):
-            frame.unscored = [NO_MODEL] * len(frame)
+            frame.unscored, frame.is_unscored = [NO_MODEL] * len(frame), np.ones(len(frame), np.bool_)
             frame.add(pl.Series(SCORE, [None] * len(frame), dtype=pl.Float64))
             return
         [answer] = yield [_ask(model, frame)]
@@ -39,14 +39,19 @@ def _take(frame: Frame, answer: Answer) -> None:
     count = len(frame)
     if len(answer.values) != count or len(answer.reasons) != count:
         answer = Answer.nothing(count, "wrong_length", answer.version)
-    scores = np.array([np.nan if value is None else value for value in answer.values], np.float64)
-    reasons = list(answer.reasons)
-    for row in np.flatnonzero(~np.isfinite(scores)).tolist():
+    given = answer.values
+    if not isinstance(given, np.ndarray):
+        given = [np.nan if value is None else value for value in given]
+    scores = np.array(given, np.float64)
+    reasons, missing = list(answer.reasons), ~np.isfinite(scores)
+    for row in np.flatnonzero(missing).tolist():
         reasons[row] = reasons[row] or "not_finite"
-    for reason, count in Counter(reasons).items():
-        if reason is not None:
-            frame.count("unscored", reason, count)
-    scores[[reason is not None for reason in reasons]] = np.nan
-    frame.unscored = reasons
+    if reasons.count(None) < count:
+        missing = np.fromiter((reason is not None for reason in reasons), np.bool_, count)
+        for reason, rows in Counter(reasons).items():
+            if reason is not None:
+                frame.count("unscored", reason, rows)
+    scores[missing] = np.nan
+    frame.unscored, frame.is_unscored = reasons, missing
     frame.model_version = answer.version
     frame.add(pl.Series(SCORE, scores, nan_to_null=True))

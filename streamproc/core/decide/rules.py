@@ -18,43 +18,45 @@ from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Answer, Ask
 
 FALSE, TRUE, NULL = 0, 1, 2
+MOST_KNOWN = 20_000
 
 
 def rules_stage(plan: Plan) -> Stage:
     """Gives every row its verdict."""
     conditions = [rule.when for rule in (*plan.rules, *plan.fallback)]
     reads = frozenset().union(*(condition.columns for condition in conditions if condition is not None))
+    known: dict[bytes, Verdict] = {}
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        frame.verdicts = judge(plan, frame)
+        frame.verdicts = judge(plan, frame, known)
         return
         yield []
 
     return Stage("rules", reads, (), run)
 
 
-def judge(plan: Plan, frame: Frame) -> Verdicts:
-    """The verdict of every row."""
+def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict]) -> Verdicts:
+    """The verdict of every row. ``known`` remembers what combinations of outcomes mean."""
     outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 2), TRUE, np.uint8)
     _evaluate(plan, frame.columns, outcomes)
-    outcomes[:, -2] = [reason is not None for reason in frame.unscored]
+    outcomes[:, -2] = frame.is_unscored
     outcomes[:, -1] = frame.stale
-    if not len(frame):
-        return Verdicts([], np.empty(0, np.int64))
-    keys = np.ascontiguousarray(outcomes).view(f"V{outcomes.shape[1]}").ravel()
-    _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
+    everything, width = outcomes.tobytes(), outcomes.shape[1]
+    combinations = [everything[place : place + width] for place in range(0, len(everything), width)]
+    numbers = {combination: number for number, combination in enumerate(dict.fromkeys(combinations))}
+    of_row = np.fromiter(map(numbers.__getitem__, combinations), np.int64, len(combinations))
+    if len(known) > MOST_KNOWN:
+        known.clear()
+    for combination in numbers.keys() - known.keys():
+        known[combination] = _meaning(plan, combination)
+    return Verdicts([known[combination] for combination in numbers], of_row)
+
+
+def _meaning(plan: Plan, combination: bytes) -> Verdict:
     cut = len(plan.rules)
-    distinct = [
-        decide(
-            plan,
-            row[:cut],
-            row[cut:-2],
-            scored=plan.model is None or not row[-2],
-            stale=bool(row[-1]),
-        )
-        for row in outcomes[first].tolist()
-    ]
-    return Verdicts(distinct, of_row.astype(np.int64))
+    *outcomes, unscored, stale = combination
+    scored = plan.model is None or not unscored
+    return decide(plan, outcomes[:cut], outcomes[cut:], scored=scored, stale=bool(stale))
 
 
 def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) -> None:
