@@ -15,6 +15,9 @@ from streamproc.core.processor import Records
 from streamproc.errors import LaneStopped
 
 
+LITTLE = 1_000
+
+
 def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
     """Of a consumer that was started: aiokafka holds back fetches of all partitions of a broker for 100 ms while one
     has records that nobody took."""
@@ -39,20 +42,26 @@ async def _take(
     if fetcher._subscriptions.reassignment_in_progress:
         await asyncio.sleep(seconds)  # not until it is over: the caller may hold what others wait for
         return {}
-    taken = _drain(fetcher, wanted, most)
-    if taken:
-        return taken
-    waiter = fetcher._create_fetch_waiter()
-    done, _ = await asyncio.wait([waiter], timeout=seconds)
-    if not done:
-        waiter.cancel()
-        return {}
-    waiter.result()
-    return {} if fetcher._closed else _drain(fetcher, wanted, most)
+    taken: dict[TopicPartition, list[Any]] = {}
+    _drain(fetcher, wanted, most, taken)
+    # aiokafka fetches ahead, so what it has is what came just after the last time; with little of it, what has come
+    # since is worth waiting for: it would be late by a whole transaction.
+    if sum(map(len, taken.values())) < LITTLE:
+        waiter = fetcher._create_fetch_waiter()
+        done, _ = await asyncio.wait([waiter], timeout=seconds)
+        if not done:
+            waiter.cancel()
+        elif (error := waiter.exception()) is not None and not taken:
+            raise error
+        if not fetcher._closed:
+            _drain(fetcher, wanted, most, taken)
+    return {tp: columns(tp, raw) for tp, raw in taken.items()}
 
 
-def _drain(fetcher: Fetcher, wanted: Collection[TopicPartition], most: int) -> dict[TopicPartition, Records]:
-    taken: dict[TopicPartition, Records] = {}
+def _drain(
+    fetcher: Fetcher, wanted: Collection[TopicPartition], most: int, taken: dict[TopicPartition, list[Any]]
+) -> None:
+    """Add to what was ``taken``: raw records by partition."""
     for tp, result in list(fetcher._records.items()):
         if tp not in wanted:
             if not fetcher._subscriptions.is_assigned(tp):
@@ -80,11 +89,10 @@ def _drain(fetcher: Fetcher, wanted: Collection[TopicPartition], most: int) -> d
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)  # it may be fetched again
         if raw:
-            taken[tp] = columns(tp, raw)
+            taken.setdefault(tp, []).extend(raw)
             most -= len(raw)
             if most <= 0:
                 break
-    return taken
 
 
 def _raw(result: FetchResult, most: int) -> list[Any]:

@@ -26,7 +26,7 @@ from streamproc.kafka.steps import advance, begin
 from streamproc.kafka.watchdog import guard
 
 WORK_EVENTS = 8_000
-"""A work takes no further lane when it has so many."""
+"""A work takes no further lane when it has so many, and none begins while so many wait."""
 
 
 async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
@@ -77,10 +77,11 @@ class Runner:
         """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
 
         On each lane a tick goes before a batch, or load would put it off for ever. One work of an agent begins at a
-        time, and none while a finished one waits for its transaction; what is due meanwhile makes the next one, so
-        works are small when idle and large when behind.
+        time, and none while many events wait for their transaction; what is due meanwhile makes the next one, so works
+        are small when idle and large when behind. Lanes of one transaction are free at the same time, and so come
+        together again: what began apart joins.
         """
-        if agent in self._beginning or any(work.agent.name == agent for work in self._works):
+        if agent in self._beginning or sum(w.events for w in self._works if w.agent.name == agent) >= WORK_EVENTS:
             return
         now, shares, events = datetime.now(UTC), list[Share](), 0
         for lane in self._held.lanes.values():
@@ -96,7 +97,7 @@ class Runner:
         if not shares:
             return
         assert self._held.member is not None
-        work = Work(shares[0].lane.agent, self._held.member, shares)
+        work = Work(shares[0].lane.agent, self._held.member, shares, events)
         self._beginning[agent] = work
         computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
         for share in shares:
