@@ -26,7 +26,7 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
 from streamproc.kafka.members import group_members
-from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.producer import end_transactions_of
 from streamproc.kafka.restore import bounds, restore
 from streamproc.wording import counted
 
@@ -223,7 +223,7 @@ async def _stable(connection: Connection, app: str, tps: Sequence[TopicPartition
                 raise UserError(f"a transaction on {where} does not end", "is a worker running?")
             last = await group.fetch(pending, stable=False)
             for owner in {entry.claim.owner for entry in last.values() if entry.claim is not None}:
-                await end_transaction_of(connection, owner)
+                await end_transactions_of(connection, owner)
             await asyncio.sleep(POLL_SECONDS)
         return found
     finally:

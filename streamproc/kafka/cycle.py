@@ -1,10 +1,15 @@
-"""One transaction for all lanes that have something finished, and what became of it when the broker went away."""
+"""One transaction for all lanes that have something finished, and what became of it when the broker went away.
+
+Two producers take turns, because a broker takes no new transaction of a producer before the markers of its last one
+are written. That one is decided by then: the next can only become final after it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -20,7 +25,7 @@ from streamproc.kafka.batches import encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
-from streamproc.kafka.producer import LaneProducer
+from streamproc.kafka.producer import LaneProducer, transactional_ids
 
 log = logging.getLogger(__name__)
 
@@ -66,28 +71,26 @@ class BrokerState:
 
 
 class Cycle:
-    """Commits work, one transaction after another, under one transactional id."""
+    """Commits work, one transaction after another. ``owner`` is what the claims of its lanes say."""
 
-    def __init__(
-        self, connection: Connection, group: GroupOffsets, app: str, transactional_id: str, encoder: Executor
-    ) -> None:
-        self.transactional_id = transactional_id
+    def __init__(self, connection: Connection, group: GroupOffsets, app: str, owner: str, encoder: Executor) -> None:
+        self._ids = transactional_ids(owner)
         self.broker = BrokerState()
         self._connection = connection
         self._group = group
         self._app = app
         self._encoder = encoder
-        self._producer: LaneProducer | None = None
+        self._producers: deque[LaneProducer] = deque()
         self._number = 0
         self._aborts = 0
 
     async def start(self) -> None:
-        self._producer = await self._start_producer()
+        self._producers.extend(await asyncio.gather(*map(self._start_producer, self._ids)))
 
     async def stop(self) -> None:
-        if self._producer is not None:
-            await self._producer.discard()
-            self._producer = None
+        producers = list(self._producers)
+        self._producers.clear()
+        await asyncio.gather(*(producer.discard() for producer in producers))
 
     async def commit(self, works: Sequence[Work], limits: Mapping[str, int]) -> bool:
         """Make all of the work final, or none of it: whether it was. ``limits`` are the topics' bytes for a batch.
@@ -128,14 +131,14 @@ class Cycle:
         claims: dict[TopicPartition, Claim],
         limits: Mapping[str, int],
     ) -> None:
-        producer, member = self._producer, works[0].member
-        assert producer is not None
+        producer, member = self._producers[0], works[0].member
         if any(work.member is not member for work in works):
             raise FencedOffsets("batches of two generations met in one transaction")
         loop = asyncio.get_running_loop()
         encoding = loop.run_in_executor(self._encoder, encode, self._app, works, limits)
         offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
         await producer.commit(offsets, member, encoding)
+        self._producers.rotate()
         self.broker.back()
 
     async def _outcome(
@@ -161,13 +164,13 @@ class Cycle:
         raise FencedOffsets("another worker owns lanes of this one")
 
     async def _renew(self) -> None:
-        """Another producer with the same id: ends what the one before left open."""
+        """Other producers with the same ids: they end what those before left open."""
         await self.stop()
-        self._producer = await self._start_producer()
+        await self.start()
 
-    async def _start_producer(self) -> LaneProducer:
+    async def _start_producer(self, transactional_id: str) -> LaneProducer:
         while True:
-            producer = LaneProducer(self._connection, self.transactional_id)
+            producer = LaneProducer(self._connection, transactional_id)
             try:
                 async with asyncio.timeout(START_SECONDS):
                     await producer.start()

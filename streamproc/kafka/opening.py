@@ -22,7 +22,7 @@ from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
 from streamproc.kafka.lane import Lane, LaneId
-from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.producer import end_transactions_of
 from streamproc.kafka.restore import bounds, restore
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Opener:
                 owners = {entry.claim.owner for entry in last.values() if entry.claim is not None}
                 for owner in owners - ended - {self.owner}:
                     log.warning("ending the transaction that %s left open", owner)
-                    await end_transaction_of(self.connection, owner)
+                    await end_transactions_of(self.connection, owner)
                     ended.add(owner)
             if len(pending) < before:
                 before = len(pending)

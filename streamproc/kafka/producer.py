@@ -257,8 +257,17 @@ def _gone() -> StreamprocError:
     )
 
 
-async def end_transaction_of(connection: Connection, transactional_id: str) -> None:
-    """End whatever transaction a worker left open, by becoming that worker for a moment (it is fenced)."""
+def transactional_ids(owner: str) -> tuple[str, str]:
+    """The ids of a worker's two producers."""
+    return owner, f"{owner}-2"
+
+
+async def end_transactions_of(connection: Connection, owner: str) -> None:
+    """End whatever transactions a worker left open, by becoming its producers for a moment (they are fenced)."""
+    await _all(*(_end(connection, transactional_id) for transactional_id in transactional_ids(owner)))
+
+
+async def _end(connection: Connection, transactional_id: str) -> None:
     producer = LaneProducer(connection, transactional_id)
     try:
         async with asyncio.timeout(END_SECONDS):

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from streamproc.demo import free_ports
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import GroupOffsets
-from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.producer import end_transactions_of
 from tests.kafka import car_loan
 from tests.kafka.conftest import TopicFactory
 from tests.kafka.processes import Workers
@@ -46,7 +46,7 @@ async def fence_again_and_again(connection: Connection, source: str, target: str
             await producer.send(source, b"%d" % number, key=b"k%d" % (number % 7), partition=number % 2)
             if number % (EVENTS // FENCES) == 0:
                 await producer.flush()
-                await end_transaction_of(connection, owner)
+                await end_transactions_of(connection, owner)
                 ends.append(number)
         await producer.flush()
     finally:

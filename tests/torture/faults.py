@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from streamproc.kafka import failpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
-from streamproc.kafka.producer import end_transaction_of
+from streamproc.kafka.producer import end_transactions_of
 from tests.kafka.car_loan import Example
 from tests.torture import cluster
 from tests.torture.load import Feed, ordinary
@@ -158,7 +158,7 @@ async def clock(world: World, chance: Random) -> AsyncIterator[str]:
 
 async def fenced(world: World, chance: Random) -> AsyncIterator[str]:
     """A worker's transaction is ended under it: it has to ask what became of its commit."""
-    await end_transaction_of(world.connection, chance.choice(sorted(await _owners(world))))
+    await end_transactions_of(world.connection, chance.choice(sorted(await _owners(world))))
     yield "fenced"
 
 
