@@ -16,12 +16,26 @@ from streamproc.errors import LaneStopped
 
 
 LITTLE = 1_000
+"""So few records are no batch yet, if there are more."""
+IDLE_WAIT_MS = 200
 
 
 def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
     """Of a consumer that was started: aiokafka holds back fetches of all partitions of a broker for 100 ms while one
-    has records that nobody took."""
-    consumer._fetcher._prefetch_backoff = 0.0
+    has records that nobody took.
+
+    It also has one fetch under way per broker, so a partition whose records were just taken waits for the others'.
+    These may stay at the broker for long only when all partitions are among them.
+    """
+    fetcher = consumer._fetcher
+    fetcher._prefetch_backoff = 0.0
+    short, actions = fetcher._fetch_max_wait_ms, fetcher._get_actions_per_node
+
+    def actions_per_node(assignment: Any) -> Any:
+        fetcher._fetch_max_wait_ms = short if fetcher._records else max(short, IDLE_WAIT_MS)
+        return actions(assignment)
+
+    fetcher._get_actions_per_node = actions_per_node
 
 
 async def take(

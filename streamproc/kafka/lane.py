@@ -99,13 +99,12 @@ class Share:
 class Work:
     """What lanes of one agent compute together and commit together, and the records that go out for all of them.
 
-    ``events`` counts what it was given, ``timestamps`` are theirs, in milliseconds since the epoch.
+    ``timestamps`` are those of its events, in milliseconds since the epoch.
     """
 
     agent: Agent
     member: Member
     shares: list[Share]
-    events: int = 0
     outgoing: Outgoing = field(default_factory=dict)
     timestamps: Any = None
 

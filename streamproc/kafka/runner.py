@@ -22,11 +22,12 @@ from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.held import Held
 from streamproc.kafka.lane import IDENTITY, Lane, Share, Work
 from streamproc.kafka.outgoing import Router
+from streamproc.kafka.pace import Pace
 from streamproc.kafka.steps import advance, begin
 from streamproc.kafka.watchdog import guard
 
 WORK_EVENTS = 8_000
-"""A work takes no further lane when it has so many, and none begins while so many wait."""
+"""A work takes no further lane when it has so many."""
 
 
 async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
@@ -51,12 +52,16 @@ class Runner:
         self._steps = ThreadPoolExecutor(1, "processor")
         self._beginning: dict[str, Work] = {}
         self._works: list[Work] = []
+        self._pace = Pace()
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._finished = asyncio.Event()
         self._timed = asyncio.Event()
 
     def stop(self) -> None:
         """Forget what is not committed, and let the thread end."""
         self.drop(self._held.lanes.values())
+        for timer in self._waiting.values():
+            timer.cancel()
         self._steps.shutdown(wait=False, cancel_futures=True)
 
     def drop(self, lanes: Iterable[Lane]) -> None:
@@ -77,11 +82,15 @@ class Runner:
         """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
 
         On each lane a tick goes before a batch, or load would put it off for ever. One work of an agent begins at a
-        time, and none while many events wait for their transaction; what is due meanwhile makes the next one, so works
-        are small when idle and large when behind. Lanes of one transaction are free at the same time, and so come
-        together again: what began apart joins.
+        time, none while a finished one waits for its transaction, and under a transaction none before it has to; what is
+        due meanwhile comes along, so works are small when idle and large when behind.
         """
-        if agent in self._beginning or sum(w.events for w in self._works if w.agent.name == agent) >= WORK_EVENTS:
+        if agent in self._beginning or any(work.agent.name == agent for work in self._works):
+            return
+        wait = self._pace.wait(agent, time.monotonic())
+        if wait > 0.0:
+            if agent not in self._waiting:
+                self._waiting[agent] = asyncio.get_running_loop().call_later(wait, self._waited, agent)
             return
         now, shares, events = datetime.now(UTC), list[Share](), 0
         for lane in self._held.lanes.values():
@@ -97,11 +106,15 @@ class Runner:
         if not shares:
             return
         assert self._held.member is not None
-        work = Work(shares[0].lane.agent, self._held.member, shares, events)
+        work = Work(shares[0].lane.agent, self._held.member, shares)
         self._beginning[agent] = work
         computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
         for share in shares:
             share.lane.progressed, share.lane.computing = time.monotonic(), computing
+
+    def _waited(self, agent: str) -> None:
+        del self._waiting[agent]
+        self.next(agent)
 
     async def _compute(self, work: Work, epoch: int) -> None:
         agent, started = work.agent.name, time.perf_counter()
@@ -121,7 +134,9 @@ class Runner:
         if epoch != self._held.epoch:
             return
         work.outgoing = outgoing
-        metrics.COMPUTE.labels(agent).observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        metrics.COMPUTE.labels(agent).observe(seconds)
+        self._pace.worked(agent, seconds)
         for share in work.shares:
             self._finish(share)
         done = [share for share in work.shares if share.idle]
@@ -197,12 +212,15 @@ class Runner:
             shares = [share for work in works for share in work.shares]
             for share in shares:
                 share.lane.committing, share.lane.waiting = share, None
+            self._pace.begins(time.monotonic())
             self.next_of_all()
             self._held.freed.set()
             epoch = self._held.epoch
             try:
                 done = await self._cycle.commit(works, self._router.limits)
+                self._pace.ends(time.monotonic())
             except FencedOffsets as error:
+                self._pace.ends(time.monotonic())
                 for share in shares:
                     share.lane.committing = None
                 if epoch == self._held.epoch:

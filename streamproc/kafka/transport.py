@@ -30,6 +30,7 @@ from streamproc.kafka.vitals import Ahead
 from streamproc.kafka.watchdog import end_process
 
 FETCH_SECONDS = 0.01
+IDLE_SECONDS = 0.1
 FETCH_WAIT_MS = 10
 BUSY_SECONDS = 0.05
 FETCH_RECORDS = 16_000
@@ -102,7 +103,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             wanted = wanted & consumer.assignment()
             if not wanted or not self.consumer.flow_active or epoch != cast(LaneApp, self.app).lanes.epoch:
                 return {}, {}
-            records = await take(consumer, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS)
+            # Nothing else can become wanted meanwhile where everything is.
+            seconds = IDLE_SECONDS if wanted == consumer.assignment() else FETCH_SECONDS
+            records = await take(consumer, wanted, seconds=seconds, most=FETCH_RECORDS)
             states = consumer._subscription.subscription.assignment
             here = wanted & consumer.assignment()
             found = {tp: states.state_value(tp) for tp in here}
