@@ -14,7 +14,6 @@ from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from streamproc.core.processor import Records
 from streamproc.errors import LaneStopped
 
-
 LITTLE = 1_000
 """So few records are no batch yet, if there are more."""
 IDLE_WAIT_MS = 200

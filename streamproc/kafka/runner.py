@@ -82,8 +82,8 @@ class Runner:
         """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
 
         On each lane a tick goes before a batch, or load would put it off for ever. One work of an agent begins at a
-        time, none while a finished one waits for its transaction, and under a transaction none before it has to; what is
-        due meanwhile comes along, so works are small when idle and large when behind.
+        time, none while a finished one waits for its transaction, and under a transaction none before it has to. What
+        is due meanwhile comes along, so works are small when idle and large when behind.
         """
         if agent in self._beginning or any(work.agent.name == agent for work in self._works):
             return

@@ -9,7 +9,7 @@ import orjson
 from numpy.typing import NDArray
 
 from streamproc.core.contract import Contract
-from streamproc.core.decide.encode import encode_decisions
+from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Effects, Headers, Output
@@ -20,9 +20,11 @@ Rows: TypeAlias = NDArray[np.int64]
 """Ascending numbers of the source records that the records of an output come from, one each."""
 
 
-def make_effects(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> list[Effects]:
+def make_effects(plan: Plan, encoder: Encoder, frame: Frame, context: Context, masker: Masker | None) -> list[Effects]:
     """Everything that follows from a judged frame, lane by lane. The counts of all are with the first."""
-    outputs = [*_decided(plan, frame, context, masker), _dead_letters(plan, frame, masker)]
+    outputs = _decided(plan, encoder, frame, context, masker)
+    if frame.refused:
+        outputs.append(_dead_letters(plan, frame, masker))
     frame.count("events", plan.events.topic, len(frame.records))
     shares: list[list[Output]] = [[] for _ in frame.records.ends]
     for output, rows in outputs:
@@ -35,10 +37,12 @@ def make_effects(plan: Plan, frame: Frame, context: Context, masker: Masker | No
     return [Effects(records=share, counts=own) for share, own in zip(shares, counts, strict=True)]
 
 
-def _decided(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> list[tuple[Output, Rows]]:
+def _decided(
+    plan: Plan, encoder: Encoder, frame: Frame, context: Context, masker: Masker | None
+) -> list[tuple[Output, Rows]]:
     if not len(frame) or frame.verdicts is None:
         return []
-    encoded = encode_decisions(plan, frame, context, masker)
+    encoded = encoder(frame, context, masker)
     keys, values = encoded.keys, encoded.values
     sources = list(map(frame.records.headers.__getitem__, frame.rows.tolist()))
     headers = headers_of("decision", sources)

@@ -31,59 +31,87 @@ class Encoded:
     values: list[bytes]
 
 
-def encode_decisions(plan: Plan, frame: Frame, context: Context, masker: Masker | None) -> Encoded:
-    """One JSON object per row of the frame, and the key that its records carry.
+class Encoder:
+    """Encodes the decisions of one plan.
 
-    It is one ``select``: on small batches the number of Polars calls is what costs.
+    Its expressions are made once, and a batch is one ``select``: on small batches both are what costs.
     """
-    assert frame.verdicts is not None
-    records, rows = frame.records, frame.rows
-    verdicts = pl.Series([verdict_json(verdict) for verdict in frame.verdicts.distinct], dtype=pl.String)
-    key = event_key(plan, frame, masker)
-    own = {
-        "id": pl.Series(frame.ids, dtype=pl.String),
-        "partition": pl.Series(records.partitions[rows]),
-        "offset": pl.Series(records.offsets[rows]),
-        "timestamp": pl.Series(records.timestamps[rows]),
-        "key": key,
-        "verdict": verdicts.gather(frame.verdicts.of_row),
-        "score_reason": pl.Series(frame.unscored, dtype=pl.String),
-    }
-    hidden = _hashed(plan, frame, masker)
-    wide = frame.columns.hstack([column.alias(OWN + name) for name, column in (own | hidden).items()])
-    source = pl.struct(
-        pl.lit(records.topic).alias("topic"),
-        _own("partition"),
-        _own("offset"),
-        _own("timestamp"),
-    )
-    time = pl.col(EVENT_TIME).dt.strftime(ISO).alias("time")
-    identity = _json(_own("id"), source.alias("source"), _own("key").cast(pl.String), time)
-    confidence = pl.col(CONFIDENCE) if plan.confidence is not None else pl.lit(None, dtype=pl.Float64)
-    measured = _json(
-        pl.col(SCORE).alias("score"),
-        pl.col(SCORE).is_not_null().alias("scored"),
-        _own("score_reason"),
-        confidence.alias("confidence"),
-        *_features(plan, hidden),
-    )
-    provenance = {
-        "pipeline": plan.pipeline,
-        "plan": plan.hash,
-        "model": frame.model_version,
-        "seen": dict(context.seen.offsets),
-        **({} if plan.recorded else {"features": {}}),
-    }
-    whole = pl.concat_str(
-        identity.str.strip_suffix("}"),
-        _own("verdict"),
-        measured.str.strip_prefix("{").str.strip_suffix("}"),
-        pl.lit(orjson.dumps(provenance).decode().removeprefix("{")),
-        separator=",",
-    )
-    made = wide.select(whole.cast(pl.Binary).alias("value"), _own("key").cast(pl.String).cast(pl.Binary))
-    keys = _raw_keys(frame) if plan.events.key is None else made["key"].to_list()
-    return Encoded(keys, made["value"].to_list())
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._hidden = [name for name in plan.recorded if name in plan.sensitive]
+        self._key = _own("key").cast(pl.String)
+        name = plan.events.key
+        is_text = name is None or name in plan.events.sensitive or plan.contract.columns[name] == pl.String
+        key = _inside(_json(_own("key")), "key") if is_text else _quoted(self._key)
+        topic = orjson.dumps(plan.events.topic).decode()
+        self._whole = pl.concat_str(
+            pl.lit('{"id":"'),
+            _own("id"),
+            pl.lit(f'","source":{{"topic":{topic},"partition":'),
+            _own("partition"),
+            pl.lit(',"offset":'),
+            _own("offset"),
+            pl.lit(',"timestamp":'),
+            _own("timestamp"),
+            pl.lit('},"key":'),
+            key,
+            pl.lit(',"time":'),
+            _quoted(pl.col(EVENT_TIME).dt.strftime(ISO)),
+            pl.lit(","),
+            _own("verdict"),
+            pl.lit(","),
+            self._measured(),
+            pl.lit(","),
+            _own("provenance"),
+        )
+
+    def __call__(self, frame: Frame, context: Context, masker: Masker | None) -> Encoded:
+        """One JSON object per row of the frame, and the key that its records carry."""
+        assert frame.verdicts is not None
+        plan, records, rows = self._plan, frame.records, frame.rows
+        verdicts = pl.Series([verdict_json(verdict) for verdict in frame.verdicts.distinct], dtype=pl.String)
+        own = {
+            "id": pl.Series(frame.ids, dtype=pl.String),
+            "partition": pl.Series(records.partitions[rows]),
+            "offset": pl.Series(records.offsets[rows]),
+            "timestamp": pl.Series(records.timestamps[rows]),
+            "key": event_key(plan, frame, masker),
+            "verdict": verdicts.gather(frame.verdicts.of_row),
+            "score_reason": pl.Series(frame.unscored, dtype=pl.String),
+            "provenance": pl.Series([self._provenance(frame, context)]).new_from_index(0, len(frame)),
+            **{name: _hashes(frame.columns[name], masker) for name in self._hidden},
+        }
+        wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
+        made = wide.select(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
+        keys = _raw_keys(frame) if plan.events.key is None else made["key"].to_list()
+        return Encoded(keys, made["value"].to_list())
+
+    def _measured(self) -> pl.Expr:
+        """The inside of an object: the score, and the recorded columns as one struct, sensitive ones hashed."""
+        plan = self._plan
+        confidence = pl.col(CONFIDENCE) if plan.confidence is not None else pl.lit(None, dtype=pl.Float64)
+        recorded = [_own(name) if name in self._hidden else pl.col(name) for name in plan.recorded]
+        whole = _json(
+            pl.col(SCORE).alias("score"),
+            pl.col(SCORE).is_not_null().alias("scored"),
+            _own("score_reason"),
+            confidence.alias("confidence"),
+            *([pl.struct(recorded).alias("features")] if recorded else []),
+        )
+        return whole.str.strip_prefix("{").str.strip_suffix("}")
+
+    def _provenance(self, frame: Frame, context: Context) -> str:
+        """The end of each object of the batch."""
+        plan = self._plan
+        provenance = {
+            "pipeline": plan.pipeline,
+            "plan": plan.hash,
+            "model": frame.model_version,
+            "seen": dict(context.seen.offsets),
+            **({} if plan.recorded else {"features": {}}),
+        }
+        return orjson.dumps(provenance).decode().removeprefix("{")
 
 
 def event_key(plan: Plan, frame: Frame, masker: Masker | None) -> pl.Series:
@@ -101,19 +129,6 @@ def _raw_keys(frame: Frame) -> list[bytes | None]:
     return [frame.records.keys[row] for row in frame.rows.tolist()]
 
 
-def _features(plan: Plan, hidden: dict[str, pl.Series]) -> list[pl.Expr]:
-    """The recorded columns as one struct, sensitive ones hashed; nothing where none is recorded."""
-    if not plan.recorded:
-        return []
-    columns = [_own(name) if name in hidden else pl.col(name) for name in plan.recorded]
-    return [pl.struct(columns).alias("features")]
-
-
-def _hashed(plan: Plan, frame: Frame, masker: Masker | None) -> dict[str, pl.Series]:
-    names = [name for name in plan.recorded if name in plan.sensitive]
-    return {name: _hashes(frame.columns[name], masker) for name in names}
-
-
 def _hashes(column: pl.Series, masker: Masker | None) -> pl.Series:
     assert masker is not None
     return pl.Series([masker.hash(value) for value in column.to_list()], dtype=pl.String)
@@ -125,6 +140,16 @@ def _own(name: str) -> pl.Expr:
 
 def _json(*columns: pl.Expr) -> pl.Expr:
     return pl.struct(*columns).struct.json_encode()
+
+
+def _inside(whole: pl.Expr, name: str) -> pl.Expr:
+    """The value in an object of one."""
+    return whole.str.strip_prefix(f'{{"{name}":').str.strip_suffix("}")
+
+
+def _quoted(text: pl.Expr) -> pl.Expr:
+    """A JSON string of what needs no escapes, or null."""
+    return pl.concat_str(pl.lit('"'), text, pl.lit('"')).fill_null("null")
 
 
 @lru_cache(MOST_KNOWN)

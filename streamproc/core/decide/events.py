@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -62,12 +63,15 @@ def _from_milliseconds(number: pl.Expr) -> pl.Expr:
     return pl.from_epoch(pl.when(number.is_between(*YEARS)).then(number), "ms").cast(TIME)
 
 
+RECORD_TIME = _from_milliseconds(pl.col(EVENT_TIME)).alias(EVENT_TIME)
+
+
 def _event_times(frame: Frame, plan: Plan, time: pl.Expr | None) -> pl.Series:
     """The declared field's time, or the record's own where none is declared."""
     name = plan.events.time
     if time is None or name is None:
-        stamps = pl.DataFrame({EVENT_TIME: frame.records.timestamps[frame.rows]}, schema={EVENT_TIME: pl.Int64})
-        return stamps.select(_from_milliseconds(pl.col(EVENT_TIME)).alias(EVENT_TIME)).to_series()
+        stamps = pl.Series(EVENT_TIME, frame.records.timestamps[frame.rows])
+        return stamps.to_frame().select(RECORD_TIME).to_series()
     for shape, form in COMMON_SHAPES if frame.columns.schema[name] == pl.String else ():
         # Several times as fast as the expression, which takes every form; the result is the same.
         column = pl.col(name)
@@ -102,18 +106,18 @@ def decision_ids(pipeline: str, records: LanesRecords, rows: np.ndarray[tuple[in
     The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used. Offset and
     timestamp are hashed as two little-endian integers of 64 bits.
     """
-    ids: list[str] = []
-    for own in np.split(rows, np.searchsorted(rows, records.ends[:-1])):
-        if not len(own):
-            continue
-        partition = int(records.partitions[own[0]])
-        start = hashlib.blake2b(f"{pipeline}\0{records.topic}\0{partition}\0".encode(), digest_size=ID_BYTES)
-        varying = memoryview(np.stack([records.offsets[own], records.timestamps[own]], axis=1).astype("<i8").tobytes())
-        digests, copy = [], start.copy
-        for place in range(0, len(varying), 16):
-            digest = copy()
-            digest.update(varying[place : place + 16])
-            digests.append(digest.digest())
-        digits, prefix = b"".join(digests).hex(), f"{partition}-"
-        ids += [prefix + digits[place : place + 2 * ID_BYTES] for place in range(0, len(digits), 2 * ID_BYTES)]
-    return ids
+    varying = np.stack([records.offsets[rows], records.timestamps[rows]], axis=1).astype("<i8").tobytes()
+    partitions, starts, digests = records.partitions[rows].tolist(), dict[int, Any](), []
+    for partition in set(partitions):
+        named = f"{pipeline}\0{records.topic}\0{partition}\0".encode()
+        starts[partition] = hashlib.blake2b(named, digest_size=ID_BYTES).copy
+    for place, start in enumerate(map(starts.__getitem__, partitions)):
+        digest = start()
+        digest.update(varying[16 * place : 16 * place + 16])
+        digests.append(digest.digest())
+    digits, prefixes = b"".join(digests).hex(), {partition: f"{partition}-" for partition in starts}
+    places = range(0, len(digits), 2 * ID_BYTES)
+    return [
+        prefix + digits[place : place + 2 * ID_BYTES]
+        for prefix, place in zip(map(prefixes.__getitem__, partitions), places, strict=True)
+    ]

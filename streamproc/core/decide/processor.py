@@ -8,6 +8,7 @@ from datetime import datetime
 
 from streamproc.core.decide.columns import confidence_stage, features_stage
 from streamproc.core.decide.effects import make_effects
+from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.events import contract_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.decide.model import model_stage
@@ -23,6 +24,7 @@ class DecideProcessor:
 
     plan: Plan
     stages: tuple[Stage, ...]
+    encoder: Encoder
     masker: Masker | None = None
 
     @classmethod
@@ -31,7 +33,7 @@ class DecideProcessor:
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
         makers = (contract_stage, features_stage, model_stage, confidence_stage, rules_stage)
-        return cls(plan, tuple(make(plan) for make in makers), masker)
+        return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker)
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""
@@ -44,7 +46,7 @@ class DecideProcessor:
         frame, context = Frame(records), Context(now, seen)
         for stage in self.stages:
             yield from stage.run(frame, context)
-        return make_effects(self.plan, frame, context, self.masker)
+        return make_effects(self.plan, self.encoder, frame, context, self.masker)
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """Nothing happens by time alone."""
