@@ -1,10 +1,13 @@
-"""Several workers under one parent, which starts a crashed one again with back-off."""
+"""Several workers under one parent, which starts a crashed one again with back-off.
+
+A worker spends most of its start on imports. So one more process stands by that has done them: the *spare* takes the
+place of a worker that ends, when it is told so on its standard input.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from streamproc.errors import Exit
-from streamproc.worker import RESTARTS
+from streamproc.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,8 @@ LONGEST_BACKOFF = 10.0
 HEALTHY_SECONDS = 30.0
 RUNNING_SECONDS = 45.0  # longer than a worker waits for a broker that does not answer
 STOP_SECONDS = 60.0
+SPARE_SECONDS = 5.0
+"""How long after a worker was started its replacement is: it needs the processor more."""
 FINAL = {Exit.INPUT, Exit.USAGE}
 """Codes that starting again does not mend. A missing environment is final only before anything ever ran."""
 
@@ -46,13 +51,15 @@ class Supervisor:
         self._command = list(command)
         self._slots = [Slot(number) for number in range(count)]
         self._web_port = web_port
+        self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_due = 0.0
         self._stopping = False
         # A signal handler may interrupt anything, itself too: a SimpleQueue is made for that, an Event is not.
         self._wake: SimpleQueue[None] = SimpleQueue()
 
     @property
     def pids(self) -> list[int]:
-        """The processes that run now."""
+        """The workers that run now, without the spare."""
         return [slot.process.pid for slot in self._slots if slot.process is not None and slot.process.poll() is None]
 
     def run(self) -> int:
@@ -77,6 +84,7 @@ class Supervisor:
                 code = self._look_after(slot, now)
                 if code is not None:
                     return code
+            self._look_after_spare(now)
             waiting = [slot.due - now for slot in self._slots if slot.process is None]
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=max(min([*waiting, 1.0]), 0.01))
@@ -105,20 +113,32 @@ class Supervisor:
         restarts = sum(other.restarts for other in self._slots)
         return restarts == 0 and now - slot.started < RUNNING_SECONDS
 
+    def _look_after_spare(self, now: float) -> None:
+        if self._spare is not None and self._spare.poll() is not None:
+            self._spare, self._spare_due = None, now + LONGEST_BACKOFF
+        if self._spare is None and now >= self._spare_due and all(slot.process is not None for slot in self._slots):
+            self._spare = self._spawn()
+
     def _start(self, slot: Slot, now: float) -> None:
-        command = list(self._command)
-        if self._web_port is not None:
-            command += ["--web-port", str(self._web_port + slot.number)]
-        slot.process = subprocess.Popen(
-            command,
+        process, self._spare = self._spare, None
+        if process is None or process.poll() is not None:
+            process = self._spawn()
+        port = None if self._web_port is None else self._web_port + slot.number
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: seen the next time that it is looked after
+            assert process.stdin is not None
+            process.stdin.write(Turn(port, slot.restarts).encode())
+            process.stdin.flush()
+        slot.process, slot.started, self._spare_due = process, now, now + SPARE_SECONDS
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
             stdin=subprocess.PIPE,  # its end tells the worker that we are gone, even after kill -9
-            env=os.environ | {RESTARTS: str(slot.restarts)},
             start_new_session=True,  # Ctrl-C is ours to pass on
         )
-        slot.started = now
 
     def _end_all(self) -> None:
-        running = [slot.process for slot in self._slots if slot.process is not None]
+        running = [process for process in (*(slot.process for slot in self._slots), self._spare) if process is not None]
         for process in running:
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS

@@ -27,8 +27,6 @@ from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
 
-RESTARTS = "STREAMPROC_RESTARTS"
-
 
 def agents(pipeline: Pipeline) -> list[Agent]:
     """The agents of a pipeline."""
@@ -51,6 +49,7 @@ async def work(
     *,
     create: bool,
     archive: Path | None,
+    restarts: int = 0,
 ) -> None:
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
@@ -64,7 +63,7 @@ async def work(
         to_directory(kept, archive)
     else:
         await to_topic(kept, connection, plan.topics.artefacts)
-    metrics.RESTARTS.set(int(os.environ.get(RESTARTS, "0")))
+    metrics.RESTARTS.set(restarts)
     warm_up(pipeline)
     app = build_app(plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
@@ -116,6 +115,7 @@ def run_in_process(
     *,
     create: bool,
     archive: Path | None,
+    restarts: int = 0,
 ) -> None:
     """``work`` on an event loop of its own."""
-    asyncio.run(work(pipeline, connection, settings, create=create, archive=archive))
+    asyncio.run(work(pipeline, connection, settings, create=create, archive=archive, restarts=restarts))

@@ -70,6 +70,11 @@ def run(
       streamproc run pipeline.yaml
       streamproc run pipeline.yaml --kafka kafka:9092 --workers 4 --web-port 8080
     """
+    from streamproc.turn import Turn, stand_by
+
+    turn = stand_by() if supervised else Turn(web_port)
+    if turn is None:
+        return
     from streamproc.pipeline import open_pipeline
 
     logs.configure(log_format, log_level)
@@ -88,10 +93,11 @@ def run(
     settings = WorkerSettings(
         session_timeout=session_timeout,
         web_host=web_host,
-        web_port=web_port,
+        web_port=turn.web_port,
         lanes=LaneSettings(watchdog=watchdog),
     )
-    run_in_process(pipeline, connection, settings, create=create_topics, archive=artefacts)
+    restarts = turn.restarts
+    run_in_process(pipeline, connection, settings, create=create_topics, archive=artefacts, restarts=restarts)
 
 
 def _passed_on(ctx: click.Context) -> list[str]:

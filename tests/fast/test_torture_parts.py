@@ -114,4 +114,9 @@ def test_the_command_tells_what_failed_and_how_to_do_it_again(monkeypatch: pytes
     assert "python -m tests.torture --seconds 5 --seed 7 --workers 3 --faults kill,big" in shown.stdout
     told = json.loads(CliRunner().invoke(command.main, [*words, "--json"]).stdout)
     assert (told["seed"], told["good"], told["recoveries"]["kill"]["moved"]["worst"]) == (7, False, 0.2)
+    several = json.loads(CliRunner().invoke(command.main, [*words, "--seed", "7-9", "--json"]).stdout)
+    assert (several["title"], several["faults"], several["seconds"]) == ("seeds 7 to 9", {"kill": 6}, 15.0)
+    assert several["problems"]["Nothing is lost."][2] == "seed 9: 1 events without a result: (0, 7)"
+    assert several["recoveries"]["kill"]["count"] == 3
+    assert "1-20" in CliRunner().invoke(command.main, ["--seed", "9-7"]).output
     assert "no such fault: flood" in CliRunner().invoke(command.main, ["--faults", "flood"]).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -281,24 +282,31 @@ def test_a_parent_starts_killed_workers_again_and_stops_them_all(connection: Con
     with running(arguments, tmp_path / "workers.log") as parent:
         for number in (port, port + 1):
             until(with_lanes(number, 2), "each worker has two lanes")
-        children = psutil.Process(parent.pid).children()
-        assert len(children) == 2
-        victim = next(child for child in children if _serves(child, port))
+        victim = _serving(parent.pid, port)
+        assert victim is not None
+        other = _serving(parent.pid, port + 1)
+        spare = until(lambda: _children(parent.pid) - {victim, other}, "another process stands by", 30).pop()
         victim.kill()
-
-        def started_again() -> list[Any] | None:
-            now = [child for child in psutil.Process(parent.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
-            return now if len(now) == 2 and victim.pid not in {child.pid for child in now} else None
-
-        now = until(started_again, "the killed worker is started again", 20)
+        until(lambda: _serving(parent.pid, port) == spare, "it takes the place of the killed worker", 20)
         for number in (port, port + 1):
             until(with_lanes(number, 2), "each worker has two lanes again")
         assert samples(port)["streamproc_restarts"] == 1
         assert samples(port + 1)["streamproc_restarts"] == 0
+        until(lambda: _children(parent.pid) - {spare, other}, "another one stands by", 30)
+        children = _children(parent.pid)
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(45) == 0, (tmp_path / "workers.log").read_text()[-2000:]
-        assert [child.pid for child in now if child.is_running()] == []
+        assert [child.pid for child in children if child.is_running()] == []
 
 
-def _serves(process: psutil.Process, port: int) -> bool:
-    return str(port) in process.cmdline()
+def _children(pid: int) -> set[psutil.Process]:
+    return {child for child in psutil.Process(pid).children() if child.status() != psutil.STATUS_ZOMBIE}
+
+
+def _serving(pid: int, port: int) -> psutil.Process | None:
+    """The child that listens on a port."""
+    for child in _children(pid):
+        with contextlib.suppress(psutil.Error):
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in child.net_connections()):
+                return child
+    return None

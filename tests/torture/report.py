@@ -40,6 +40,12 @@ class Report:
     drained: float | None = None
     problems: dict[str, list[str]] = field(default_factory=dict)
     logs: str = ""
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """Which run it is, or which runs."""
+        return self.title or f"seed {self.seed}"
 
     @property
     def good(self) -> bool:
@@ -49,6 +55,29 @@ class Report:
         """Everything, with the figures in seconds."""
         recoveries = {label: figures(times) for label, times in self.recoveries.items()}
         return {**vars(self), "recoveries": recoveries, "good": self.good}
+
+
+def total(reports: Sequence[Report]) -> Report:
+    """Several runs as one: what was counted is added up, and problems say which seed they are of."""
+    first, seconds = reports[0], sum(one.seconds for one in reports)
+    whole = Report(first.seed, seconds, first.workers, first.partitions, first.brokers, first.command)
+    whole.title = f"seeds {first.seed} to {reports[-1].seed}"
+    for one in reports:
+        whole.faults += one.faults
+        whole.overlapped += one.overlapped
+        whole.events += one.events
+        whole.aborted += one.aborted
+        whole.results = Counter(whole.results) + Counter(one.results)
+        whole.unscored = Counter(whole.unscored) + Counter(one.unscored)
+        whole.ended += one.ended
+        whole.said += one.said
+        for label, times in one.recoveries.items():
+            whole.recoveries.setdefault(label, []).extend(times)
+        for check, problems in one.problems.items():
+            whole.problems.setdefault(check, []).extend(f"seed {one.seed}: {problem}" for problem in problems)
+    drained = [one.drained for one in reports]
+    whole.drained = None if None in drained else max(time for time in drained if time is not None)
+    return whole
 
 
 def figures(times: Sequence[Recovery | None]) -> dict[str, Any]:
@@ -66,7 +95,7 @@ def show(report: Report, console: Console) -> None:
     size = (
         f"{report.workers} workers, {report.partitions} partitions, {report.brokers} broker{'s' * (report.brokers > 1)}"
     )
-    title = f"seed {report.seed}: {report.events:,} events, {report.aborted} aborted transactions; {size}"
+    title = f"{report.name}: {report.events:,} events, {report.aborted} aborted transactions; {size}"
     table = Table(title=title, caption="seconds from the end of a fault, median / worst", title_justify="left")
     for column in ("fault", "times", "new input", "all moved", "caught up", "stood still"):
         table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=True)
@@ -84,7 +113,7 @@ def show(report: Report, console: Console) -> None:
     ]
     for check, problems in report.problems.items():
         lines += [f"{'FAILED' if problems else 'good  '} {check}", *(f"       {problem}" for problem in problems)]
-    if not report.good:
+    if not report.good and not report.title:
         lines += [f"again: {report.command}", f"logs:  {report.logs}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
