@@ -20,7 +20,7 @@ from streamproc.errors import StreamprocError
 
 INTERRUPTED = 130
 BUSY = 0.5
-WIDTH = 200
+WIDTH = 230
 """Columns of the table where there is no terminal."""
 
 

@@ -13,7 +13,9 @@ from benchmarks.report import Result
 from benchmarks.runs import full_speed, steady
 from streamproc.errors import StreamprocError
 
-FIXED_RATE = 1000.0
+FIXED_RATES = {"1,000": 1000.0, "5,000": 5000.0}
+ROOM = 1.4
+"""A rate is tried by those whose full speed is so many times as much: latency beyond that says nothing."""
 FEWEST, MOST, STEP = 10_000, 5_120_000, 2
 """Sizes of input topics: 10,000 times a power of two."""
 LEAP = 8
@@ -51,8 +53,11 @@ def _run_once(lab: Lab, job: Job, result: Result, count: int, seconds: float) ->
     wrong = f", WRONG: {speed.complaint}" if speed.complaint else ""
     pace = speed.whole
     say(f"  {pace.events_per_second:,.0f} events/s, {pace.cpu_us_per_event:.2f} µs CPU an event{wrong}")
-    half = statistics.median(one.whole.events_per_second for one in result.speeds) / 2
-    found = steady(lab, result.contestant, job, {"fixed": FIXED_RATE, "half": half}, seconds)
+    full = statistics.median(one.whole.events_per_second for one in result.speeds)
+    rates = {
+        name: rate for name, rate in FIXED_RATES.items() if rate * ROOM <= full or rate == min(FIXED_RATES.values())
+    }
+    found = steady(lab, result.contestant, job, rates | {"half": full / 2}, seconds)
     for name, latency in found.items():
         result.latencies.setdefault(name, []).append(latency)
         quantiles = " / ".join(f"{value:.0f}" for value in latency.quantiles.values())

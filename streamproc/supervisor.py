@@ -26,7 +26,7 @@ LONGEST_BACKOFF = 10.0
 HEALTHY_SECONDS = 30.0
 RUNNING_SECONDS = 45.0  # longer than a worker waits for a broker that does not answer
 STOP_SECONDS = 60.0
-SPARE_SECONDS = 5.0
+SPARE_SECONDS = 20.0
 """How long after a worker was started its replacement is: it needs the processor more."""
 FINAL = {Exit.INPUT, Exit.USAGE}
 """Codes that starting again does not mend. A missing environment is final only before anything ever ran."""
