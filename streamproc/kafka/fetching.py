@@ -16,6 +16,8 @@ from streamproc.errors import LaneStopped
 
 LITTLE = 1_000
 """So few records are no batch yet, if there are more."""
+MORE_SECONDS = 0.01
+"""How long to wait for more."""
 IDLE_WAIT_MS = 200
 
 
@@ -61,7 +63,7 @@ async def _take(
     # since is worth waiting for: it would be late by a whole transaction.
     if sum(map(len, taken.values())) < LITTLE:
         waiter = fetcher._create_fetch_waiter()
-        done, _ = await asyncio.wait([waiter], timeout=seconds)
+        done, _ = await asyncio.wait([waiter], timeout=min(seconds, MORE_SECONDS) if taken else seconds)
         if not done:
             waiter.cancel()
         elif (error := waiter.exception()) is not None and not taken:
