@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 SEED = 0x9747B28C
 MULTIPLIER = np.uint32(0x5BD1E995)
 POSITIVE = np.uint32(0x7FFFFFFF)
+SHORT = 64
 
 
 def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
@@ -26,7 +27,11 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     begins = np.cumsum(lengths) - lengths
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
-        hashes[rows] = _same_length(joined[begins[rows][:, None] + np.arange(length)])
+        if length <= SHORT:
+            data = joined[begins[rows][:, None] + np.arange(length)]
+        else:  # an index of eight bytes for each would be much
+            data = np.frombuffer(b"".join([keys[row] for row in rows.tolist()]), np.uint8).reshape(len(rows), length)
+        hashes[rows] = _same_length(data)
     return hashes
 
 

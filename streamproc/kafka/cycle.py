@@ -25,7 +25,7 @@ from streamproc.kafka.batches import encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
-from streamproc.kafka.producer import LaneProducer, transactional_ids
+from streamproc.kafka.producer import LaneProducer, side_by_side, transactional_ids
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Cycle:
         self._aborts = 0
 
     async def start(self) -> None:
-        self._producers.extend(await asyncio.gather(*map(self._start_producer, self._ids)))
+        self._producers.extend(await side_by_side(*map(self._start_producer, self._ids)))
 
     async def stop(self) -> None:
         producers = list(self._producers)

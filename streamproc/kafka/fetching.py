@@ -15,9 +15,8 @@ from streamproc.core.processor import Records
 from streamproc.errors import LaneStopped
 
 LITTLE = 1_000
-"""So few records are no batch yet, if there are more."""
 MORE_SECONDS = 0.01
-"""How long to wait for more."""
+"""Where fewer than ``LITTLE`` records are there, the next fetch is waited for, so long."""
 IDLE_WAIT_MS = 200
 
 

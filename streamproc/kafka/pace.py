@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 NEWEST = 0.2
 """What the newest time weighs in the running mean."""
+LEAP, SHORT = 4.0, 0.1
+"""A transaction counts with at most so many times the mean, or so many seconds: one that waited for a broker that was
+away says nothing of those to come."""
 MARGIN = 0.002
 """Seconds to be finished early: a transaction that has to wait costs more than an event that has to."""
 
@@ -14,8 +17,8 @@ MARGIN = 0.002
 class Pace:
     """Running means of how long a transaction and each agent's works take, in seconds; times are monotonic seconds.
 
-    A work that begins as soon as it can has only what came by then, and waits; what comes meanwhile is late by a whole
-    transaction. One that begins as late as it can takes everything along, of all lanes.
+    A work that begins as soon as it can has only the lanes that have something by then, and waits; lanes that come
+    meanwhile make another one, which is late by a whole transaction. One that begins as late as it can has them all.
 
     >>> pace = Pace()
     >>> pace.transaction, pace.works["decide"] = 0.030, 0.010
@@ -25,6 +28,10 @@ class Pace:
     >>> pace.ends(5.04)
     >>> round(pace.transaction, 3), pace.wait("decide", 5.04)
     (0.032, 0.0)
+    >>> pace.begins(6.0)
+    >>> pace.ends(606.0)
+    >>> round(pace.transaction, 3)
+    0.051
     """
 
     transaction: float = 0.0
@@ -39,7 +46,8 @@ class Pace:
     def ends(self, now: float) -> None:
         """It is over."""
         if self.since is not None:
-            self.transaction += NEWEST * (now - self.since - self.transaction)
+            seconds = min(now - self.since, max(LEAP * self.transaction, SHORT))
+            self.transaction += NEWEST * (seconds - self.transaction)
         self.since = None
 
     def worked(self, agent: str, seconds: float) -> None:

@@ -96,7 +96,7 @@ class LaneProducer:
         await self._coordinated(
             AddOffsetsToTxnRequest(self._id, *self._producer, member.group), lambda response: {response.error_code}
         )
-        batches, _ = await _all(self._add_partitions(encoding), self._commit_offsets(offsets, member))
+        batches, _ = await side_by_side(self._add_partitions(encoding), self._commit_offsets(offsets, member))
         failpoint(failpoints.OFFSETS)
         await self._produce(batches)
         failpoint(failpoints.COMMITTING)
@@ -195,7 +195,7 @@ class LaneProducer:
             for target in left:
                 by_node[self._client.cluster.leader_for_partition(TopicPartition(*target))].append(target)
             known = [node for node in by_node if node is not None and node >= 0]
-            answers = await _all(*(self._send(node, by_node[node], left) for node in known))
+            answers = await side_by_side(*(self._send(node, by_node[node], left) for node in known))
             taken = set().union(*answers)
             for target in taken:
                 left[target].popleft()
@@ -229,7 +229,7 @@ class LaneProducer:
         return taken
 
 
-async def _all(*steps: Coroutine[Any, Any, Any]) -> list[Any]:
+async def side_by_side(*steps: Coroutine[Any, Any, Any]) -> list[Any]:
     """The results of steps that run side by side; the first to fail ends the others."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:
@@ -264,7 +264,7 @@ def transactional_ids(owner: str) -> tuple[str, str]:
 
 async def end_transactions_of(connection: Connection, owner: str) -> None:
     """End whatever transactions a worker left open, by becoming its producers for a moment (they are fenced)."""
-    await _all(*(_end(connection, transactional_id) for transactional_id in transactional_ids(owner)))
+    await side_by_side(*(_end(connection, transactional_id) for transactional_id in transactional_ids(owner)))
 
 
 async def _end(connection: Connection, transactional_id: str) -> None:

@@ -53,15 +53,14 @@ class Runner:
         self._beginning: dict[str, Work] = {}
         self._works: list[Work] = []
         self._pace = Pace()
-        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: dict[str, asyncio.Task[None]] = {}
         self._finished = asyncio.Event()
         self._timed = asyncio.Event()
 
     def stop(self) -> None:
         """Forget what is not committed, and let the thread end."""
         self.drop(self._held.lanes.values())
-        for timer in self._waiting.values():
-            timer.cancel()
+        self._wait_no_more()
         self._steps.shutdown(wait=False, cancel_futures=True)
 
     def drop(self, lanes: Iterable[Lane]) -> None:
@@ -90,7 +89,7 @@ class Runner:
         wait = self._pace.wait(agent, time.monotonic())
         if wait > 0.0:
             if agent not in self._waiting:
-                self._waiting[agent] = asyncio.get_running_loop().call_later(wait, self._waited, agent)
+                self._waiting[agent] = asyncio.create_task(guard(self._wait(agent, wait)), name="waiting")
             return
         now, shares, events = datetime.now(UTC), list[Share](), 0
         for lane in self._held.lanes.values():
@@ -112,9 +111,15 @@ class Runner:
         for share in shares:
             share.lane.progressed, share.lane.computing = time.monotonic(), computing
 
-    def _waited(self, agent: str) -> None:
+    async def _wait(self, agent: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         del self._waiting[agent]
         self.next(agent)
+
+    def _wait_no_more(self) -> None:
+        for waiting in self._waiting.values():
+            waiting.cancel()
+        self._waiting.clear()
 
     async def _compute(self, work: Work, epoch: int) -> None:
         agent, started = work.agent.name, time.perf_counter()
@@ -218,15 +223,15 @@ class Runner:
             epoch = self._held.epoch
             try:
                 done = await self._cycle.commit(works, self._router.limits)
-                self._pace.ends(time.monotonic())
             except FencedOffsets as error:
-                self._pace.ends(time.monotonic())
+                self._over()
                 for share in shares:
                     share.lane.committing = None
                 if epoch == self._held.epoch:
                     self._on_fenced(error)
                 self._free(shares, progressed=False)
                 continue
+            self._over()
             if done:
                 for share in shares:
                     share.lane.committed(share)
@@ -236,6 +241,11 @@ class Runner:
                 await self._run_again(shares)
             self._free(shares, progressed=done)
             self.next_of_all()
+
+    def _over(self) -> None:
+        """A transaction is: nobody waits for its end any more."""
+        self._pace.ends(time.monotonic())
+        self._wait_no_more()
 
     async def _run_again(self, shares: Sequence[Share]) -> None:
         """A transaction came to nothing: everything goes back to the committed offsets and is run again."""

@@ -296,6 +296,28 @@ def test_sensitive_fields_leave_only_as_keyed_hashes() -> None:
     assert sent(other, "t.review")[0]["event"]["name"] != item["event"]["name"]
 
 
+def test_sensitive_fields_may_be_called_like_parts_of_a_decision() -> None:
+    names = ("id", "partition", "offset", "timestamp", "key", "verdict", "score_reason", "provenance")
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    plan = make_plan([("all", None, "approve")], schema=schema, sensitive=frozenset(names))
+    object.__setattr__(plan, "sensitive", frozenset(names))
+    object.__setattr__(plan, "recorded", names)
+    event = orjson.dumps({name: f"secret {name}" for name in names})
+    effects = decide_batch(plan, batch_of(TOPIC, [event], partition=7), masker=Masker(b"k" * 32))
+    [decision] = sent(effects, "t.decisions")
+    assert decision["id"].startswith("7-")
+    assert (decision["source"]["partition"], decision["source"]["offset"], decision["key"]) == (7, 0, None)
+    assert all(decision["features"][name].startswith("hash:") for name in names)
+    assert len(set(decision["features"].values())) == len(names)
+
+
+def test_a_review_item_shows_the_value_that_counted() -> None:
+    plan = make_plan([("all", None, "review")])
+    [item] = sent(decide(plan, [b'{"id": 1, \n"amount": 2, "amount": 3.5}']), "t.review")
+    assert item["event"] == {"id": 1, "amount": 3.5}
+    assert item["decision"]["features"]["amount"] == 3.5
+
+
 def test_decision_ids_depend_on_coordinates_alone() -> None:
     def ids(**where: int) -> list[str]:
         return [d["id"] for d in decisions(decide(make_plan(DEFAULT), [{"id": 1}, {"id": 2}], **where))]

@@ -95,13 +95,14 @@ class Contract:
         """Check values and make columns of the valid events."""
         events, refused = self._events(values)
         rows = _without(np.arange(len(values)), refused)
-        given = self._values(events)
-        columns, unfit = [], dict[int, DeadLetter]()
-        for field, of_field in zip(self.fields, given, strict=True):
-            columns.append(_column(field, of_field, unfit))
+        columns, fitting, unfit = [], [], dict[int, DeadLetter]()
+        for field, of_field in zip(self.fields, self._values(events), strict=True):
+            column, fitted = _column(field, of_field, unfit)
+            columns.append(column)
+            fitting.append(fitted)
         doubtful = set(unfit)
         if self._quick is not None:
-            doubtful.update(self._quick.doubtful(given, columns).tolist())
+            doubtful.update(self._quick.doubtful(fitting, columns).tolist())
         frame = pl.DataFrame(columns, height=len(events))
         bad = []
         for row in sorted(doubtful):
@@ -152,17 +153,17 @@ def _without(numbers: NDArray[np.int64], places: Collection[int]) -> NDArray[np.
     return np.delete(numbers, np.fromiter(places, np.int64, len(places))) if places else numbers
 
 
-def _column(field: Field, values: list[Any], unfit: dict[int, DeadLetter]) -> pl.Series:
-    """The values as a column; those that it cannot hold are null, and noted by row."""
+def _column(field: Field, values: list[Any], unfit: dict[int, DeadLetter]) -> tuple[pl.Series, list[Any]]:
+    """The values as a column, and as a list; those that the column cannot hold are null, and noted by row."""
     try:
-        return pl.Series(field.name, values, dtype=field.dtype)
+        return pl.Series(field.name, values, dtype=field.dtype), values
     except (TypeError, OverflowError):
         fitting = [fit(value, field.dtype) for value in values]
     for row, (value, fitted) in enumerate(zip(values, fitting, strict=True)):
         if fitted is None and value is not None:
             reason = "integer_out_of_range" if field.dtype == pl.Int64 else "type_not_in_contract"
             unfit.setdefault(row, DeadLetter(STAGE, reason, json_path(field.path), f"no {field.dtype}"))
-    return pl.Series(field.name, fitting, dtype=field.dtype)
+    return pl.Series(field.name, fitting, dtype=field.dtype), fitting
 
 
 def _may_be_deep(value: bytes) -> bool:

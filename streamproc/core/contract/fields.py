@@ -41,16 +41,21 @@ def fields_of(schema: Any, root: Mapping[str, Any], path: tuple[str, ...] = ()) 
             yield Field(".".join(here), here, DTYPES[kind])
 
 
-def resolve(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a ``$ref`` within the schema points to."""
-    seen = 0
-    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and seen < DEEPEST:
+def resolve(schema: Any, root: Mapping[str, Any], links: int = DEEPEST) -> Mapping[str, Any]:
+    """What a ``$ref`` within the schema points to, over so many of them at most."""
+    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and links:
         target: Any = root
         for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
             if part:
-                target = target.get(part.replace("~1", "/").replace("~0", "~"), {})
-        schema, seen = target, seen + 1
+                target = _member(target, part.replace("~1", "/").replace("~0", "~"))
+        schema, links = target, links - 1
     return schema if isinstance(schema, Mapping) else {}
+
+
+def _member(target: Any, part: str) -> Any:
+    if isinstance(target, Mapping):
+        return target.get(part, {})
+    return target[int(part)] if isinstance(target, list) and part.isdecimal() and int(part) < len(target) else {}
 
 
 def scalar_kind(stated: set[str]) -> str | None:

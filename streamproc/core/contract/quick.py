@@ -22,14 +22,17 @@ from streamproc.core.contract.fields import DEEPEST, kinds, resolve, scalar_kind
 
 TYPES: Mapping[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool}
 SAYING_NOTHING = frozenset(
-    {"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "examples", "default", "deprecated"}
+    {"$comment", "$defs", "definitions", "title", "description", "examples", "default", "deprecated"}
 )
+OF_ROOT = frozenset({"$schema", "$id"})
+"""Below the root these change what the rest means."""
 OF_OBJECTS = SAYING_NOTHING | {"type", "required", "properties", "additionalProperties"}
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 LENGTHS = frozenset({"minLength", "maxLength"})
 BY_VALUE = frozenset({"enum", "const", "multipleOf", "pattern", "format"})
 EXACT = 2**53
 """Below this a double holds every integer."""
+LONGEST = 2**31
 
 TROUBLE = (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError)
 
@@ -122,7 +125,10 @@ class Unsupported(Exception):
 
 def _shape(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Shape:
     described, required = schema.get("properties") or {}, schema.get("required", [])
-    if schema.keys() - OF_OBJECTS or depth > DEEPEST or not isinstance(required, list):
+    known = OF_OBJECTS if depth else OF_OBJECTS | OF_ROOT
+    if schema.keys() - known or depth > DEEPEST or not isinstance(required, list):
+        raise Unsupported
+    if "type" in schema and kinds(schema) != {"object"}:
         raise Unsupported
     if not set(required) <= described.keys():
         raise Unsupported
@@ -137,9 +143,13 @@ def _shape(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Sh
 def _property(
     name: str, attribute: str, child: Any, root: Mapping[str, Any], depth: int, *, optional: bool
 ) -> Property:
-    if isinstance(child, Mapping) and "$ref" in child and child.keys() - SAYING_NOTHING - {"$ref"}:
-        raise Unsupported  # what stands beside a reference counts in some drafts and not in others
-    schema = resolve(child, root)
+    schema = child
+    if isinstance(child, Mapping) and "$ref" in child:
+        schema = resolve(child, root, links=1)
+        if child.keys() - SAYING_NOTHING - {"$ref"} or "$ref" in schema:
+            raise Unsupported  # what stands beside a reference counts in some drafts and not in others
+    if not isinstance(schema, Mapping):
+        raise Unsupported
     stated = kinds(schema)
     if stated == {"object"} and "type" in schema:
         inner = _shape(schema, root, depth + 1)
@@ -152,10 +162,14 @@ def _property(
 
 def _nullable(wanted: Any, schema: Mapping[str, Any]) -> Any:
     """The type, or null: for msgspec. Null has to be in all that the schema says, and else is doubtful."""
-    stated = schema.get("type", ["null"])
-    allowed = "null" in ([stated] if isinstance(stated, str) else stated)
-    listed = None in schema["enum"] if "enum" in schema else schema.get("const") is None
-    return wanted | None if allowed and listed and ("type" in schema or "enum" in schema) else wanted
+    stated = schema.get("type", [])
+    allowing = {
+        "type": "null" in ([stated] if isinstance(stated, str) else stated),
+        "enum": None in schema.get("enum", []),
+        "const": False,
+    }
+    said = [allows for name, allows in allowing.items() if name in schema]
+    return wanted | None if said and all(said) else wanted
 
 
 def _check(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check | None:
@@ -184,10 +198,14 @@ def _within(schema: Mapping[str, Any]) -> Check:
         lowest: Any = column.min()
         highest: Any = column.max()
         if lowest is None or (
-            max(least, -EXACT) <= lowest and above < lowest and highest <= min(greatest, EXACT) and highest < below
+            max(least, 1 - EXACT) <= lowest
+            and above < lowest
+            and highest <= min(greatest, EXACT - 1)
+            and highest < below
         ):
             return None
-        good = (column >= max(least, -EXACT)) & (column > above) & (column <= min(greatest, EXACT)) & (column < below)
+        good = (column >= least) & (column > above) & (column <= greatest) & (column < below)
+        good &= column.is_between(1 - EXACT, EXACT - 1)
         return ~good.fill_null(True).to_numpy()
 
     return check
@@ -195,13 +213,15 @@ def _within(schema: Mapping[str, Any]) -> Check:
 
 def _bound(schema: Mapping[str, Any], name: str, otherwise: float) -> float:
     bound = schema.get(name, otherwise)
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not (abs(bound) <= EXACT or bound == otherwise):
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not (abs(bound) < EXACT or bound == otherwise):
         raise Unsupported
     return float(bound)
 
 
 def _lengths(schema: Mapping[str, Any]) -> Check:
-    least, most = schema.get("minLength", 0), schema.get("maxLength", EXACT)
+    least, most = schema.get("minLength", 0), schema.get("maxLength", LONGEST)
+    if max(least, most) > LONGEST:
+        raise Unsupported
 
     def check(values: Sequence[Any], column: pl.Series) -> Rows | None:
         lengths = np.fromiter((least if value is None else len(value) for value in values), np.int64, len(values))

@@ -73,14 +73,15 @@ def _of_rows(
 
 
 def _review_items(plan: Plan, frame: Frame, rows: Rows, decisions: list[bytes], masker: Masker | None) -> list[bytes]:
-    """Decision and event, both as they are, but for what is sensitive."""
+    """Decision and event. The event is written anew: of a key that is there twice, the value that counted is shown."""
     hidden = _paths(plan.contract, plan.events.sensitive)
     items = []
     for row, number in zip(rows.tolist(), frame.rows[rows].tolist(), strict=True):
-        event = frame.records.values[number] or b"null"
+        event = orjson.loads(frame.records.values[number] or b"null")
         if hidden and masker is not None:
-            event = orjson.dumps(masker.event(orjson.loads(event), hidden))
-        items.append(b'{"id":"%b","decision":%b,"event":%b}' % (frame.ids[row].encode(), decisions[row], event.strip()))
+            event = masker.event(event, hidden)
+        whole = {"id": frame.ids[row], "decision": orjson.Fragment(decisions[row]), "event": event}
+        items.append(orjson.dumps(whole))
     return items
 
 

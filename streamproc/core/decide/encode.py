@@ -21,6 +21,8 @@ ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
 MOST_KNOWN = 20_000
 OWN = "\x00"
 """Begins the names of columns that are ours: no field of a contract is called like that."""
+HIDDEN = "hidden\x00"
+"""Stands between, where such a column is the hash of one of the contract's: their names may be those of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Encoder:
             "verdict": verdicts.gather(frame.verdicts.of_row),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
             "provenance": pl.Series([self._provenance(frame, context)]).new_from_index(0, len(frame)),
-            **{name: _hashes(frame.columns[name], masker) for name in self._hidden},
+            **{HIDDEN + name: _hashes(frame.columns[name], masker) for name in self._hidden},
         }
         wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
         made = wide.select(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
@@ -91,7 +93,7 @@ class Encoder:
         """The inside of an object: the score, and the recorded columns as one struct, sensitive ones hashed."""
         plan = self._plan
         confidence = pl.col(CONFIDENCE) if plan.confidence is not None else pl.lit(None, dtype=pl.Float64)
-        recorded = [_own(name) if name in self._hidden else pl.col(name) for name in plan.recorded]
+        recorded = [_own(HIDDEN + name).alias(name) if name in self._hidden else pl.col(name) for name in plan.recorded]
         whole = _json(
             pl.col(SCORE).alias("score"),
             pl.col(SCORE).is_not_null().alias("scored"),
