@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TypeAlias
 
 import cramjam
 import numpy as np
@@ -58,20 +58,22 @@ class RecordBatch:
         CRC.pack_into(self.data, CRC_AT, calc_crc32c(memoryview(self.data)[ATTRIBUTES_AT:]))
 
 
-def encode(app: str, works: Sequence[Work], limits: Mapping[str, int]) -> dict[tuple[str, int], list[RecordBatch]]:
-    """Record batches for everything that the works send, changelogs included, by topic and partition.
+Batches: TypeAlias = dict[tuple[str, int], list[RecordBatch]]
+"""By topic and partition."""
+
+
+def encode(app: str, work: Work, limits: Mapping[str, int]) -> Batches:
+    """Record batches for everything that a work sends, changelogs included. Its own records are let go of.
 
     ``limits`` are the most bytes of a batch, by topic.
     """
-    merged: Outgoing = defaultdict(Entries)
-    for work in works:
-        for target, entries in work.outgoing.items():
-            merged[target].extend(entries)
-        for share in work.shares:
-            changes = changelog_entries(share)
-            if len(changes):
-                merged[work.agent.changelog(app), share.lane.partition].extend(changes)
-    return record_batches(merged, int(time.time() * 1000), limits)
+    outgoing, work.outgoing = work.outgoing, {}
+    changelog = work.agent.changelog(app)
+    for share in work.shares:
+        changes = changelog_entries(share)
+        if len(changes):
+            outgoing[changelog, share.lane.partition] = changes
+    return record_batches(outgoing, int(time.time() * 1000), limits)
 
 
 def changelog_entries(share: Share) -> Entries:
@@ -84,9 +86,7 @@ def changelog_entries(share: Share) -> Entries:
     return entries
 
 
-def record_batches(
-    outgoing: Outgoing, timestamp: int, limits: Mapping[str, int]
-) -> dict[tuple[str, int], list[RecordBatch]]:
+def record_batches(outgoing: Outgoing, timestamp: int, limits: Mapping[str, int]) -> Batches:
     """Everything as record batches, each of at most its topic's limit before compression, but of at least one record.
 
     The numbers in front of all parts of all records are worked out together: one partition may have only a few.
@@ -110,7 +110,7 @@ def record_batches(
     parts[5::8] = _varints(values)
     parts[6::8] = _present(whole.values)
     parts[7::8] = headers
-    batches: dict[tuple[str, int], list[RecordBatch]] = {target: [] for target in outgoing}
+    batches: Batches = {target: [] for target in outgoing}
     for target, begin, end in zip(targets, cuts, cuts[1:], strict=False):
         batches[target].append(_batch(b"".join(parts[8 * begin : 8 * end]), end - begin, timestamp))
     return batches

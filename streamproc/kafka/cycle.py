@@ -21,7 +21,7 @@ from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
 from streamproc.errors import BrokerUnavailable, EnvironmentFault, FencedOffsets, StreamprocError, UserError, causes
-from streamproc.kafka.batches import encode
+from streamproc.kafka.batches import Batches, encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
@@ -92,8 +92,15 @@ class Cycle:
         self._producers.clear()
         await asyncio.gather(*(producer.discard() for producer in producers))
 
-    async def commit(self, works: Sequence[Work], limits: Mapping[str, int]) -> bool:
-        """Make all of the work final, or none of it: whether it was. ``limits`` are the topics' bytes for a batch.
+    def encode(self, work: Work, limits: Mapping[str, int]) -> None:
+        """Begin to make the record batches of a finished work, which may be before its transaction can begin.
+
+        ``limits`` are the topics' bytes for a batch.
+        """
+        work.encoding = asyncio.get_running_loop().run_in_executor(self._encoder, encode, self._app, work, limits)
+
+    async def commit(self, works: Sequence[Work]) -> bool:
+        """Make all of the work final, or none of it: whether it was.
 
         Raises FencedOffsets when the group has moved on, UserError where a permission is missing, and what else the
         broker will not take however often it is sent. Waits for as long as the broker is away.
@@ -104,7 +111,7 @@ class Cycle:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
-                await self._transaction(works, shares, claims, limits)
+                await self._transaction(works, shares, claims)
             done = True
         except FencedOffsets:
             await self._renew()
@@ -129,15 +136,12 @@ class Cycle:
         works: Sequence[Work],
         shares: Sequence[Share],
         claims: dict[TopicPartition, Claim],
-        limits: Mapping[str, int],
     ) -> None:
         producer, member = self._producers[0], works[0].member
         if any(work.member is not member for work in works):
             raise FencedOffsets("batches of two generations met in one transaction")
-        loop = asyncio.get_running_loop()
-        encoding = loop.run_in_executor(self._encoder, encode, self._app, works, limits)
         offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
-        await producer.commit(offsets, member, encoding)
+        await producer.commit(offsets, member, _encoded(works))
         self._producers.rotate()
         self.broker.back()
 
@@ -186,6 +190,16 @@ class Cycle:
                 return producer
 
 
+async def _encoded(works: Sequence[Work]) -> Batches:
+    """The record batches of all works."""
+    batches: Batches = {}
+    for work in works:
+        assert work.encoding is not None
+        for target, several in (await work.encoding).items():
+            batches[target] = [*batches.get(target, []), *several]
+    return batches
+
+
 def is_away(error: BaseException) -> bool:
     """Whether it means that the broker is not there, or not ready: waiting mends it."""
     if isinstance(error, kafka_errors.KafkaError):
@@ -201,6 +215,7 @@ PASSING = (
     kafka_errors.InvalidTxnState,
     kafka_errors.InvalidProducerIdMapping,
     kafka_errors.UnknownProducerId,
+    kafka_errors.UnknownError,  # a broker that is being stopped may say so
 )
 """What a new producer with the same id mends."""
 

@@ -99,13 +99,14 @@ class Share:
 class Work:
     """What lanes of one agent compute together and commit together, and the records that go out for all of them.
 
-    ``timestamps`` are those of its events, in milliseconds since the epoch.
+    ``encoding`` gives their record batches. ``timestamps`` are those of its events, in milliseconds since the epoch.
     """
 
     agent: Agent
     member: Member
     shares: list[Share]
     outgoing: Outgoing = field(default_factory=dict)
+    encoding: asyncio.Future[Any] | None = None
     timestamps: Any = None
 
     def effects(self) -> list[tuple[int, Effects]]:

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeAlias
 
 from aiokafka import TopicPartition
@@ -28,7 +28,7 @@ from aiokafka.protocol.transaction import (
 
 from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError
 from streamproc.kafka import failpoints
-from streamproc.kafka.batches import RecordBatch
+from streamproc.kafka.batches import Batches, RecordBatch
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member, coordinator_of
@@ -51,7 +51,6 @@ UNKNOWN_TRIES = 100  # some 20 s of answers: a broker that starts does not know 
 STOP_SECONDS = 3.0
 END_SECONDS = 20.0
 
-Batches: TypeAlias = Mapping[tuple[str, int], Sequence[RecordBatch]]
 Codes: TypeAlias = set[int]
 
 

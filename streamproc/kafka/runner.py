@@ -173,6 +173,7 @@ class Runner:
         for share in work.shares:
             share.lane.passed = {}
             share.lane.waiting = share
+        self._cycle.encode(work, self._router.limits)
         self._works.append(work)
         self._finished.set()
 
@@ -222,7 +223,7 @@ class Runner:
             self._held.freed.set()
             epoch = self._held.epoch
             try:
-                done = await self._cycle.commit(works, self._router.limits)
+                done = await self._cycle.commit(works)
             except FencedOffsets as error:
                 self._over()
                 for share in shares:
