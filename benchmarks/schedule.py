@@ -20,7 +20,7 @@ FEWEST, MOST, STEP = 10_000, 5_120_000, 2
 """Sizes of input topics: 10,000 times a power of two."""
 LEAP = 8
 """A calibration has at most so many times the events of the one before."""
-LONG_ENOUGH = 0.4
+LONG_ENOUGH = 0.8
 """A calibration of this share of a run tells how long a run will be; a shorter one says more about starting."""
 
 

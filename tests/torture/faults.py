@@ -122,6 +122,8 @@ async def scale(world: World, chance: Random) -> AsyncIterator[str]:
     await in_thread(world.crew.scale, 1)
     yield "scale-down"
     await in_thread(world.crew.scale, usual)
+    if not await settled(world, DEATH_SECONDS):  # the next fault is not to meet workers that are still starting
+        world.missed.append("scale: the usual workers did not all get lanes")
 
 
 async def rolling(world: World, chance: Random) -> AsyncIterator[str]:
