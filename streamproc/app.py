@@ -38,9 +38,6 @@ SWITCH_SECONDS = 0.001
 """How long a thread keeps the interpreter: a transaction is a dozen short turns of the event loop, each of which would
 otherwise wait 5 ms for a processor that computes."""
 
-COLLECT = (50_000, 20, 20)
-"""Collect garbage less often than Python does of itself: a batch makes tens of thousands of objects, none in cycles."""
-
 PAGES = """\
 /healthz   JSON: the lanes, their positions, what is stuck; status 503 unless all is well
 /metrics   for Prometheus
@@ -161,7 +158,6 @@ async def run_worker(app: App) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # a full collection would look at 100,000 objects of imported modules: a pause of 50 ms
-    gc.set_threshold(*COLLECT)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
