@@ -103,6 +103,7 @@ def test_the_schema_has_a_quick_way() -> None:
     assert QUICK._quick is not None
 
 
+@settings(deadline=None)
 @given(st.lists(raw(), max_size=12))
 def test_both_ways_come_to_the_same(values: list[bytes | None]) -> None:
     one, other = QUICK.read(values), SLOW.read(values)
@@ -182,7 +183,7 @@ MEMBERS = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)  # compiling a schema takes what it takes
 @given(schemas(), st.lists(st.dictionaries(st.sampled_from(FIELDS), MEMBERS), min_size=1, max_size=8))
 def test_both_ways_come_to_the_same_under_any_schema(schema: dict[str, Any], events: list[Any]) -> None:
     try:
