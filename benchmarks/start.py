@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil  # type: ignore[import-untyped]
@@ -95,27 +96,28 @@ def warm(lab: Lab, job: Job, times: int) -> list[float]:
 
 def _replaced(parent: Running, port: int) -> float:
     _until(parent, lambda: _decides(port) and _decides(port + 1))
-    victim = _serving(parent, port)
+    victim = serving(parent.pid, port)
     _until(parent, lambda: any(_has_imported(child) for child in psutil.Process(parent.pid).children()))
     assert victim is not None
     victim.terminate()
     psutil.wait_procs([victim], LIMIT_SECONDS)
     started = time.monotonic()
-    _until(parent, lambda: _serving(parent, port) not in {None, victim} and _decides(port))
+    _until(parent, lambda: serving(parent.pid, port) not in {None, victim} and _decides(port))
     return time.monotonic() - started
 
 
-def _until(parent: Running, condition: object) -> None:
+def _until(parent: Running, condition: Callable[[], bool]) -> None:
     started = time.monotonic()
-    while not condition():  # type: ignore[operator]
+    while not condition():
         parent.check()
         if time.monotonic() - started > LIMIT_SECONDS:
             raise TimeoutError
         time.sleep(LOOK_SECONDS)
 
 
-def _serving(parent: Running, port: int) -> psutil.Process | None:
-    for child in psutil.Process(parent.pid).children():
+def serving(pid: int, port: int) -> psutil.Process | None:
+    """The child of a process that listens on a port."""
+    for child in psutil.Process(pid).children():
         with suppress(psutil.Error):
             if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in child.net_connections()):
                 return child

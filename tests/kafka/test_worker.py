@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ import orjson
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from benchmarks.start import serving
 from streamproc import demo
 from streamproc.core.plan import Plan
 from streamproc.kafka.connection import Connection
@@ -282,12 +282,12 @@ def test_a_parent_starts_killed_workers_again_and_stops_them_all(connection: Con
     with running(arguments, tmp_path / "workers.log") as parent:
         for number in (port, port + 1):
             until(with_lanes(number, 2), "each worker has two lanes")
-        victim = _serving(parent.pid, port)
+        victim = serving(parent.pid, port)
         assert victim is not None
-        other = _serving(parent.pid, port + 1)
+        other = serving(parent.pid, port + 1)
         spare = until(lambda: _children(parent.pid) - {victim, other} or None, "another process stands by", 60).pop()
         victim.kill()
-        until(lambda: _serving(parent.pid, port) == spare or None, "it takes the place of the killed worker", 30)
+        until(lambda: serving(parent.pid, port) == spare or None, "it takes the place of the killed worker", 30)
         for number in (port, port + 1):
             until(with_lanes(number, 2), "each worker has two lanes again")
         assert samples(port)["streamproc_restarts"] == 1
@@ -301,12 +301,3 @@ def test_a_parent_starts_killed_workers_again_and_stops_them_all(connection: Con
 
 def _children(pid: int) -> set[psutil.Process]:
     return {child for child in psutil.Process(pid).children() if child.status() != psutil.STATUS_ZOMBIE}
-
-
-def _serving(pid: int, port: int) -> psutil.Process | None:
-    """The child that listens on a port."""
-    for child in _children(pid):
-        with contextlib.suppress(psutil.Error):
-            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in child.net_connections()):
-                return child
-    return None

@@ -13,12 +13,11 @@ import orjson
 import polars as pl
 
 from streamproc.core.decide.frame import Context, Frame
-from streamproc.core.decide.verdict import Verdict
+from streamproc.core.decide.verdict import MOST_KNOWN, Verdict
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Plan
 from streamproc.core.sensitive import Masker
 
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
-MOST_KNOWN = 20_000
 OWN = "\x00"
 """Begins the names of columns that are ours: no field of a contract is called like that."""
 HIDDEN = "hidden\x00"

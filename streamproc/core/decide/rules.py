@@ -13,12 +13,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.frame import Context, Frame, Stage
-from streamproc.core.decide.verdict import Verdict, Verdicts, Why
+from streamproc.core.decide.verdict import MOST_KNOWN, Verdict, Verdicts, Why
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Answer, Ask
 
 FALSE, TRUE, NULL = 0, 1, 2
-MOST_KNOWN = 20_000
 
 
 def rules_stage(plan: Plan) -> Stage:

@@ -9,6 +9,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_KNOWN = 20_000
+"""So many verdicts, by what led to them, are remembered."""
+
 Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale"]
 
 
