@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from streamproc.core.processor import Headers
 
-RecordType = Literal["decision", "review-item", "dead-letter", "artefact"]
+RecordType = Literal["decision", "review-item", "dead-letter", "artefact", "panes", "drift", "drift-state"]
 
 TYPE: Final = "sp-type"
 VERSION: Final = "sp-version"
@@ -23,7 +23,15 @@ BodyForm = Literal["plain", "masked", "encrypted"]
 
 PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
 
-VERSIONS: Final[dict[RecordType, int]] = {"decision": 1, "review-item": 1, "dead-letter": 1, "artefact": 1}
+VERSIONS: Final[dict[RecordType, int]] = {
+    "decision": 1,
+    "review-item": 1,
+    "dead-letter": 1,
+    "artefact": 1,
+    "panes": 1,
+    "drift": 1,
+    "drift-state": 1,
+}
 
 TYPED: Final[dict[RecordType, Headers]] = {
     name: ((TYPE, name.encode()), (VERSION, b"%d" % version)) for name, version in VERSIONS.items()
@@ -57,6 +65,9 @@ class Topics:
     review: str
     dead_letters: str
     artefacts: str
+    panes: str
+    drift: str
+    drift_state: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -65,6 +76,9 @@ class Topics:
             review=f"{pipeline}.review",
             dead_letters=f"{pipeline}.dead-letter",
             artefacts=f"{pipeline}.artefacts",
+            panes=f"{pipeline}.panes",
+            drift=f"{pipeline}.drift",
+            drift_state=f"{pipeline}.drift-state",
         )
 
 

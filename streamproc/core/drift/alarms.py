@@ -1,0 +1,146 @@
+"""Changes of monitors as records: what changed, since when, by how much, how sure, and what else moved with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
+from streamproc.core.drift.bins import CategoricalBins
+from streamproc.core.drift.detector import Change, Detector, DetectorState, Place
+from streamproc.core.drift.summary import changed_most, describe, effect, shares
+
+TOGETHER = 5_000
+"""An alarm belongs to the open incident where it began no later than so many events after the incident's last one."""
+DECISIONS = ("decision", "would_be")
+ALARM_VERSION = 1
+ID_BYTES = 10
+
+
+class Incident(msgspec.Struct):
+    """The alarms that belong together.
+
+    ``last`` is the ordinal of the pane of its last alarm; ``open`` are monitors by key.
+    """
+
+    id: str
+    since: str
+    last: int
+    monitors: list[str]
+    open: list[str]
+
+
+@dataclass(slots=True)
+class Incidents:
+    """The incidents that are not over."""
+
+    running: list[Incident] = field(default_factory=list)
+
+    def of(self, change: Change, key: str, alarm: str, since: str) -> Incident | None:
+        """The incident that a change belongs to: for an alarm one that it joins or opens, for a recovery its own."""
+        own = next((incident for incident in self.running if key in incident.open), None)
+        if change.after == "drifting":
+            if own is None:
+                own = next((i for i in self.running if change.onset.ordinal <= i.last + TOGETHER // PANE), None)
+            if own is None:
+                own = Incident(alarm, since, 0, [], [])
+                self.running.append(own)
+            own.last = max(own.last, change.end.ordinal)
+            own.monitors = sorted({*own.monitors, key})
+            own.open = sorted({*own.open, key})
+        elif own is not None:
+            own.open = [other for other in own.open if other != key]
+            if not own.open:
+                self.running.remove(own)
+        return own
+
+
+def monitor_key(baseline: Baseline, monitor: Monitor) -> str:
+    """The name of a monitor: ``column/test``, with the segment in brackets behind it."""
+    segment = baseline.row_name(monitor.row)
+    return f"{monitor.column}/{monitor.test}" + (f" [{segment}]" if segment else "")
+
+
+def instant(microseconds: int) -> str:
+    """A time as records carry it."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def alarm_record(
+    pipeline: str, detector: Detector, state: DetectorState, change: Change, incidents: Incidents
+) -> dict[str, Any]:
+    """A change as schemas/drift.schema.json has it."""
+    baseline = detector.baseline
+    monitor = baseline.monitors[change.monitor]
+    assert monitor.fit is not None
+    key = monitor_key(baseline, monitor)
+    column = next(bins for bins in detector.layout.bins if bins.name == monitor.column)
+    reference = np.array(baseline.totals[monitor.column][monitor.row], np.int64)
+    severity, psi = effect(reference, change.recent)
+    identity = f"{pipeline}\0{baseline.hash}\0{key}\0{change.after}\0{change.end}".encode()
+    alarm = hashlib.blake2b(identity, digest_size=ID_BYTES).hexdigest()
+    time = instant(change.end.time)
+    incident = incidents.of(change, key, alarm, time)
+    segment = None
+    if monitor.row != EVERYTHING:
+        own = baseline.segments[monitor.row - 1]
+        segment = {"column": own.column, "value": own.value}
+    return {
+        "id": alarm,
+        "version": ALARM_VERSION,
+        "pipeline": pipeline,
+        "baseline": baseline.hash,
+        "time": time,
+        "monitor": key,
+        "column": monitor.column,
+        "segment": segment,
+        "test": monitor.test,
+        "direction": change.direction or None,
+        "before": change.before,
+        "state": change.after,
+        "statistic": change.statistic,
+        "threshold": change.threshold,
+        "severity": round(severity, 4),
+        "psi": round(psi, 4),
+        "onset": _place(change.onset),
+        "window": {"from": _place(change.window), "to": _place(change.end), "events": monitor.window},
+        "reference": describe(column, reference),
+        "current": describe(column, change.recent, change.moments),
+        "changed_most": changed_most(column, reference, change.recent),
+        "decisions": _decisions(detector, state),
+        "budget": dict(baseline.source.get("budget", {})),
+        "expected_delay": list(monitor.delays),
+        "incident": None
+        if incident is None
+        else {"id": incident.id, "since": incident.since, "monitors": incident.monitors},
+    }
+
+
+def state_record(record: Mapping[str, Any]) -> bytes:
+    """What the compacted topic keeps of a change: the monitor's present state."""
+    kept = ("monitor", "column", "segment", "test", "state", "severity", "time", "baseline", "id")
+    return orjson.dumps({name: record[name] for name in kept})
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {"partition": place.partition, "offset": place.offset, "time": instant(place.time)}
+
+
+def _decisions(detector: Detector, state: DetectorState) -> dict[str, Any]:
+    """How decisions moved: their shares in the reference and among the last events, where they are watched."""
+    moved = dict[str, Any]()
+    held = state.rows.get(EVERYTHING)
+    for place, column in enumerate(detector.layout.bins):
+        if column.name in DECISIONS and isinstance(column, CategoricalBins) and held is not None:
+            begin = int(detector.layout.starts[place])
+            recent = held.recent.sum(axis=0)[begin : begin + column.size]
+            before = shares(column, detector.baseline.totals[column.name][EVERYTHING])
+            moved[column.name] = {"before": before, "now": shares(column, recent)}
+    return moved

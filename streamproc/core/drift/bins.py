@@ -1,0 +1,160 @@
+"""How a column is binned: quantiles of the reference for numbers, its commonest values for categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+QUANTILES: Final = np.array(
+    [0.001, 0.005, 0.01, 0.025, *np.arange(0.05, 0.951, 0.05).round(2), 0.975, 0.99, 0.995, 0.999]
+)
+FEW_VALUES: Final = 12
+"""Numbers with no more different values are watched as categories."""
+MOST_CATEGORIES: Final = 24
+"""So many categories have a bin of their own; the others share one."""
+MOST_KNOWN: Final = 10_000
+"""A column with more different values than this is not watched as categories."""
+OTHER, UNSEEN, MISSING = "other", "unseen", "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class NumericBins:
+    """Bin 0 is below the reference's least value, bin i is (edge i-1, edge i], bin len(edges) above its greatest.
+
+    The last bin is of missing values. The first edge lies just below the least value, so that it is inside.
+    """
+
+    name: str
+    edges: Floats
+    centre: float
+    scale: float
+
+    @property
+    def kind(self) -> Literal["numeric"]:
+        return "numeric"
+
+    @property
+    def size(self) -> int:
+        return len(self.edges) + 2
+
+    def codes(self, column: pl.Series) -> Codes:
+        """The bin of each value, shape (n,). NaN is missing, infinities are out of range."""
+        values = numbers(column)
+        codes = np.searchsorted(self.edges, values)
+        missing = np.isnan(values)
+        if missing.any():
+            codes[missing] = len(self.edges) + 1
+        return codes
+
+    def label(self, place: int) -> str:
+        """A bin in words."""
+        edges = self.edges
+        if place == len(edges) + 1:
+            return MISSING
+        if place == 0:
+            return f"< {edges[0]:.6g}"
+        if place == len(edges):
+            return f"> {edges[-1]:.6g}"
+        return f"{edges[place - 1]:.6g} to {edges[place]:.6g}"
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalBins:
+    """The commonest values have a bin each, commonest first; then come other known ones, unseen ones, missing."""
+
+    name: str
+    categories: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    _places: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places = {value: place for place, value in enumerate(self.categories)}
+        places |= dict.fromkeys(self.others, len(self.categories))
+        object.__setattr__(self, "_places", places)
+
+    @property
+    def kind(self) -> Literal["categorical"]:
+        return "categorical"
+
+    @property
+    def size(self) -> int:
+        return len(self.categories) + 3
+
+    def codes(self, column: pl.Series) -> Codes:
+        """The bin of each value, shape (n,)."""
+        texts = as_text(column)
+        unseen, missing = len(self.categories) + 1, len(self.categories) + 2
+        if len(texts) > 4 * len(self._places):
+            codes = texts.replace_strict(self._places, default=unseen, return_dtype=pl.Int64)
+            return codes.set(texts.is_null(), missing).to_numpy() if texts.null_count() else codes.to_numpy()
+        places: dict[Any, int] = {None: missing}  # a small batch: cheaper than telling Polars of all known values
+        known = self._places
+        return np.fromiter(
+            (places.get(text, missing) if text is None else known.get(text, unseen) for text in texts),
+            np.int64,
+            len(texts),
+        )
+
+    def label(self, place: int) -> str:
+        """A bin in words."""
+        return (*self.categories, OTHER, UNSEEN, MISSING)[place]
+
+
+Bins = NumericBins | CategoricalBins
+
+
+def numbers(column: pl.Series) -> Floats:
+    """The values as float64, missing ones as NaN."""
+    values: Floats = column.cast(pl.Float64, strict=False).to_numpy()
+    return values
+
+
+def as_text(column: pl.Series) -> pl.Series:
+    """Values as the names of categories: whole numbers without a fraction, truth values as true and false."""
+    if column.dtype == pl.String:
+        return column
+    if column.dtype.is_float():
+        whole = column.is_finite() & (column == column.round(0)) & (column.abs() < 2**53)
+        if bool(whole.fill_null(True).all()):
+            return column.cast(pl.Int64).cast(pl.String)
+        return column.fill_nan(None).cast(pl.String)
+    return column.cast(pl.String)
+
+
+def make_bins(name: str, column: pl.Series) -> Bins | str:
+    """The bins of a reference column, or why it cannot be watched."""
+    valid = column.fill_nan(None).drop_nulls() if column.dtype.is_float() else column.drop_nulls()
+    if column.dtype.is_numeric() or column.dtype.is_temporal():
+        finite = numbers(valid)
+        finite = finite[np.isfinite(finite)]
+        distinct = np.unique(finite)
+        if len(distinct) > FEW_VALUES:
+            return _numeric(name, finite, distinct)
+    if column.dtype.is_nested():
+        return "it is neither a number nor a text"
+    counts = as_text(valid).value_counts(sort=True) if len(valid) else None
+    if counts is None:
+        return CategoricalBins(name, ())
+    order = counts.sort(["count", counts.columns[0]], descending=[True, False])
+    values = order[order.columns[0]].to_list()
+    if len(values) > MOST_KNOWN or len(values) > len(valid) / 2 > FEW_VALUES:
+        return f"it has {len(values):,} different values in {len(valid):,}: it looks like a key, not like a category"
+    return CategoricalBins(name, tuple(values[:MOST_CATEGORIES]), tuple(sorted(values[MOST_CATEGORIES:])))
+
+
+def _numeric(name: str, finite: Floats, distinct: Floats) -> NumericBins:
+    least, most = float(distinct[0]), float(distinct[-1])
+    inner = np.unique(np.quantile(finite, QUANTILES, method="higher"))
+    inner = inner[(inner >= least) & (inner < most)]
+    edges = np.concatenate([[np.nextafter(least, -np.inf)], inner, [most]])
+    quartiles = np.quantile(finite, [0.25, 0.5, 0.75])
+    scale = float(quartiles[2] - quartiles[0]) / 1.349 or float(finite.std()) or 1.0
+    return NumericBins(name, edges, float(quartiles[1]), scale)

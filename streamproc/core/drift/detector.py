@@ -1,0 +1,364 @@
+"""The detector: panes in, changes of monitors out. What it knows is plain arrays that can be kept and given back.
+
+Windows are made of whole panes in the order in which they become whole. So what comes out depends on the panes alone,
+and neither on how batches cut them nor on how often the detector was stopped and continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
+from streamproc.core.drift.bins import Bins, Floats
+from streamproc.core.drift.panes import MOMENTS, Counts, Layout, Panes
+from streamproc.core.drift.tests import Tests
+
+Level: TypeAlias = Literal["stable", "warning", "drifting"]
+LEVELS: tuple[Level, ...] = ("stable", "warning", "drifting")
+STABLE, WARNING, DRIFTING = 0, 1, 2
+
+ENOUGH = 0.75
+"""A window is full with this part of its events: transaction markers and dead letters take offsets too."""
+WARN_NO_MORE = 0.375
+"""The part of its threshold at which a monitor stops to warn."""
+RECENT = 256
+"""What "now" looks like is told from the last one to two times so many events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pane in the input: its partition and first offset, its latest event time in µs since the epoch.
+
+    ``ordinal`` is its number among all panes that became whole.
+    """
+
+    partition: int
+    offset: int
+    time: int
+    ordinal: int
+
+
+At: TypeAlias = tuple[int, int, int, int]
+"""The fields of a ``Place``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A monitor went from one level to another, at the end of a window.
+
+    ``statistic`` and ``threshold`` are of the side that stands highest. ``onset`` is where that CUSUM last left zero,
+    the estimate of when it began; ``window`` is where the window began, ``end`` where it ended. ``recent`` are the
+    row's counts of the last events, shape (width of the column,), and ``moments`` theirs, of numeric columns of all
+    events.
+    """
+
+    monitor: int
+    before: Level
+    after: Level
+    direction: str
+    statistic: float
+    threshold: float
+    onset: Place
+    window: Place
+    end: Place
+    recent: Counts
+    moments: Floats | None
+
+
+@dataclass(slots=True)
+class OpenPane:
+    """The parts so far of the last pane of a partition."""
+
+    number: int
+    time: int
+    rows: dict[int, Counts]
+    moments: Floats
+
+
+@dataclass(slots=True)
+class WindowState:
+    """One row's window of one length, and the CUSUMs that are fed by it.
+
+    Arrays of shape (sides,): ``cusum``, ``level`` (of ``LEVELS``), ``quiet`` (windows since it stood at its threshold);
+    ``onset`` of shape (sides, 4) has the place where each CUSUM last left zero.
+    """
+
+    counts: Counts
+    events: int
+    begin: At
+    cusum: Floats
+    level: NDArray[np.int8]
+    quiet: NDArray[np.int64]
+    onset: NDArray[np.int64]
+    watchful: bool = False
+    """Whether any level is not stable."""
+
+
+@dataclass(slots=True)
+class RowState:
+    """One row: its windows by length, and two blocks of recent counts, the last full one and the one that fills."""
+
+    windows: dict[int, WindowState]
+    recent: Counts
+    moments: Floats
+    filling: int = 0
+
+
+@dataclass(slots=True)
+class DetectorState:
+    """Everything that changes. ``open`` is by partition, ``rows`` by row; ``panes`` counts those that became whole.
+
+    ``touched`` are the rows that changed since it was cleared.
+    """
+
+    panes: int = 0
+    open: dict[int, OpenPane] = field(default_factory=dict)
+    rows: dict[int, RowState] = field(default_factory=dict)
+    touched: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class WholePane:
+    """One row of a whole pane."""
+
+    place: At
+    counts: Counts
+    moments: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A full window: where it began, the number of its last pane, and what it adds to each CUSUM, shape (sides,)."""
+
+    begin: At
+    last: int
+    steps: Floats
+
+
+class Detector:
+    """Judges the monitors of a baseline, or those of some of its columns. ``recover`` is in windows."""
+
+    def __init__(self, baseline: Baseline, *, bins: tuple[Bins, ...] | None = None, recover: int = 20) -> None:
+        self.baseline, self.layout, self._recover = baseline, Layout.of(baseline, bins), recover
+        names = {column.name for column in self.layout.bins}
+        by_row = dict[int, dict[int, list[tuple[int, Monitor]]]]()
+        for number, monitor in enumerate(baseline.monitors):
+            if monitor.fit is not None and monitor.column in names:
+                by_row.setdefault(monitor.row, {}).setdefault(monitor.window, []).append((number, monitor))
+        self.tests: dict[int, dict[int, Tests]] = {
+            row: {window: Tests(self.layout, by_window[window], baseline.thresholds) for window in sorted(by_window)}
+            for row, by_window in by_row.items()
+        }
+        self.sides_of = _sides_of(self.tests)
+
+    def take(self, state: DetectorState, panes: Panes) -> list[Change]:
+        """Add the parts of panes to the state, and say what changed."""
+        by_row = dict[int, list[WholePane]]()
+        for pane in self._whole(state, panes):
+            place = panes.partition, pane.number * PANE, pane.time, state.panes
+            state.panes += 1
+            for row, counts in pane.rows.items():
+                if row in self.tests:
+                    by_row.setdefault(row, []).append(WholePane(place, counts, pane.moments))
+        found = list[tuple[int, Change]]()
+        for row, its in by_row.items():
+            state.touched.add(row)
+            held = state.rows.get(row)
+            if held is None:
+                held = state.rows[row] = self._new_row(row)
+            found += ((row, change) for change in self._add(row, held, its))
+        return [change for _, change in sorted(found, key=lambda one: (one[1].end.ordinal, one[0]))]
+
+    def _whole(self, state: DetectorState, panes: Panes) -> Iterator[OpenPane]:
+        """Panes that have all of their events, in their order; the last one stays open until it has."""
+        lines = np.searchsorted(panes.pane_of, np.arange(len(panes.panes) + 1)).tolist()
+        held = state.open.get(panes.partition)
+        for place, number in enumerate(panes.panes.tolist()):
+            if held is not None and held.number != number:
+                yield held
+                held = None
+            if held is None:
+                moments = np.zeros((len(self.layout.numeric), MOMENTS))
+                moments[:, 2:] = np.inf, -np.inf
+                held = OpenPane(number, 0, {}, moments)
+            held.time = max(held.time, int(panes.times[place]))
+            merge_moments(held.moments, panes.moments[place])
+            for line in range(lines[place], lines[place + 1]):
+                row = int(panes.rows[line])
+                there = held.rows.get(row)
+                held.rows[row] = panes.counts[line] if there is None else there + panes.counts[line]
+        if held is not None and panes.next >= (held.number + 1) * PANE:
+            yield held
+            held = None
+        if held is not None:
+            state.open[panes.partition] = held
+        else:
+            state.open.pop(panes.partition, None)
+
+    def _new_row(self, row: int) -> RowState:
+        width = self.layout.width
+        windows = {window: _new_window(tests, width) for window, tests in self.tests[row].items()}
+        moments = np.zeros((2, len(self.layout.numeric) if row == EVERYTHING else 0, MOMENTS))
+        moments[:, :, 2:] = np.inf, -np.inf
+        return RowState(windows, np.zeros((2, width), np.int64), moments)
+
+    def _add(self, row: int, held: RowState, panes: Sequence[WholePane]) -> Iterator[Change]:
+        """The panes go into the row's windows; those that fill are judged together, and then one after another."""
+        counts = np.stack([pane.counts for pane in panes])
+        events = counts[:, : self.layout.bins[0].size].sum(axis=1).tolist()
+        ends = dict[int, list[tuple[Tests, WindowState, Judged]]]()
+        for window, tests in self.tests[row].items():
+            its = held.windows[window]
+            for judged in _judge(tests, its, window, panes, counts, events):
+                ends.setdefault(judged.last, []).append((tests, its, judged))
+        for number, pane in enumerate(panes):
+            held.recent[1] += pane.counts
+            if row == EVERYTHING:
+                merge_moments(held.moments[1], pane.moments)
+            for tests, its, judged in ends.get(number, ()):
+                old, statistic = self._step(tests, its, judged)
+                if old is not None:
+                    moved = np.flatnonzero(old != its.level).tolist()
+                    yield from self._changes(held, tests, its, judged, old, moved, statistic, pane.place)
+            held.filling += events[number]
+            if held.filling >= RECENT:
+                held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
+                held.moments[0] = held.moments[1]
+                held.moments[1, :, :2], held.moments[1, :, 2], held.moments[1, :, 3] = 0.0, np.inf, -np.inf
+
+    def _step(self, tests: Tests, its: WindowState, judged: Judged) -> tuple[NDArray[np.int8] | None, Floats]:
+        """Feed one window to the CUSUMs. The levels before, where any of them changed, and the statistics."""
+        before = its.cusum
+        after = np.maximum(before + judged.steps, 0.0)
+        started = (before == 0.0) & (after > 0.0)
+        if started.any():
+            its.onset[started] = judged.begin
+        its.cusum = np.minimum(after, tests.threshold)
+        if not its.watchful and not (after > tests.warning).any():
+            return None, after
+        over = after > tests.threshold
+        its.quiet = np.where(over, 0, its.quiet + 1)
+        level = its.level.copy()
+        level[(level == STABLE) & (after > tests.warning)] = WARNING
+        level[(level == WARNING) & (after < WARN_NO_MORE * tests.threshold)] = STABLE
+        level[over] = DRIFTING
+        level[(level == DRIFTING) & (its.cusum == 0.0) & (its.quiet >= self._recover)] = STABLE
+        old, its.level, its.watchful = its.level, level, bool(level.any())
+        return (None if np.array_equal(old, level) else old), after
+
+    def _changes(
+        self,
+        held: RowState,
+        tests: Tests,
+        its: WindowState,
+        judged: Judged,
+        old: NDArray[np.int8],
+        moved: Sequence[int],
+        statistic: Floats,
+        end: At,
+    ) -> Iterator[Change]:
+        for number in dict.fromkeys(tests.sides[side].monitor for side in moved):
+            sides = self.sides_of[number]
+            was, now = max(int(old[side]) for side in sides), max(int(its.level[side]) for side in sides)
+            if was == now:
+                continue
+            highest = max(
+                sides,
+                key=lambda side: (
+                    max(int(old[side]), int(its.level[side])),
+                    float(statistic[side] / tests.threshold[side]),
+                ),
+            )
+            monitor = self.baseline.monitors[number]
+            place = next(place for place, column in enumerate(self.layout.bins) if column.name == monitor.column)
+            begin = int(self.layout.starts[place])
+            recent = held.recent.sum(axis=0)[begin : begin + self.layout.bins[place].size]
+            yield Change(
+                number,
+                LEVELS[was],
+                LEVELS[now],
+                tests.sides[highest].direction,
+                float(statistic[highest]),
+                float(tests.threshold[highest]),
+                Place(*its.onset[highest].tolist()),
+                Place(*judged.begin),
+                Place(*end),
+                recent,
+                self._moments(held, monitor.column),
+            )
+
+    def _moments(self, held: RowState, column: str) -> Floats | None:
+        for place, numeric in enumerate(self.layout.numeric):
+            if numeric.name == column and held.moments.shape[1]:
+                both: Floats = held.moments[0, place].copy()
+                merge_moments(both[None], held.moments[1, place][None])
+                return both
+        return None
+
+
+def _judge(
+    tests: Tests,
+    its: WindowState,
+    window: int,
+    panes: Sequence[WholePane],
+    counts: Counts,
+    events: Sequence[int],
+) -> list[Judged]:
+    """The windows that these panes fill, judged; what is left over stays in the state.
+
+    ``counts`` has shape (panes, width).
+    """
+    starts, begins, lasts = [0], [its.begin if its.events else panes[0].place], list[int]()
+    held = its.events
+    for number, pane in enumerate(panes):
+        if len(starts) == len(lasts):
+            starts.append(number)
+            begins.append(pane.place)
+        held += events[number]
+        if held >= ENOUGH * window:
+            lasts.append(number)
+            held = 0
+    sums = np.add.reduceat(counts, starts, axis=0)
+    sums[0] += its.counts
+    full = len(lasts)
+    its.events, its.begin = held, begins[-1]
+    its.counts = sums[full] if len(starts) > full else np.zeros_like(its.counts)
+    if not full:
+        return []
+    steps = tests.steps(sums[:full])
+    return [Judged(*each) for each in zip(begins, lasts, steps, strict=False)]
+
+
+def merge_moments(into: Floats, more: Floats) -> None:
+    """Add moments, shape (columns, 4), to others in place."""
+    into[:, :2] += more[:, :2]
+    np.minimum(into[:, 2], more[:, 2], out=into[:, 2])
+    np.maximum(into[:, 3], more[:, 3], out=into[:, 3])
+
+
+def _new_window(tests: Tests, width: int) -> WindowState:
+    sides = len(tests.sides)
+    return WindowState(
+        np.zeros(width, np.int64),
+        0,
+        (0, 0, 0, 0),
+        np.zeros(sides),
+        np.zeros(sides, np.int8),
+        np.zeros(sides, np.int64),
+        np.zeros((sides, 4), np.int64),
+    )
+
+
+def _sides_of(tests: dict[int, dict[int, Tests]]) -> dict[int, list[int]]:
+    """The places of each monitor's sides in the arrays of its row and window."""
+    places = dict[int, list[int]]()
+    for by_window in tests.values():
+        for its in by_window.values():
+            for place, side in enumerate(its.sides):
+                places.setdefault(side.monitor, []).append(place)
+    return places

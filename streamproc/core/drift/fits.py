@@ -1,0 +1,266 @@
+"""One test's idea of normal, learned from a reference column in time order.
+
+Each function gives a fit, or says in words why there is none. What all of them guard against is the error of a finite
+reference and dependence between events: both make a detector cry wolf that takes its thresholds from the textbook.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betaincinv, chdtri
+
+from streamproc.core.drift.baseline import PANE, Linear, Rare, Shape
+from streamproc.core.drift.bins import Codes, Floats
+from streamproc.core.drift.budget import K, Thresholds
+from streamproc.core.drift.dependence import LongRun, lag_one, long_run, window_sums
+
+SHAPE_WINDOW = 4 * PANE
+FEWEST_WINDOWS = 12
+INDEPENDENT = 12.0
+"""A window is so many times as long as events depend on one another."""
+CORRELATED = 0.3
+"""Windows whose neighbours correlate more are made longer, while the reference has enough of them."""
+TOO_SLOW = 0.6
+SIGNIFICANT = 0.01
+REPLAYED = 0.6
+"""How much of its threshold a CUSUM may use on the reference itself."""
+WIDER = 1.15
+EXPECTED = 8.0
+MERGED_BINS = 10
+RARE_LEVEL = 0.975
+
+SLOW = "the reference is too short for how slowly this moves"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fit, the window that it is for, and how dependent its events are."""
+
+    fit: Linear | Shape | Rare
+    window: int
+    tau: float
+
+
+def fit_linear(
+    scores: Floats, weights: Floats, limits: Thresholds, *, window: int = PANE, of_all: bool = False
+) -> Fitted | str:
+    """For a score per event, shape (n,), with mean zero; ``weights`` are the score of each bin."""
+    dependence = long_run(scores)
+    found = _window(scores, dependence, window)
+    if isinstance(found, str):
+        return found
+    window = found
+    means = window_sums(scores, window) / window
+    m = len(means)
+    sd = _spread(scores, means, window, dependence, limits)
+    allowance = K + limits.height / m
+    skew = _skew(scores, means, window, dependence.tau)
+    up, down = theta(skew), theta(-skew)
+    z = means / sd
+    wider = _replay([(z, allowance, up), (-z, allowance, down)], limits)
+    fit = Linear(tuple(weights.tolist()), window, sd * wider, allowance, up, down, of_all)
+    return Fitted(fit, window, dependence.tau)
+
+
+def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitted | str:
+    """For the bin of each valid event, of ``size`` bins.
+
+    ``slowest`` is the longest window of the column's other tests.
+    """
+    n, window = len(codes), max(SHAPE_WINDOW, slowest)
+    m = n // window
+    if m < FEWEST_WINDOWS:
+        return f"the reference has {m} windows of {window} events, and {FEWEST_WINDOWS} are needed"
+    totals = np.bincount(codes, minlength=size)
+    starts = merged(totals / n, window)
+    if len(starts) < 3:
+        return "it has too few bins that hold enough events"
+    group = np.searchsorted(starts, np.arange(size), side="right") - 1
+    in_group = group[codes]
+    groups = len(starts)
+    counts = np.bincount(
+        np.arange(m * window) // window * groups + in_group[: m * window], minlength=m * groups
+    ).reshape(m, groups)
+    whole = np.bincount(in_group, minlength=groups)
+    without = np.maximum((whole - counts) / (n - window), 0.5 / n)  # each window against the others
+    distance = ((counts - window * without) ** 2 / (window * without)).sum(axis=1)
+    shares = whole / n
+    taus = _component_taus(in_group, shares)
+    delta, df = max(1.0, float(taus.mean())), float(taus.sum() ** 2 / (taus**2).sum())
+    shrink = (1 + 1 / (m - 1)) * delta * (groups - 1) / df
+    z = wilson_hilferty(distance / shrink, df)
+    mean, sd, allowance = _shape_scale(z, limits)
+    up = theta(0.15)
+    wider = _replay([((z - mean) / sd, allowance, up)], limits)
+    fit = Shape(tuple(starts.tolist()), tuple(shares.tolist()), window, shrink, df, mean, sd * wider, allowance, up)
+    return Fitted(fit, window, delta)
+
+
+def fit_rare(hits: Floats, places: Sequence[int], of_all: bool) -> Fitted | str:
+    """For a share of events that should not grow; ``hits`` has 1 for each such event, and 0."""
+    n, count = len(hits), float(hits.sum())
+    dependence = long_run(hits) if 0 < count < n else LongRun(0.0, 1.0)
+    window = _window(hits, dependence, PANE)
+    if isinstance(window, str):
+        return window
+    dispersion = max(1.0, dependence.tau)
+    sums = window_sums(hits, window)
+    share = count / n
+    expected = window * share * (1 - share)
+    if expected > 0:
+        ratio = float(sums.var(ddof=1)) / expected
+        if ratio > float(chdtri(len(sums) - 1, SIGNIFICANT)) / (len(sums) - 1):
+            dispersion = max(dispersion, ratio)
+    p0 = float(betaincinv(count / dispersion + 1, max(n - count, 1e-9) / dispersion, RARE_LEVEL))
+    p1 = min(p0 + min(max(p0, 0.01), 0.1), (1 + p0) / 2)
+    return Fitted(Rare(tuple(places), p0, p1, dispersion, of_all), window, dependence.tau)
+
+
+def theta(skew: float) -> float:
+    """The root of theta / 2 + skew theta^2 / 6 = k: by how much a positive skew makes large sums likelier; at most 1.
+
+    From the third-order expansion of the cumulant generating function (the adjustment coefficient of risk theory).
+    """
+    if skew < 1e-9:
+        return 2 * K
+    return (math.sqrt(0.25 + 4 * skew * K / 6) - 0.5) / (skew / 3)
+
+
+def wilson_hilferty(distance: Floats, df: float | Floats) -> Floats:
+    """A chi-squared distance as a standard normal (Wilson and Hilferty 1931)."""
+    spread = 2 / (9 * df)
+    z: Floats = (np.cbrt(distance / df) - (1 - spread)) / np.sqrt(spread)
+    return z
+
+
+def merged(shares: Floats, window: int) -> Codes:
+    """The first bins of neighbours merged until each expects at least 8 events in a window and there are about ten."""
+    need = max(EXPECTED / window, 0.8 / MERGED_BINS)
+    starts, mass = [0], 0.0
+    for place, share in enumerate(shares.tolist()):
+        if mass >= need and shares[place:].sum() >= need:
+            starts.append(place)
+            mass = 0.0
+        mass += share
+    return np.array(starts, np.int64)
+
+
+def largest_cusum(z: Floats, allowance: float) -> float:
+    """The greatest value of the CUSUM over a series."""
+    sums = np.cumsum(z - allowance)
+    if not len(sums):
+        return 0.0
+    return float((sums - np.minimum(np.minimum.accumulate(sums), 0.0)).max())
+
+
+def _window(series: Floats, dependence: LongRun, window: int) -> int | str:
+    """Long enough for windows to be nearly independent, as far as the reference allows."""
+    n = len(series)
+    while True:
+        m = n // window
+        if m < FEWEST_WINDOWS:
+            if window > PANE:
+                return SLOW
+            return f"the reference has {n:,} events of it, and {FEWEST_WINDOWS * window:,} are needed"
+        slow = window < INDEPENDENT * dependence.tau
+        correlation = lag_one(window_sums(series, window))
+        if slow or (correlation > max(CORRELATED, 2 / math.sqrt(m)) and m >= 2 * FEWEST_WINDOWS):
+            window *= 2
+            continue
+        return SLOW if correlation > TOO_SLOW else window
+
+
+def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, limits: Thresholds) -> float:
+    """The standard deviation of a window's mean: the largest of what dependence says and what windows show.
+
+    Each is widened for how well so few windows can tell it (a fraction k b / df: to first order what a scale estimated
+    from df values does to the tail that a threshold b stands for).
+    """
+    n, m = len(scores), len(means)
+    variance = max(dependence.variance, float(scores.var()))
+    modelled = math.sqrt(variance / window) * (1 + K * limits.height * 2 * max(dependence.tau, 1.0) / n)
+    shown = float(means.std(ddof=1))
+    candidates = [modelled, shown]
+    if _exceeds(shown, modelled, m):
+        candidates.append(shown * (1 + K * limits.height / (m - 1)))
+    correlation = lag_one(means)
+    if correlation > max(2 / math.sqrt(m), 0.1):
+        ratio = (1 + correlation) / (1 - correlation)
+        effective = max(m / ratio, 3.0)
+        candidates.append(shown * math.sqrt(ratio) * (1 + K * limits.height / (effective - 1)))
+    for together in (2, 4, 8):
+        batches = m // together
+        if batches >= 10:
+            averages = means[: batches * together].reshape(-1, together).mean(axis=1)
+            spread = float(averages.std(ddof=1)) * math.sqrt(together)
+            if _exceeds(spread, max(candidates), batches):
+                candidates.append(spread * (1 + K * limits.height / (batches - 1)))
+    return max(candidates)
+
+
+def _exceeds(sd: float, other: float, count: int) -> bool:
+    """Whether a standard deviation of so many values is significantly larger than another."""
+    return (sd / other) ** 2 > float(chdtri(count - 1, SIGNIFICANT)) / (count - 1)
+
+
+def _skew(scores: Floats, means: Floats, window: int, tau: float) -> float:
+    """The skewness of a window's mean: that of events, shrunk by the window; that of the windows, where it stands
+    out.
+    """
+    m = len(means)
+    modelled = float((scores**3).mean()) / float(scores.std()) ** 3 / math.sqrt(window) * math.sqrt(max(1.0, tau))
+    if m < 20:
+        return modelled
+    centred = means - means.mean()
+    shown = float((centred**3).mean()) / max(float(means.std()), 1e-12) ** 3
+    stands_out = abs(shown) > 2 * math.sqrt(6 / m) and abs(shown) > abs(modelled)
+    return shown if stands_out else modelled
+
+
+def _replay(sides: Sequence[tuple[Floats, float, float]], limits: Thresholds) -> float:
+    """By how much to widen so that the reference itself stays well below the threshold.
+
+    ``sides``: z, allowance, theta.
+    """
+    wider = 1.0
+    while wider < 30 and any(
+        largest_cusum(z / wider, allowance) * side > REPLAYED * limits.cusum for z, allowance, side in sides
+    ):
+        wider *= WIDER
+    return wider
+
+
+def _component_taus(groups: Codes, shares: Floats) -> Floats:
+    """The dependence of each orthonormal component of the chi-squared distance (Rao and Scott 1981), shape (bins - 1,).
+
+    The components are polynomials over the bins' mid-ranks, orthonormal under the reference.
+    """
+    count = len(shares)
+    ranks = 2 * (np.cumsum(shares) - shares / 2) - 1
+    basis, _ = np.linalg.qr(np.vander(ranks, count, increasing=True) * np.sqrt(shares)[:, None])
+    scores = basis / np.sqrt(shares)[:, None]
+    return np.array([long_run(scores[groups, place]).tau for place in range(1, count)])
+
+
+def _shape_scale(z: Floats, limits: Thresholds) -> tuple[float, float, float]:
+    """Mean, sd and allowance of the shape test's z: theory's, where the reference's windows agree with it."""
+    m = len(z)
+    mean, sd = float(z.mean()), float(z.std(ddof=1))
+    correlation = max(0.0, lag_one(z))
+    if correlation < 2 / math.sqrt(m):
+        correlation = 0.0
+    as_in_theory = abs(mean) < 2.5 / math.sqrt(m) and not _exceeds(sd, 1.0, m) and correlation == 0.0
+    if as_in_theory:
+        raised = sd if sd**2 > float(chdtri(m - 1, 0.1)) / (m - 1) else 1.0
+        return (
+            max(mean, 0.0) if mean > 1 / math.sqrt(m) else 0.0,
+            max(1.0, raised) * (1 + K * limits.height / (16 * m)),
+            K + limits.height / (4 * m),
+        )
+    ratio = (1 + correlation) / (1 - correlation)
+    wide = max(1.0, sd * math.sqrt(ratio)) * (1 + K * limits.height / max(m / ratio - 1, 2.0))
+    return max(mean, 0.0), wide, K + limits.height / m
