@@ -16,7 +16,19 @@ from streamproc.plan.load import Loaded
 LARGE_BYTES = 8 << 20
 """Review items and dead letters carry an event and more: they take more than the broker's default of 1 MB."""
 
-Role = Literal["events", "decisions", "action", "review", "dead-letter", "artefacts", "changelog", "redriven"]
+Role = Literal[
+    "events",
+    "decisions",
+    "action",
+    "review",
+    "dead-letter",
+    "artefacts",
+    "panes",
+    "drift",
+    "drift-state",
+    "changelog",
+    "redriven",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,12 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
         TopicRole("artefacts", "write", spec(topics.artefacts, 1, **compacted)),
     ]
+    if plan.drift is not None:
+        rows += [
+            TopicRole("panes", "read and write", spec(topics.panes, partitions)),
+            TopicRole("drift", "write", spec(topics.drift, 1)),
+            TopicRole("drift-state", "read and write", spec(topics.drift_state, 1, **compacted)),
+        ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]
     rows += [
@@ -105,7 +123,7 @@ def matters(row: TopicRole, what: str) -> bool:
 
     Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
     if what == "its partition count":
-        return row.role == "changelog"
+        return row.role in ("changelog", "panes")
     return what == "cleanup.policy"
 
 

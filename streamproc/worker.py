@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,15 @@ import orjson
 from streamproc import metrics
 from streamproc.app import PROBE_SECONDS, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
+from streamproc.baselines import watching
 from streamproc.core.decide.frame import Context, Frame, Stage
-from streamproc.core.processor import Answer, Ask
-from streamproc.kafka.agent import Agent
+from streamproc.core.drift.baseline import NO_BASELINE, Baseline
+from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.core.drift.view import VIEW, DriftView
+from streamproc.core.processor import NOTHING_SEEN, Answer, Ask
+from streamproc.kafka.agent import Agent, SeenNow
 from streamproc.kafka.connection import Connection, probe, require
+from streamproc.kafka.follower import following
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from streamproc.topics import check_topics, events_topic, pipeline_topics
@@ -28,10 +34,10 @@ from streamproc.topics import check_topics, events_topic, pipeline_topics
 log = logging.getLogger(__name__)
 
 
-def agents(pipeline: Pipeline) -> list[Agent]:
-    """The agents of a pipeline."""
+def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
+    """The agents of a pipeline. A pipeline that watches anything needs its baseline only to run them."""
     plan = pipeline.plan
-    return [
+    made = [
         Agent(
             name="decide",
             topics=(plan.events.topic,),
@@ -40,6 +46,11 @@ def agents(pipeline: Pipeline) -> list[Agent]:
             start=plan.events.start,
         )
     ]
+    if plan.drift is not None:
+        processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=plan.drift.recover)
+        topics = plan.topics
+        made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
+    return made
 
 
 async def work(
@@ -53,7 +64,8 @@ async def work(
 ) -> None:
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
-    plan, own = pipeline.plan, agents(pipeline)
+    pipeline, baseline = await asyncio.to_thread(watching, pipeline)
+    plan, own = pipeline.plan, agents(pipeline, baseline)
     events = await events_topic(connection, plan.events.topic)
     await check_topics(connection, pipeline_topics(pipeline.loaded, own, events.partitions), create=create)
     if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
@@ -65,9 +77,33 @@ async def work(
         await to_topic(kept, connection, plan.topics.artefacts)
     metrics.RESTARTS.set(restarts)
     warm_up(pipeline)
-    app = build_app(plan.pipeline, own, connection, plan.topics.dead_letters, settings, answerer=pipeline.answers)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
-    await run_worker(app)
+    async with _seeing(pipeline, baseline, connection) as seen:
+        await run_worker(
+            build_app(
+                plan.pipeline,
+                own,
+                connection,
+                plan.topics.dead_letters,
+                settings,
+                answerer=pipeline.answers,
+                seen=seen,
+            )
+        )
+
+
+@asynccontextmanager
+async def _seeing(pipeline: Pipeline, baseline: Baseline | None, connection: Connection) -> AsyncIterator[SeenNow]:
+    """What decisions see of what the pipeline follows."""
+    if baseline is None:
+        yield lambda: NOTHING_SEEN
+        return
+
+    def view(values: Mapping[bytes, bytes]) -> DriftView:
+        return DriftView.of(map(orjson.loads, values.values()), baseline.hash)
+
+    async with following(connection, pipeline.plan.topics.drift_state, VIEW, view) as follower:
+        yield follower.seen
 
 
 def timed(stage: Stage) -> Stage:

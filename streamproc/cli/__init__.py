@@ -25,6 +25,7 @@ COMMANDS = {
     "topics": ("topics:topics", "A pipeline's topics and the permissions that it needs."),
     "decision": ("decision:decision", "Find decisions and explain them."),
     "dead-letters": ("dead_letters:dead_letters", "List, show and redrive dead letters."),
+    "drift": ("drift:drift", "Baselines, backtests and alarms of drift."),
     "reset": ("reset:reset", "Move a lane deliberately."),
 }
 """Where each command is, and its line in the help: the module is imported only when the command is called."""

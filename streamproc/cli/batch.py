@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from streamproc.cli.options import pipeline_argument
-from streamproc.cli.rows import chunks
 from streamproc.core.processor import Effects, Output
 from streamproc.core.records import text_headers
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.rows import chunks
 from streamproc.wording import counted
 
 

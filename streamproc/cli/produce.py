@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from streamproc.cli.options import connection_options
-from streamproc.cli.rows import chunks, key_of
 from streamproc.errors import BrokerUnavailable, UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.rows import chunks, key_of
 from streamproc.wording import counted
 
 AHEAD_SECONDS = 0.005  # how far a paced producer may run ahead before it waits

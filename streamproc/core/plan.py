@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from streamproc.core.contract import Contract
+from streamproc.core.drift.budget import Budget
 from streamproc.core.expressions import Expression
 from streamproc.core.records import BodyForm, Topics
 
@@ -16,6 +17,13 @@ SCORE: Final = "score"
 CONFIDENCE: Final = "confidence"
 EVENT_TIME: Final = "event_time"
 RESERVED: Final = (SCORE, CONFIDENCE, EVENT_TIME)
+DRIFT: Final = "drift_"
+"""Begins the names of columns that show how a watched column stands: 'stable', 'warning' or 'drifting'."""
+DRIFT_ANY: Final = "drift_any"
+DRIFT_SEVERITY: Final = "drift_severity"
+DECISION: Final = "decision"
+WOULD_BE: Final = "would_be"
+DEAD_LETTERS: Final = "dead_letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,20 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftPlan:
+    """What is watched, within which segments, and how many false alarms there may be.
+
+    ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``recover`` is in windows.
+    """
+
+    watch: tuple[str, ...]
+    budget: Budget
+    segments: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    recover: int = 20
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One version of one pipeline. ``hash`` is of its content: equal plans decide equally."""
 
@@ -76,6 +98,7 @@ class Plan:
     dead_letter_mode: BodyForm = "plain"
     recorded: tuple[str, ...] = ()
     """Columns whose values stand in the decision: the features, and the fields that anything reads directly."""
+    drift: DriftPlan | None = None
     sensitive: frozenset[str] = field(default_factory=frozenset)
     """Recorded columns that derive from a sensitive field."""
 
@@ -94,4 +117,5 @@ class Plan:
         """Every topic that the decide agent writes to."""
         topics = self.topics
         actions = {topic for topic in self.actions.values() if topic is not None}
-        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions))
+        panes = () if self.drift is None else (topics.panes,)
+        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions), *panes)

@@ -14,6 +14,7 @@ from streamproc.plan.columns import check_params, make_confidence, make_features
 from streamproc.plan.content import hashed
 from streamproc.plan.contract import check_fields, open_contract
 from streamproc.plan.document import Document
+from streamproc.plan.drift import add_drift_columns, make_drift
 from streamproc.plan.inspect import DEFAULT_MODEL, Inspect, ModelFacts
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
@@ -30,13 +31,15 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     check_params(document, file, scope)
     features = make_features(document, file, scope)
     model = make_model(document, file, scope, inspect)
+    add_drift_columns(document, file, scope)
     confidence = make_confidence(document, file, scope)
     rules = make_rules(document, file, scope)
     fallback = make_fallback(document, file, scope)
     check_decisions(document, file)
     read = [expression for expression in _expressions(confidence, rules, fallback) if expression is not None]
+    drift = make_drift(document, file, scope, read)
     fields = {} if contract is None else contract.columns
-    recorded = _recorded(fields, features, read, model)
+    recorded = _recorded([*fields, *(drift.reads if drift else ())], features, read, model)
     uncertain = {*fields, *file.features} if document.problems else set[str]()
     check_tests(document, file, contract, {*recorded, *uncertain})
     if document.problems or document.fault is not None or contract is None:
@@ -63,6 +66,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         fallback=tuple(fallback),
         dead_letter_mode=file.dead_letters.sensitive if events.sensitive else "plain",
         recorded=recorded,
+        drift=drift,
         sensitive=_tainted(events.sensitive, features),
     )
     return hashed(plan, file)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from streamproc.core.plan import Plan, Rule
+from streamproc.core.plan import DriftPlan, Plan, Rule
 from streamproc.plan.models import PipelineFile
 
 HASH_BYTES = 16
@@ -35,7 +35,14 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         "fallback": [_rule(rule) for rule in plan.fallback],
         "actions": plan.actions,
         "dead_letters": plan.dead_letter_mode,
+        **({} if plan.drift is None else {"drift": _drift(plan.drift)}),
     }
+
+
+def _drift(drift: DriftPlan) -> list[Any]:
+    budget = drift.budget
+    allowed = [budget.alarms, budget.events, None if budget.period is None else budget.period.total_seconds()]
+    return [drift.watch, drift.segments, allowed, drift.recover]
 
 
 def _rule(rule: Rule) -> list[Any]:

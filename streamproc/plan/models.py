@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from streamproc.plan.budgets import FalseAlarms, Windows
 from streamproc.plan.durations import Age, Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -87,6 +88,19 @@ class DeadLettersPart(Part):
     )
 
 
+class DriftPart(Part):
+    """What is watched for drift, and how many false alarms there may be."""
+
+    reference: Text = Field(
+        description="A sample of events in time order: NDJSON, CSV or Parquet, relative to this file"
+    )
+    false_alarms: FalseAlarms = Field(description="Over all monitors together: `1 per 30d`, or `1 per 1000000 events`")
+    watch: Literal["*"] | list[Text] = Field("*", description="Columns; `*` for all fields, features and decisions")
+    exclude: list[Text] = Field([], description="Columns that are not watched")
+    segments: list[Text] = Field([], description="Columns within whose values all is watched too")
+    recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")
+
+
 class TopicsPart(Part):
     """How streamproc makes the topics that it writes to."""
 
@@ -134,6 +148,7 @@ class PipelineFile(Part):
     features: dict[Name, Sql] = Field({}, description="Columns by expression, in order")
     model: ModelPart | None = Field(None, description="Gives each event a score")
     confidence: Sql | None = Field(None, description="How far the business trusts the score")
+    drift: DriftPart | None = Field(None, description="What is watched for drift")
     rules: list[RulePart] = Field(min_length=1, description="In order; the first that matches decides")
     undecided: Slug = Field("review", description="Decides where a rule could not be evaluated")
     fallback: list[FallbackPart] = Field([], description="Decides without a usable score, or where no rule matched")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import Any
 
 import polars as pl
@@ -97,7 +98,7 @@ def _undecided(document: Document, file: PipelineFile) -> Iterator[bool]:
 
 def _own_topics(file: PipelineFile) -> tuple[str, ...]:
     topics = Topics.of(file.pipeline)
-    return topics.decisions, topics.review, topics.dead_letters, topics.artefacts
+    return astuple(topics)
 
 
 def _sound(document: Document, name: str, parts: Any) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamproc.cli import cli
-from streamproc.cli.rows import chunks
+from streamproc.rows import chunks
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from streamproc.core.decide.columns import confidence_stage, features_stage
+from streamproc.core.decide.drift import Watch, drift_stage
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.events import contract_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.decide.model import model_stage
 from streamproc.core.decide.rules import rules_stage
+from streamproc.core.drift.baseline import Baseline
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Batch, Effects, LanesSteps, Seen, State, Steps
+from streamproc.core.processor import Answer, Ask, Batch, Effects, LanesSteps, Output, Seen, State, Steps
 from streamproc.core.sensitive import Masker
 
 
 @dataclass(frozen=True, slots=True)
 class DecideProcessor:
-    """Decides events by a plan. ``masker`` is needed where the plan has sensitive fields."""
+    """Decides events by a plan. ``masker`` is needed where the plan has sensitive fields.
+
+    With a ``watch`` it sends panes of what it counts.
+    """
 
     plan: Plan
     stages: tuple[Stage, ...]
     encoder: Encoder
     masker: Masker | None = None
+    watch: Watch | None = None
 
     @classmethod
-    def of(cls, plan: Plan, masker: Masker | None = None) -> DecideProcessor:
+    def of(cls, plan: Plan, masker: Masker | None = None, baseline: Baseline | None = None) -> DecideProcessor:
         """The processor of a plan. Raises ValueError where sensitive fields would have no masker."""
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
-        makers = (contract_stage, features_stage, model_stage, confidence_stage, rules_stage)
-        return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker)
+        makers = (contract_stage, features_stage, model_stage, drift_stage, confidence_stage, rules_stage)
+        watch = None if baseline is None else Watch.of(plan, baseline)
+        return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker, watch)
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""
@@ -42,11 +49,27 @@ class DecideProcessor:
 
     def process_lanes(self, batches: Sequence[Batch], states: Sequence[State], seen: Seen, now: datetime) -> LanesSteps:
         """The same for the batches of several lanes, in one frame: on small batches the fixed cost is most of it."""
+        frame, context = yield from self.judge(batches, seen, now)
+        effects = make_effects(self.plan, self.encoder, frame, context, self.masker)
+        if self.watch is None:
+            return effects
+        panes = dict[int, list[Output]]()
+        for partition, output in self.watch.outputs(frame):
+            panes.setdefault(partition, []).append(output)
+        return [
+            replace(own, records=[*own.records, *panes[batch.partition]])
+            for own, batch in zip(effects, batches, strict=True)
+        ]
+
+    def judge(
+        self, batches: Sequence[Batch], seen: Seen, now: datetime
+    ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
+        """The batches' events through all stages, up to their verdicts."""
         records = LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches])
         frame, context = Frame(records), Context(now, seen)
         for stage in self.stages:
             yield from stage.run(frame, context)
-        return make_effects(self.plan, self.encoder, frame, context, self.masker)
+        return frame, context
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """Nothing happens by time alone."""

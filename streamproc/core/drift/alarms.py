@@ -15,7 +15,7 @@ import orjson
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.bins import CategoricalBins
 from streamproc.core.drift.detector import Change, Detector, DetectorState, Place
-from streamproc.core.drift.summary import changed_most, describe, effect, shares
+from streamproc.core.drift.summary import changed_most, describe, describe_reference, effect, shares
 
 TOGETHER = 5_000
 """An alarm belongs to the open incident where it began no later than so many events after the incident's last one."""
@@ -88,6 +88,7 @@ def alarm_record(
     alarm = hashlib.blake2b(identity, digest_size=ID_BYTES).hexdigest()
     time = instant(change.end.time)
     incident = incidents.of(change, key, alarm, time)
+    before = (describe_reference if monitor.row == EVERYTHING else describe)(column, reference)
     segment = None
     if monitor.row != EVERYTHING:
         own = baseline.segments[monitor.row - 1]
@@ -110,8 +111,8 @@ def alarm_record(
         "severity": round(severity, 4),
         "psi": round(psi, 4),
         "onset": _place(change.onset),
-        "window": {"from": _place(change.window), "to": _place(change.end), "events": monitor.window},
-        "reference": describe(column, reference),
+        "window": {"from": _place(change.window), "to": _place(change.end, PANE), "events": monitor.window},
+        "reference": before,
         "current": describe(column, change.recent, change.moments),
         "changed_most": changed_most(column, reference, change.recent),
         "decisions": _decisions(detector, state),
@@ -129,8 +130,8 @@ def state_record(record: Mapping[str, Any]) -> bytes:
     return orjson.dumps({name: record[name] for name in kept})
 
 
-def _place(place: Place) -> dict[str, Any]:
-    return {"partition": place.partition, "offset": place.offset, "time": instant(place.time)}
+def _place(place: Place, after: int = 0) -> dict[str, Any]:
+    return {"partition": place.partition, "offset": place.offset + after, "time": instant(place.time)}
 
 
 def _decisions(detector: Detector, state: DetectorState) -> dict[str, Any]:

@@ -147,6 +147,10 @@ class Baseline:
         return orjson.dumps({**content, "hash": content_hash(content)}, option=orjson.OPT_SORT_KEYS)
 
 
+NO_BASELINE = Baseline((), (), (), Thresholds(2.0, 0.0, 0.0, 0.0), {})
+"""Watches nothing."""
+
+
 def content_hash(content: Mapping[str, Any]) -> str:
     raw = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
@@ -208,15 +212,16 @@ def _fields(item: Any) -> dict[str, Any]:
 
 def _column(column: Bins) -> dict[str, Any]:
     if isinstance(column, NumericBins):
-        edges = column.edges.tolist()
-        return {"name": column.name, "kind": "numeric", "edges": edges, "centre": column.centre, "scale": column.scale}
+        figures = {name: getattr(column, name) for name in ("centre", "scale", "mean", "spread")}
+        return {"name": column.name, "kind": "numeric", "edges": column.edges.tolist(), **figures}
     listed = {"categories": list(column.categories), "others": list(column.others)}
     return {"name": column.name, "kind": "categorical", **listed}
 
 
 def _bins(content: dict[str, Any]) -> Bins:
     if content["kind"] == "numeric":
-        return NumericBins(content["name"], np.array(content["edges"]), content["centre"], content["scale"])
+        figures = (content[name] for name in ("centre", "scale", "mean", "spread"))
+        return NumericBins(content["name"], np.array(content["edges"]), *figures)
     return CategoricalBins(content["name"], tuple(content["categories"]), tuple(content["others"]))
 
 

@@ -29,13 +29,16 @@ OTHER, UNSEEN, MISSING = "other", "unseen", "missing"
 class NumericBins:
     """Bin 0 is below the reference's least value, bin i is (edge i-1, edge i], bin len(edges) above its greatest.
 
-    The last bin is of missing values. The first edge lies just below the least value, so that it is inside.
+    The last bin is of missing values. The first edge lies just below the least value, so that it is inside. ``centre``
+    and ``scale`` are robust, for moments; ``mean`` and ``spread`` are the reference's own, for people.
     """
 
     name: str
     edges: Floats
     centre: float
     scale: float
+    mean: float
+    spread: float
 
     @property
     def kind(self) -> Literal["numeric"]:
@@ -157,4 +160,4 @@ def _numeric(name: str, finite: Floats, distinct: Floats) -> NumericBins:
     edges = np.concatenate([[np.nextafter(least, -np.inf)], inner, [most]])
     quartiles = np.quantile(finite, [0.25, 0.5, 0.75])
     scale = float(quartiles[2] - quartiles[0]) / 1.349 or float(finite.std()) or 1.0
-    return NumericBins(name, edges, float(quartiles[1]), scale)
+    return NumericBins(name, edges, float(quartiles[1]), scale, float(finite.mean()), float(finite.std()))

@@ -21,7 +21,18 @@ from streamproc.core.drift.baseline import (
     Shape,
     hashed,
 )
-from streamproc.core.drift.bins import MISSING, OTHER, UNSEEN, Bins, Codes, Floats, NumericBins, as_text, make_bins
+from streamproc.core.drift.bins import (
+    MISSING,
+    OTHER,
+    UNSEEN,
+    Bins,
+    CategoricalBins,
+    Codes,
+    Floats,
+    NumericBins,
+    as_text,
+    make_bins,
+)
 from streamproc.core.drift.budget import Thresholds, run_length, thresholds
 from streamproc.core.drift.fits import EXPECTED, SHAPE_WINDOW, Fitted, fit_linear, fit_rare, fit_shape
 
@@ -95,7 +106,7 @@ def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float) -> floa
     """How often one-sided tests look at windows in so many events. Segments share the events, and so the windows."""
     looks = 0.0
     for column in bins:
-        sides = 4 + len(TAILS) + 1 if isinstance(column, NumericBins) else 2 * len(column.categories) + 2
+        sides = 4 + len(TAILS) + 1 if isinstance(column, NumericBins) else 2 * len(shared_out(column)) + 2
         looks += (sides + 2) * events / PANE + events / SHAPE_WINDOW
     return looks * (1 + len(segments))
 
@@ -124,20 +135,23 @@ def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> Itera
             made += monitor(test, _rare(valid, places, False), stretch)
         made += monitor(RANGE, _rare(valid, (0, len(column.edges)), False), stretch)
     else:
-        for place, category in enumerate(column.categories):
+        for place, category in enumerate(shared_out(column)):
             if 0 < of_all[place] < len(valid):
                 made += monitor(SHARE + category, _share(valid, place, column.size, limits, of_all=False), stretch)
         for test, place in ((OTHER, missing - 2), (UNSEEN, missing - 1)):
             if test == UNSEEN or of_all[place] < len(valid) / 2:
                 made += monitor(test, _rare(valid, (place,), False) if len(valid) else _rare(codes, (place,), False))
-    if np.count_nonzero(of_all) > 0:
+    if np.count_nonzero(of_all) > (1 if isinstance(column, NumericBins) else 2):
         slowest = max((m.window // stretch for m in made if m.test in (LOCATION, SPREAD)), default=0)
-        made += monitor(
-            SHAPE, fit_shape(valid, missing, limits, slowest) if np.count_nonzero(of_all) > 1 else None, stretch
-        )
+        made += monitor(SHAPE, fit_shape(valid, missing, limits, slowest), stretch)
     if len(valid):
         made += monitor(MISSING, _share(codes, missing, column.size, limits, of_all=True))
     yield from made
+
+
+def shared_out(column: CategoricalBins) -> tuple[str, ...]:
+    """The categories whose shares are watched: of two that are all there are, one tells of both."""
+    return column.categories[:1] if len(column.categories) == 2 and not column.others else column.categories
 
 
 def bin_scores(shares: Floats) -> tuple[Floats, Floats]:

@@ -17,6 +17,12 @@ SHOWN_CATEGORIES = 5
 LEAST_SHARE = 0.001
 
 
+def describe_reference(column: Bins, counts: Counts) -> dict[str, Any]:
+    """The reference's counts, shape (bins,), in words and figures."""
+    own = {"mean": column.mean, "spread": column.spread} if isinstance(column, NumericBins) else {}
+    return {**describe(column, counts), **own}
+
+
 def describe(column: Bins, counts: Counts, moments: Floats | None = None) -> dict[str, Any]:
     """Counts, shape (bins,), in words and figures. ``moments`` give the mean and the spread, where they are known."""
     events = int(counts.sum())
@@ -26,8 +32,8 @@ def describe(column: Bins, counts: Counts, moments: Floats | None = None) -> dic
     if isinstance(column, NumericBins):
         shown["quantiles"] = {str(q): quantile(column, valid, q) for q in SHOWN_QUANTILES} if n else {}
         if moments is not None and n:
-            mean = moments[0] / n / FIXED
-            spread = math.sqrt(max(moments[1] / n / FIXED**2 - mean * mean, 0.0))
+            mean = float(moments[0]) / n / FIXED
+            spread = math.sqrt(max(float(moments[1]) / n / FIXED**2 - mean * mean, 0.0))
             shown |= {"mean": column.centre + column.scale * mean, "spread": column.scale * spread}
             shown |= {"least": float(moments[2]), "greatest": float(moments[3])}
     else:

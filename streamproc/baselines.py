@@ -1,0 +1,128 @@
+"""The baseline of a pipeline: read from beside its file, or learned from its reference."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from streamproc.core.decide.drift import Watch, watched_columns
+from streamproc.core.drift.baseline import Baseline, loads
+from streamproc.core.drift.calibrate import Reference, calibrate
+from streamproc.core.drift.panes import Counted
+from streamproc.core.plan import DEAD_LETTERS
+from streamproc.core.processor import NOTHING_SEEN, run
+from streamproc.errors import UserError
+from streamproc.offline import EPOCH, batch_of
+from streamproc.pipeline import Pipeline
+from streamproc.rows import Progress, chunks
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[int, Progress], None]
+"""Told of the events read so far, and of how far that is."""
+
+
+def baseline_path(file: Path) -> Path:
+    """Where the baseline of a pipeline file stands."""
+    return file.with_suffix(".baseline.json")
+
+
+def watching(pipeline: Pipeline) -> tuple[Pipeline, Baseline | None]:
+    """The pipeline with panes of what it watches, and the baseline; as it is where it watches nothing.
+
+    A baseline beside the file is used where it was made from this plan, model and reference. Else one is learned.
+    """
+    if pipeline.plan.drift is None:
+        return pipeline, None
+    baseline = read_baseline(baseline_path(pipeline.loaded.path), pipeline) or learn(pipeline)
+    watch = Watch.of(pipeline.plan, baseline)
+    return replace(pipeline, processor=replace(pipeline.processor, watch=watch)), baseline
+
+
+def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
+    """The baseline in a file, or ``None`` where there is none that belongs to the pipeline as it is now."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        log.info("no baseline in %s: learning one; `streamproc drift calibrate` keeps it", path.name)
+        return None
+    try:
+        baseline = loads(raw)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}", "make it anew with `streamproc drift calibrate`") from error
+    wanted = source_of(pipeline)
+    if any(baseline.source.get(name) != value for name, value in wanted.items()):
+        log.warning("%s was made from another plan, model or reference: learning a baseline anew", path.name)
+        return None
+    return baseline
+
+
+def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
+    """The baseline of the pipeline's reference. Raises UserError where the reference cannot be used."""
+    drift = pipeline.plan.drift
+    assert drift is not None
+    path = _reference_path(pipeline)
+    parts = asyncio.run(_read(pipeline, path, told))
+    if not parts or not sum(len(part.times) for part in parts):
+        raise UserError(
+            f"no event of the reference {path} can be used", "every one is a dead letter: `streamproc batch`"
+        )
+    columns = pl.concat([part.columns for part in parts])
+    times = np.concatenate([part.times for part in parts])
+    if pipeline.plan.events.time is not None:
+        order = np.argsort(times, kind="stable")
+        columns, times = columns[order], times[order]
+    letters = {DEAD_LETTERS: pl.concat([part.record_columns[DEAD_LETTERS] for part in parts])}
+    seconds = float(times[-1] - times[0]) / 1e6 if pipeline.plan.events.time is not None else 0.0
+    try:
+        events = drift.budget.events_per_alarm(len(times) / seconds if seconds > 0 else None)
+    except ValueError as error:
+        hint = "write the budget as `1 per 1000000 events`, or declare `events.time`"
+        raise UserError(f"`false_alarms`: {error}", hint) from error
+    watched = [name for name in drift.watch if name != DEAD_LETTERS]
+    record_columns = letters if DEAD_LETTERS in drift.watch else {}
+    source: dict[str, Any] = {**source_of(pipeline), "events": len(times), "seconds": seconds or None}
+    return calibrate(Reference(columns, watched, drift.segments, record_columns), events, source)
+
+
+def source_of(pipeline: Pipeline) -> dict[str, Any]:
+    """What a baseline belongs to."""
+    plan, path = pipeline.plan, _reference_path(pipeline)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"the reference {path} cannot be read: {error.strerror}", "`drift.reference` names it"
+        ) from error
+    model = None if plan.model is None else plan.model.version
+    return {"pipeline": plan.pipeline, "plan": plan.hash, "model": model, "reference": digest}
+
+
+def _reference_path(pipeline: Pipeline) -> Path:
+    part = pipeline.loaded.file.drift
+    assert part is not None
+    return pipeline.loaded.path.parent / part.reference
+
+
+async def _read(pipeline: Pipeline, path: Path, told: Told | None) -> list[Counted]:
+    """What is to be watched in a file of events, decided as the worker would, chunk by chunk."""
+    parts, done = list[Counted](), 0
+    async for chunk in chunks(str(path)):
+        if chunk.values:
+            batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=done)
+            judging = pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH)
+            frame, _ = await asyncio.to_thread(run, judging, pipeline.answers.now)
+            parts.append(watched_columns(pipeline.plan, frame))
+            done += len(chunk.values)
+        if told is not None:
+            told(done, chunk.progress)
+    return parts

@@ -1,0 +1,254 @@
+"""``streamproc drift``: what is normal, what would have alarmed, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from streamproc.backtest import Backtest, delays, run_backtest
+from streamproc.baselines import Told, baseline_path, learn, read_baseline
+from streamproc.cli.options import connection_options, pipeline_argument
+from streamproc.cli.progress import scanning
+from streamproc.core.decide.drift import Watch
+from streamproc.core.drift.baseline import EVERYTHING, Baseline
+from streamproc.drift_text import explained
+from streamproc.errors import UserError
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.reader import reading
+from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.rivals import Rival, rivals
+from streamproc.wording import counted
+
+PLAIN_WIDTH = 140
+
+
+@click.group(short_help="Baselines, backtests and alarms.")
+def drift() -> None:
+    """What is normal, what would have alarmed, and why it did.
+
+    \b
+    Examples:
+      streamproc drift calibrate pipeline.yaml
+      streamproc drift backtest pipeline.yaml january.parquet --truth 35000
+      streamproc drift explain pipeline.yaml
+    """
+
+
+@drift.command()
+@pipeline_argument
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where it goes.  [default: beside FILE]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with every monitor.")
+def calibrate(file: Path, out: Path | None, as_json: bool) -> None:
+    """Learn what is normal from the reference that FILE names, and keep it as a baseline.
+
+    Workers use it where it belongs to the plan, the model and the reference; else each learns its own.
+
+    \b
+    Examples:
+      streamproc drift calibrate pipeline.yaml
+      streamproc drift calibrate pipeline.yaml --out /tmp/baseline.json --json
+    """
+    pipeline = _open(file)
+    with _deciding("learning") as told:
+        baseline = learn(pipeline, told)
+    path = out or baseline_path(file)
+    try:
+        path.write_bytes(baseline.dumps())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "name another file with --out") from error
+    if as_json:
+        click.echo(orjson.dumps({"path": str(path), **orjson.loads(baseline.dumps())}))
+        return
+    _show_baseline(baseline)
+    click.echo(f"baseline {baseline.hash} in {path}")
+
+
+@drift.command()
+@pipeline_argument
+@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False))
+@click.option("--truth", type=click.IntRange(min=1), help="The row of INPUT where things changed, counted from 0.")
+@click.option("--compare/--no-compare", default=True, show_default=True, help="Run other detectors beside.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json: bool) -> None:
+    """Say what would have alarmed on the events of INPUT (NDJSON, CSV or Parquet), and when.
+
+    Rows are the events of one partition, in their order. With --truth: false alarms before that row, and delays after
+    it. Beside it stand what river's ADWIN, PageHinkley and KSWIN make of the numeric columns, and what one makes that
+    looks at nothing.
+
+    \b
+    Examples:
+      streamproc drift backtest pipeline.yaml january.parquet
+      streamproc drift backtest pipeline.yaml january.parquet --truth 35000 --no-compare --json
+    """
+    pipeline = _open(file)
+    with _deciding("learning") as told:
+        baseline = read_baseline(baseline_path(file), pipeline) or learn(pipeline, told)
+    watching = replace(pipeline.processor, watch=Watch.of(pipeline.plan, baseline))
+    with _deciding("deciding") as told:
+        found = asyncio.run(run_backtest(replace(pipeline, processor=watching), baseline, source, told))
+    others = list[Rival]()
+    if compare:
+        with _comparing() as heard:
+            others = list(rivals(pl.concat(found.watched), heard))
+    if as_json:
+        click.echo(orjson.dumps(_as_json(found, others, truth, baseline)))
+    else:
+        _show_backtest(found, others, truth)
+
+
+@drift.command()
+@pipeline_argument
+@click.option(
+    "--alarm", "wanted", metavar="ID", help="The alarm, or the first characters of its id.  [default: the last]"
+)
+@click.option("--json", "as_json", is_flag=True, help="The record as it is.")
+@connection_options
+def explain(file: Path, wanted: str | None, as_json: bool, connection: Connection) -> None:
+    """Explain an alarm of the running pipeline: what changed, since when, by how much, and what moved with it.
+
+    \b
+    Examples:
+      streamproc drift explain pipeline.yaml
+      streamproc drift explain pipeline.yaml --alarm 91408d8a
+    """
+    topic = _open(file).plan.topics.drift
+
+    async def find() -> dict[str, Any] | None:
+        last = None
+        async with reading(connection, topic) as reader:
+            with scanning(topic) as progress:
+                async for records in reader.scan(progress=progress):
+                    for record in records:
+                        change = orjson.loads(record.value)
+                        if change["state"] == "drifting" if wanted is None else change["id"].startswith(wanted):
+                            last = change
+        return last
+
+    alarm = asyncio.run(find())
+    if alarm is None:
+        what = f"no alarm {wanted!r}" if wanted else "no alarm"
+        raise UserError(f"{what} in {topic}", "it is kept there as long as `topics.retention` says")
+    click.echo(orjson.dumps(alarm) if as_json else explained(alarm))
+
+
+def _open(file: Path) -> Pipeline:
+    pipeline = open_pipeline(file, masked=False)
+    if pipeline.plan.drift is None:
+        raise UserError(f"{file} watches nothing", "add `drift: {reference: …, false_alarms: 1 per 30d}`")
+    return pipeline
+
+
+def _show_baseline(baseline: Baseline) -> None:
+    table = Table(box=box.SIMPLE)
+    for name in ("column", "segment", "test", "window", "threshold", "small", "medium", "large shift"):
+        table.add_column(name, overflow="fold", justify="left" if name in ("column", "segment", "test") else "right")
+    off = list[str]()
+    for monitor in baseline.monitors:
+        segment = baseline.row_name(monitor.row)
+        if monitor.fit is None:
+            off.append(f"{monitor.column}/{monitor.test}{f' [{segment}]' if segment else ''}: {monitor.off}")
+        elif monitor.row == EVERYTHING:
+            rare = monitor.fit.family == "rare"
+            threshold = baseline.thresholds.ratio if rare else baseline.thresholds.cusum
+            waits = ["" if delay is None else f"{delay:,.0f}" for delay in monitor.delays]
+            cells = (monitor.column, segment, monitor.test, f"{monitor.window:,}", f"{threshold:.1f}", *waits)
+            table.add_row(*map(escape, cells))
+    console = Console()
+    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
+    on = sum(monitor.fit is not None for monitor in baseline.monitors)
+    for line in [*off, *(f"{name}: {reason}" for name, reason in baseline.unwatched.items())]:
+        click.echo(f"off  {line}")
+    per = baseline.source["budget"]["events_per_false_alarm"]
+    click.echo(f"{counted(on, 'monitor')} for everything and {counted(len(baseline.segments), 'segment')}, ", nl=False)
+    click.echo(f"one false alarm per {per:,.0f} events; events to the alarm are expected values")
+
+
+def _as_json(found: Backtest, others: list[Rival], truth: int | None, baseline: Baseline) -> dict[str, Any]:
+    shown: dict[str, Any] = {"events": found.events, "baseline": baseline.hash, "alarms": found.alarms}
+    if truth is not None:
+        shown["false_alarms"] = len(found.alarms) - sum(alarm in _after(found, truth) for alarm in found.alarms)
+        shown["delays"] = delays(found.alarms, truth)
+    shown["others"] = [
+        {"name": other.name, "alarms": len(other.alarms), **({} if truth is None else _judged(other, truth))}
+        for other in others
+    ]
+    return shown
+
+
+def _after(found: Backtest, truth: int) -> list[dict[str, Any]]:
+    return [alarm for alarm in found.alarms if alarm["window"]["to"]["offset"] > truth]
+
+
+def _judged(other: Rival, truth: int) -> dict[str, int | None]:
+    before = sum(row < truth for row in other.alarms)
+    first = next((row + 1 - truth for row in other.alarms if row >= truth), None)
+    return {"false_alarms": before, "delay": first}
+
+
+def _show_backtest(found: Backtest, others: list[Rival], truth: int | None) -> None:
+    incidents = dict[str, list[dict[str, Any]]]()
+    for alarm in found.alarms:
+        incidents.setdefault(alarm["incident"]["id"], []).append(alarm)
+    for number, its in incidents.items():
+        first, columns = its[0], Counter(alarm["column"] for alarm in its)
+        row, onset = first["window"]["to"]["offset"], first["onset"]["offset"]
+        click.echo(f"incident {number}: {counted(len(its), 'alarm')} from row {row:,}, began about row {onset:,}")
+        click.echo(f"  first {first['monitor']}, severity {first['severity']}, PSI {first['psi']}")
+        click.echo(f"  in {', '.join(columns)}")
+    alarms = f"{counted(len(found.alarms), 'alarm')} in {counted(len(incidents), 'incident')}"
+    click.echo(f"{counted(found.events, 'event')}, {alarms}")
+    if truth is not None:
+        _show_delays(found, truth)
+    for other in others:
+        told = counted(len(other.alarms), "alarm")
+        if truth is not None:
+            judged = _judged(other, truth)
+            told += f", {judged['false_alarms']:,} before; the next after {judged['delay'] or '–'} events"
+        click.echo(f"{other.name}: {told}")
+
+
+def _show_delays(found: Backtest, truth: int) -> None:
+    after = _after(found, truth)
+    click.echo(f"before row {truth:,}: {counted(len(found.alarms) - len(after), 'alarm')}")
+    first = dict[str, int]()
+    for alarm in after:
+        first.setdefault(alarm["column"], alarm["window"]["to"]["offset"] - truth)
+    for column, delay in sorted(first.items(), key=lambda item: item[1]):
+        click.echo(f"{delay:>8,} events to the first alarm of {column}")
+
+
+@contextmanager
+def _deciding(what: str) -> Iterator[Told]:
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(events: int, progress: tuple[int, int | None]) -> None:
+            done, total = progress
+            bar.update(task, completed=done, total=total, description=f"{what}: {counted(events, 'event')}")
+
+        yield told
+
+
+@contextmanager
+def _comparing() -> Iterator[Any]:
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("comparing", total=None)
+        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)

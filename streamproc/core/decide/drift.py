@@ -1,0 +1,103 @@
+"""Drift in the decide processor: a stage that shows its state to confidence and rules, and panes of what is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.bins import as_text
+from streamproc.core.drift.detector import LEVELS
+from streamproc.core.drift.panes import Counted, Layout, count, dumps
+from streamproc.core.drift.processor import layouts
+from streamproc.core.drift.view import NO_DRIFT, VIEW, DriftView, Standing
+from streamproc.core.plan import DEAD_LETTERS, DECISION, DRIFT, DRIFT_ANY, DRIFT_SEVERITY, EVENT_TIME, WOULD_BE, Plan
+from streamproc.core.processor import Answer, Ask, Output
+from streamproc.core.records import TYPED
+
+ACCEPTED = "accepted"
+"""What stands among the reasons of dead letters for an event that is none."""
+NOTHING = "nothing"
+"""What automation would have decided where no rule of its matched."""
+
+
+def drift_stage(plan: Plan) -> Stage:
+    """Adds the columns ``drift_…`` that confidence or rules read."""
+    reads = () if plan.drift is None else plan.drift.reads
+    segments = frozenset() if plan.drift is None or not reads else frozenset(plan.drift.segments)
+
+    def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
+        view: DriftView = context.seen.views.get(VIEW, NO_DRIFT)
+        if reads:
+            frame.add(*(_column(name, frame, view) for name in reads))
+        return
+        yield []
+
+    return Stage("drift", segments, reads, run)
+
+
+def _column(name: str, frame: Frame, view: DriftView) -> pl.Series:
+    """How what the name stands for does, for each event: everywhere, or in a segment that the event is in."""
+    everywhere, within = view.of_column(None if name in (DRIFT_ANY, DRIFT_SEVERITY) else name.removeprefix(DRIFT))
+    standings = [everywhere]
+    numbers = np.zeros(len(frame), np.int64)
+    for segment, standing in within.items():
+        inside = (as_text(frame.columns[segment.column]) == segment.value).fill_null(False).to_numpy()
+        for before in np.unique(numbers[inside]).tolist():
+            standings.append(standings[before].worse(standing))
+            numbers[inside & (numbers == before)] = len(standings) - 1
+    return pl.Series(name, [_shown(name, standing) for standing in standings]).gather(numbers)
+
+
+def _shown(name: str, standing: Standing) -> str | float:
+    return standing.severity if name == DRIFT_SEVERITY else LEVELS[standing.level]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Counts what a baseline watches."""
+
+    plan: Plan
+    baseline: str
+    layouts: dict[int, Layout]
+
+    @classmethod
+    def of(cls, plan: Plan, baseline: Baseline) -> Watch:
+        """The watch of a plan, by a baseline."""
+        return cls(plan, baseline.hash, layouts(baseline))
+
+    def outputs(self, frame: Frame) -> Iterator[tuple[int, Output]]:
+        """Panes records of a judged frame, with the partition of the lane whose they are."""
+        watched = watched_columns(self.plan, frame)
+        for shard, layout in self.layouts.items():
+            for panes in count(layout, watched):
+                value = dumps(panes, self.baseline, shard)
+                yield panes.partition, Output(self.plan.topics.panes, [b"%d" % shard], [value], [TYPED["panes"]])
+
+
+def watched_columns(plan: Plan, frame: Frame) -> Counted:
+    """What there is to watch in a judged frame."""
+    assert plan.drift is not None and frame.verdicts is not None
+    names = dict.fromkeys((*plan.drift.watch, *plan.drift.segments))
+    distinct, of_row = frame.verdicts.distinct, frame.verdicts.of_row
+    made = {
+        DECISION: [verdict.decision for verdict in distinct],
+        WOULD_BE: [verdict.would_be or NOTHING for verdict in distinct],
+    }
+    columns = [
+        pl.Series(name, made[name], dtype=pl.String).gather(of_row) if name in made else frame.columns[name]
+        for name in names
+        if name != DEAD_LETTERS
+    ]
+    letters = dict[str, pl.Series]()
+    if DEAD_LETTERS in names:
+        reasons = [ACCEPTED] * len(frame.records)
+        for number, letter in frame.refused.items():
+            reasons[number] = letter.reason
+        letters[DEAD_LETTERS] = pl.Series(DEAD_LETTERS, reasons, dtype=pl.String)
+    times = frame.columns[EVENT_TIME].dt.epoch("us").to_numpy()
+    return Counted(frame.records.partitions, frame.records.offsets, frame.rows, times, pl.DataFrame(columns), letters)

@@ -1,0 +1,56 @@
+"""Budgets of false alarms, and numbers of windows, as people write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJsonSchema
+
+from streamproc.core.drift.budget import Budget
+from streamproc.plan.durations import to_duration
+
+WRITTEN = "write `1 per 30d`, or `1 per 1000000 events`"
+_BUDGET = r"(\d{1,6}) per (?:(\d{1,15}) events|(\S+))"
+
+
+def to_budget(value: object) -> Budget:
+    """``1 per 30d`` or ``1 per 1000000 events``. Raises ValueError for anything else.
+
+    >>> to_budget("2 per 1000000 events")
+    Budget(alarms=2.0, events=1000000.0, period=None)
+    """
+    match = re.fullmatch(_BUDGET, value, re.ASCII) if isinstance(value, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError(WRITTEN)
+    alarms = float(match[1])
+    if match[2] is None:
+        period = to_duration(match[3])
+        if not period:
+            raise ValueError(WRITTEN)
+        return Budget(alarms, period=period)
+    if int(match[2]) < 1000 * alarms:
+        raise ValueError("a false alarm in fewer than 1000 events is no monitoring; " + WRITTEN)
+    return Budget(alarms, events=float(match[2]))
+
+
+def to_windows(value: object) -> int:
+    """``20`` or ``20 windows``. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d{1,6})(?: windows?)?", str(value), re.ASCII) if type(value) in (int, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError("write a number of windows: `20 windows`")
+    return int(match[1])
+
+
+def _written(budget: Any) -> str:
+    per = f"{budget.events:.0f} events" if budget.events is not None else f"{budget.period.total_seconds():g}s"
+    return f"{budget.alarms:g} per {per}"
+
+
+FalseAlarms = Annotated[
+    Budget,
+    BeforeValidator(to_budget, json_schema_input_type=Annotated[str, StringConstraints(pattern=f"^{_BUDGET}$")]),
+    PlainSerializer(_written),
+    WithJsonSchema({"type": "string", "pattern": f"^{_BUDGET}$"}),
+]
+Windows = Annotated[int, BeforeValidator(to_windows, json_schema_input_type=int | str)]

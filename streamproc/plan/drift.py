@@ -1,0 +1,101 @@
+"""What is watched for drift, and the columns that show it."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from streamproc.core.expressions import Expression
+from streamproc.core.plan import (
+    CONFIDENCE,
+    DEAD_LETTERS,
+    DECISION,
+    DRIFT,
+    DRIFT_ANY,
+    DRIFT_SEVERITY,
+    EVENT_TIME,
+    SCORE,
+    WOULD_BE,
+    DriftPlan,
+)
+from streamproc.plan.document import Document, Path_
+from streamproc.plan.models import DriftPart, PipelineFile
+from streamproc.plan.names import near
+from streamproc.plan.scope import Scope
+
+JUDGED = (DECISION, WOULD_BE, DEAD_LETTERS)
+"""What is known of an event only when it is judged."""
+
+
+def add_drift_columns(document: Document, file: PipelineFile, scope: Scope) -> None:
+    """Let confidence, rules and the fallback chain read how what is watched stands.
+
+    Called once the features are known.
+    """
+    part = file.drift
+    if part is None:
+        if not document.has(("drift",)):
+            absent = "`{}` needs drift to be watched, and this file does not say so", "add `drift: …`, or take it out"
+            for name in (DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE):
+                scope.absent[name] = absent[0].format(name), absent[1]
+        else:
+            scope.uncertain |= {DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE}
+        return
+    for name in _watched(file, part, scope):
+        scope.known.setdefault(DRIFT + name, pl.String())
+    scope.known[DRIFT_ANY], scope.known[DRIFT_SEVERITY] = pl.String(), pl.Float64()
+
+
+def make_drift(document: Document, file: PipelineFile, scope: Scope, read: list[Expression]) -> DriftPlan | None:
+    """What to watch. ``read`` are the expressions that may read its columns."""
+    part = file.drift
+    if part is None:
+        return None
+    for key in ("watch", "exclude", "segments"):
+        named = getattr(part, key)
+        for index, name in enumerate(named if isinstance(named, list) else ()):
+            _check(document, file, scope, ("drift", key, index), name, segments=key == "segments")
+    reads = {name for expression in read for name in expression.columns if name.startswith(DRIFT)}
+    own = {DRIFT_ANY, DRIFT_SEVERITY, *(DRIFT + name for name in _watched(file, part, scope))}
+    watch = tuple(_watched(file, part, scope))
+    if not watch:
+        document.problem(("drift",), "nothing is watched", "name columns in `watch`, or take some out of `exclude`")
+    return DriftPlan(
+        watch=watch,
+        budget=part.false_alarms,
+        segments=tuple(part.segments),
+        reads=tuple(sorted(reads & own)),
+        recover=part.recover,
+    )
+
+
+def _watched(file: PipelineFile, part: DriftPart, scope: Scope) -> list[str]:
+    """The names of what is watched: as listed, or all that there is to watch."""
+    if isinstance(part.watch, list):
+        return list(dict.fromkeys(part.watch))
+    events = file.events
+    aside = {EVENT_TIME, events.key, events.time, *events.sensitive, *part.exclude}
+    columns = [name for name, kind in scope.known.items() if not kind.is_nested() and not name.startswith(DRIFT)]
+    last = [
+        name
+        for name in (SCORE, CONFIDENCE)
+        if (name == SCORE and file.model) or (name == CONFIDENCE and file.confidence)
+    ]
+    named = [*(name for name in columns if name not in (SCORE, CONFIDENCE)), *last, *JUDGED]
+    return [name for name in named if name not in aside]
+
+
+def _check(document: Document, file: PipelineFile, scope: Scope, at: Path_, name: str, *, segments: bool) -> None:
+    kind = scope.known.get(name)
+    if document.is_broken(at):
+        return
+    if name in file.events.sensitive:
+        document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
+    elif kind is None and (segments or name not in JUDGED):
+        if not (scope.open or name in scope.uncertain):
+            known = {known for known in scope.known if not known.startswith(DRIFT)} | (
+                {*JUDGED} if not segments else set()
+            )
+            document.problem(at, f"`{name}` is no field and no feature", near(name, known, "columns"))
+    elif segments and kind is not None and (kind.is_float() or kind.is_temporal() or kind.is_nested()):
+        hint = "make a feature with few values of it: CASE … WHEN … END"
+        document.problem(at, f"`{name}` has too many values to be segments", hint)
