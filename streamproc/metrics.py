@@ -51,10 +51,18 @@ COUNTED = {
         "undecided_rules": "Rules that could not be evaluated, by rule id",
         "unscored": "Events without a usable score, by reason",
         "stale": "Events older than max_age, by topic",
+        "panes": "Records of panes that the drift agent was given, by what became of them",
+        "drift_changes": "Changes of drift monitors, by their new state",
         "records": "Records written by agents of the user's own, by topic",
     }.items()
 }
 
+DRIFT_LEVEL = Gauge(
+    "streamproc_drift_level",
+    "How a monitor of drift stands: 1 warning, 2 drifting; those that are stable are left out",
+    ["monitor"],
+    registry=REGISTRY,
+)
 LATENCY = Latency(
     "streamproc_latency_seconds", "From an event's record timestamp to the commit of its decision", REGISTRY
 )

@@ -21,6 +21,7 @@ from streamproc.artefacts import artefacts, to_directory, to_topic
 from streamproc.baselines import watching
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
+from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.drift.view import VIEW, DriftView
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask
@@ -100,7 +101,12 @@ async def _seeing(pipeline: Pipeline, baseline: Baseline | None, connection: Con
         return
 
     def view(values: Mapping[bytes, bytes]) -> DriftView:
-        return DriftView.of(map(orjson.loads, values.values()), baseline.hash)
+        states = [orjson.loads(value) for value in values.values()]
+        metrics.DRIFT_LEVEL.clear()
+        for state in states:
+            if state["baseline"] == baseline.hash and (level := LEVELS.index(state["state"])):
+                metrics.DRIFT_LEVEL.labels(state["monitor"]).set(level)
+        return DriftView.of(states, baseline.hash)
 
     async with following(connection, pipeline.plan.topics.drift_state, VIEW, view) as follower:
         yield follower.seen

@@ -125,10 +125,9 @@ def as_text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
         return column
     if column.dtype.is_float():
-        whole = column.is_finite() & (column == column.round(0)) & (column.abs() < 2**53)
-        if bool(whole.fill_null(True).all()):
-            return column.cast(pl.Int64).cast(pl.String)
-        return column.fill_nan(None).cast(pl.String)
+        valid = column.fill_nan(None)
+        whole = valid.is_finite() & (valid == valid.round(0)) & (valid.abs() < 2**53)
+        return (valid.cast(pl.Int64) if whole.fill_null(True).all() else valid).cast(pl.String)
     return column.cast(pl.String)
 
 
@@ -159,5 +158,8 @@ def _numeric(name: str, finite: Floats, distinct: Floats) -> NumericBins:
     inner = inner[(inner >= least) & (inner < most)]
     edges = np.concatenate([[np.nextafter(least, -np.inf)], inner, [most]])
     quartiles = np.quantile(finite, [0.25, 0.5, 0.75])
-    scale = float(quartiles[2] - quartiles[0]) / 1.349 or float(finite.std()) or 1.0
-    return NumericBins(name, edges, float(quartiles[1]), scale, float(finite.mean()), float(finite.std()))
+    unit = float(np.abs(finite).max()) or 1.0  # so that squares of huge and tiny values are neither inf nor 0
+    scaled = finite / unit
+    spread = float(scaled.std()) * unit
+    scale = float(quartiles[2] / 1.349 - quartiles[0] / 1.349) or spread or 1.0
+    return NumericBins(name, edges, float(quartiles[1]), scale, float(scaled.mean()) * unit, spread)

@@ -180,8 +180,8 @@ def _tails(column: NumericBins, counts: Codes) -> Iterator[tuple[str, tuple[int,
     """The bins above the reference's high quantiles, where ties leave such bins."""
     above = np.cumsum(counts[::-1])[::-1] / max(counts.sum(), 1)
     for test, quantile in TAILS:
-        first = int(np.argmax(above <= 1.5 * (1 - quantile)))
-        if above[first] > 0:
+        first = int(np.searchsorted(-above, -1.5 * (1 - quantile)))
+        if first < len(above) and above[first] > 0:
             yield test, tuple(range(first, len(column.edges) + 1))
 
 

@@ -1,0 +1,39 @@
+"""Feeding a detector without a pipeline around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.calibrate import Reference, calibrate
+from streamproc.core.drift.detector import Change, Detector, DetectorState
+from streamproc.core.drift.panes import Counted, count
+
+
+def learned(frame: pl.DataFrame, events_per_alarm: float) -> Baseline:
+    """The baseline of all columns of a frame."""
+    return calibrate(Reference(frame, tuple(frame.columns)), events_per_alarm)
+
+
+class Watcher:
+    """A detector, and how far it has come."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self.detector, self._state, self._at = Detector(baseline), DetectorState(), 0
+
+    def feed(self, frame: pl.DataFrame) -> Iterator[Change]:
+        """The changes that the next events bring."""
+        n = len(frame)
+        offsets = np.arange(self._at, self._at + n)
+        self._at += n
+        batch = Counted(np.zeros(n, np.int64), offsets, np.arange(n), offsets, frame)
+        for part in count(self.detector.layout, batch):
+            yield from self.detector.take(self._state, part)
+
+
+def as_frame(block: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> pl.DataFrame:
+    """An array of shape (rows, columns), named f0, f1 and so on."""
+    return pl.DataFrame({f"f{number}": block[:, number] for number in range(block.shape[1])})

@@ -1,0 +1,143 @@
+"""Drift through a real Kafka: alarms are those of an undisturbed run, and decisions follow them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from streamproc.backtest import run_backtest
+from streamproc.baselines import baseline_path, watching
+from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.kafka.connection import Connection
+from streamproc.offline import Offline, batch_of
+from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.sample import car_loans
+from tests.kafka.car_loan import Example, make, produce, worker
+from tests.kafka.processes import Workers
+from tests.kafka.records import read_until
+from tests.record_schemas import record_problems
+
+DRIFT = """
+drift:
+  reference: reference.parquet
+  false_alarms: 1 per 1000000 events
+  segments: [salary_range]
+
+rules:
+  - {id: doubtful-in-drift, when: drift_score = 'drifting' AND confidence < 0.8, decide: review, reason: D01}
+"""
+SHIFT = 6_000
+"""Of the events that are sent, those from here on are after the shift in the data."""
+EVENTS = 14_000
+SECONDS = 90.0
+
+
+def loans() -> pl.DataFrame:
+    """Real applications in time order, those before the first 40,000 left out; row 35,000 is where things change."""
+    files = car_loans()
+    after = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
+    return pl.concat([pl.read_csv(files.reference).select(after.columns), after])
+
+
+def make_watched(connection: Connection, partitions: int) -> Example:
+    made = make(connection, partitions, [("\nrules:\n", DRIFT)])
+    loans().head(40_000).write_parquet(made.file.parent / "reference.parquet")
+    return made
+
+
+def sent() -> list[tuple[bytes, bytes | None]]:
+    rows = loans().slice(75_000 - SHIFT, EVENTS).to_dicts()
+    return [(str(row["id"]).encode(), orjson.dumps(row)) for row in rows]
+
+
+def read(made: Example, role: str, enough: int) -> list[Any]:
+    records = asyncio.run(read_until(made.connection, made.topic(role), lambda found: len(found) >= enough, SECONDS))
+    assert len(records) >= enough
+    return records
+
+
+def replayed(pipeline: Pipeline, panes: list[Any]) -> list[tuple[bytes, bytes]]:
+    """Keys and values of what the drift processor makes of a panes log in one go."""
+    watched, baseline = watching(pipeline)
+    assert baseline is not None and watched.plan.drift is not None
+    processor = DriftProcessor(watched.plan.pipeline, baseline, recover=watched.plan.drift.recover)
+    log = batch_of(watched.plan.topics.panes, [record.value for record in panes])
+    effects = Offline(processor, watched.answers.now, tables=(TABLE,)).process(log)
+    [changes] = [output for output in effects.records if output.topic == watched.plan.topics.drift]
+    return list(zip(changes.keys, changes.values, strict=True))
+
+
+def test_alarms_survive_kills_and_are_those_of_an_undisturbed_run(connection: Connection, tmp_path: Path) -> None:
+    made = make_watched(connection, partitions=2)
+    pipeline = open_pipeline(made.file)
+    _, baseline = watching(pipeline)
+    assert baseline is not None
+    baseline_path(made.file).write_bytes(baseline.dumps())
+    events, chance = sent(), random.Random(11)
+    command = ["-m", "streamproc", "run", str(made.file), "--kafka", connection.address, "--session-timeout", "6"]
+    with Workers(command, 2, tmp_path / "workers.log", {}) as workers:
+        for part in range(0, EVENTS, 2_000):
+            produce(connection, made.topic("events"), events[part : part + 2_000])
+            read(made, "decisions", part + 500)
+            workers.kill(chance.randrange(2))
+        read(made, "decisions", EVENTS)
+        expected = replayed(pipeline, made.read("panes"))  # committed with the decisions, so they are all there
+        changes = read(made, "drift", len(expected))
+    assert [(record.key, record.value) for record in changes] == expected
+    alarms = [orjson.loads(record.value) for record in changes]
+    assert len({alarm["id"] for alarm in alarms}) == len(alarms)
+    assert {alarm["column"] for alarm in alarms if alarm["state"] == "drifting"} >= {
+        "car_value",
+        "loan_length",
+        "score",
+    }
+    for record in changes:
+        assert record_problems(record.value, record.headers) == []
+    first = next(alarm for alarm in alarms if alarm["state"] == "drifting")
+    assert first["onset"]["offset"] > SHIFT / 2 - 500  # each of two partitions has half of the events
+
+
+def test_decisions_follow_drift(connection: Connection) -> None:
+    made = make_watched(connection, partitions=1)
+    events, decisions = sent(), list[dict[str, Any]]()
+    deadline = time.monotonic() + SECONDS
+    with worker(made):
+        produce(connection, made.topic("events"), events)
+        while not decisions or decisions[-1]["features"]["drift_score"] != "drifting":
+            assert time.monotonic() < deadline
+            produce(connection, made.topic("events"), events[-200:])
+            decisions = [orjson.loads(record.value) for record in read(made, "decisions", len(decisions) + 200)]
+    for record in made.read("drift-state"):
+        assert record_problems(record.value, record.headers) == []
+    before, after = decisions[:SHIFT], [one for one in decisions if one["features"]["drift_score"] == "drifting"]
+    topic = f"{made.topic('drift-state')}-0"
+    assert all(one["seen"][topic] > 0 for one in after)
+    assert not any(one["rule"] == "doubtful-in-drift" for one in before)
+    assert any(one["rule"] == "doubtful-in-drift" for one in after)
+
+
+def test_a_backtest_alarms_as_the_worker_does(connection: Connection, tmp_path: Path) -> None:
+    made = make_watched(connection, partitions=1)
+    pipeline, baseline = watching(open_pipeline(made.file))
+    assert baseline is not None
+    source = tmp_path / "events.ndjson"
+    events = sent()
+    source.write_bytes(b"\n".join(value or b"" for _, value in events))
+    offline = asyncio.run(run_backtest(pipeline, baseline, str(source)))
+    assert offline.alarms
+    with worker(made):
+        produce(connection, made.topic("events"), events)
+        read(made, "decisions", EVENTS)
+        changes = [orjson.loads(record.value) for record in read(made, "drift", len(offline.changes))]
+    # what is decided moves with drift where the worker sees it, and a backtest does not
+    own = {"decision", "would_be"}
+    told = [(one["monitor"], one["state"], one["window"]) for one in changes if one["column"] not in own]
+    assert told == [
+        (one["monitor"], one["state"], one["window"]) for one in offline.changes if one["column"] not in own
+    ]
