@@ -13,13 +13,11 @@ import numpy as np
 import orjson
 
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
-from streamproc.core.drift.bins import CategoricalBins
-from streamproc.core.drift.detector import Change, Detector, DetectorState, Place
+from streamproc.core.drift.detector import Change, Detector, Place
 from streamproc.core.drift.summary import changed_most, describe, describe_reference, effect, shares
 
 TOGETHER = 5_000
 """An alarm belongs to the open incident where it began no later than so many events after the incident's last one."""
-DECISIONS = ("decision", "would_be")
 ALARM_VERSION = 1
 ID_BYTES = 10
 
@@ -73,9 +71,7 @@ def instant(microseconds: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def alarm_record(
-    pipeline: str, detector: Detector, state: DetectorState, change: Change, incidents: Incidents
-) -> dict[str, Any]:
+def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: Incidents) -> dict[str, Any]:
     """A change as schemas/drift.schema.json has it."""
     baseline = detector.baseline
     monitor = baseline.monitors[change.monitor]
@@ -115,7 +111,7 @@ def alarm_record(
         "reference": before,
         "current": describe(column, change.recent, change.moments),
         "changed_most": changed_most(column, reference, change.recent),
-        "decisions": _decisions(detector, state),
+        "decisions": _decisions(detector, change),
         "budget": dict(baseline.source.get("budget", {})),
         "expected_delay": list(monitor.delays),
         "incident": None
@@ -134,14 +130,11 @@ def _place(place: Place, after: int = 0) -> dict[str, Any]:
     return {"partition": place.partition, "offset": place.offset + after, "time": instant(place.time)}
 
 
-def _decisions(detector: Detector, state: DetectorState) -> dict[str, Any]:
+def _decisions(detector: Detector, change: Change) -> dict[str, Any]:
     """How decisions moved: their shares in the reference and among the last events, where they are watched."""
-    moved = dict[str, Any]()
-    held = state.rows.get(EVERYTHING)
-    for place, column in enumerate(detector.layout.bins):
-        if column.name in DECISIONS and isinstance(column, CategoricalBins) and held is not None:
-            begin = int(detector.layout.starts[place])
-            recent = held.recent.sum(axis=0)[begin : begin + column.size]
-            before = shares(column, detector.baseline.totals[column.name][EVERYTHING])
-            moved[column.name] = {"before": before, "now": shares(column, recent)}
-    return moved
+    columns = {column.name: column for column in detector.layout.bins}
+    totals = detector.baseline.totals
+    return {
+        name: {"before": shares(columns[name], totals[name][EVERYTHING]), "now": shares(columns[name], recent)}
+        for name, recent in change.decided.items()
+    }

@@ -6,8 +6,8 @@ and neither on how batches cut them nor on how often the detector was stopped an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,6 +26,8 @@ ENOUGH = 0.75
 """A window is full with this part of its events: transaction markers and dead letters take offsets too."""
 WARN_NO_MORE = 0.375
 """The part of its threshold at which a monitor stops to warn."""
+DECISIONS = ("decision", "would_be")
+"""Columns that say what was decided."""
 RECENT = 256
 """What "now" looks like is told from the last one to two times so many events."""
 
@@ -68,6 +70,8 @@ class Change:
     end: Place
     recent: Counts
     moments: Floats | None
+    decided: Mapping[str, Counts] = field(default_factory=dict)
+    """The recent counts of all events in the columns that say what was decided."""
 
 
 @dataclass(slots=True)
@@ -146,6 +150,10 @@ class Detector:
     def __init__(self, baseline: Baseline, *, bins: tuple[Bins, ...] | None = None, recover: int = 20) -> None:
         self.baseline, self.layout, self._recover = baseline, Layout.of(baseline, bins), recover
         names = {column.name for column in self.layout.bins}
+        starts = zip(self.layout.bins, self.layout.starts.tolist(), strict=True)
+        self._decisions = {
+            column.name: slice(start, start + column.size) for column, start in starts if column.name in DECISIONS
+        }
         by_row = dict[int, dict[int, list[tuple[int, Monitor]]]]()
         for number, monitor in enumerate(baseline.monitors):
             if monitor.fit is not None and monitor.column in names:
@@ -165,14 +173,15 @@ class Detector:
             for row, counts in pane.rows.items():
                 if row in self.tests:
                     by_row.setdefault(row, []).append(WholePane(place, counts, pane.moments))
-        found = list[tuple[int, Change]]()
-        for row, its in by_row.items():
+        found, decided = list[tuple[int, Change]](), dict[int, Mapping[str, Counts]]()
+        for row, its in sorted(by_row.items()):  # everything before the segments, whose changes tell of it
             state.touched.add(row)
             held = state.rows.get(row)
             if held is None:
                 held = state.rows[row] = self._new_row(row)
-            found += ((row, change) for change in self._add(row, held, its))
-        return [change for _, change in sorted(found, key=lambda one: (one[1].end.ordinal, one[0]))]
+            found += ((row, change) for change in self._add(row, held, its, decided))
+        found.sort(key=lambda one: (one[1].end.ordinal, one[0]))
+        return [replace(change, decided=decided.get(change.end.ordinal, {})) for _, change in found]
 
     def _whole(self, state: DetectorState, panes: Panes) -> Iterator[OpenPane]:
         """Panes that have all of their events, in their order; the last one stays open until it has."""
@@ -207,8 +216,13 @@ class Detector:
         moments[:, :, 2:] = np.inf, -np.inf
         return RowState(windows, np.zeros((2, width), np.int64), moments)
 
-    def _add(self, row: int, held: RowState, panes: Sequence[WholePane]) -> Iterator[Change]:
-        """The panes go into the row's windows; those that fill are judged together, and then one after another."""
+    def _add(
+        self, row: int, held: RowState, panes: Sequence[WholePane], decided: dict[int, Mapping[str, Counts]]
+    ) -> Iterator[Change]:
+        """The panes go into the row's windows; those that fill are judged together, and then one after another.
+
+        ``decided`` is filled in by pane where the row is that of everything.
+        """
         counts = np.stack([pane.counts for pane in panes])
         events = counts[:, : self.layout.bins[0].size].sum(axis=1).tolist()
         ends = dict[int, list[tuple[Tests, WindowState, Judged]]]()
@@ -220,6 +234,9 @@ class Detector:
             held.recent[1] += pane.counts
             if row == EVERYTHING:
                 merge_moments(held.moments[1], pane.moments)
+                if self._decisions:
+                    own = {name: held.recent[:, at].sum(axis=0) for name, at in self._decisions.items()}
+                    decided[pane.place[3]] = own
             for tests, its, judged in ends.get(number, ()):
                 old, statistic = self._step(tests, its, judged)
                 if old is not None:

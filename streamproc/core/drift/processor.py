@@ -70,7 +70,7 @@ class DriftProcessor:
             detector = self._detectors[shard]
             for part in its:
                 for change in detector.take(held.kept.state, part):
-                    record = alarm_record(self._pipeline, detector, held.kept.state, change, held.kept.incidents)
+                    record = alarm_record(self._pipeline, detector, change, held.kept.incidents)
                     key = record["monitor"].encode()
                     alarms.append((key, orjson.dumps(record)))
                     states.append((key, state_record(record)))
