@@ -53,6 +53,21 @@ async def run_backtest(pipeline: Pipeline, baseline: Baseline, source: str, told
     return found
 
 
+async def panes_of(pipeline: Pipeline, source: str, told: Told | None = None) -> list[bytes]:
+    """The panes records that the decide agent would send of a file, as one partition."""
+    assert pipeline.processor.watch is not None
+    found, events = list[bytes](), 0
+    async for chunk in chunks(source):
+        if chunk.values:
+            batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=events)
+            frame, _ = run(pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH), pipeline.answers.now)
+            found += [output.values[0] or b"" for _, output in pipeline.processor.watch.outputs(frame)]
+            events += len(chunk.values)
+        if told is not None:
+            told(events, chunk.progress)
+    return found
+
+
 def delays(alarms: list[dict[str, Any]], truth: int) -> dict[str, int]:
     """Events from the row where things changed to each monitor's first alarm at or after it."""
     first = dict[str, int]()

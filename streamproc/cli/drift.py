@@ -19,12 +19,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamproc.backtest import Backtest, delays, run_backtest
+from streamproc.backtest import Backtest, delays, panes_of, run_backtest
 from streamproc.baselines import Told, baseline_path, learn, read_baseline
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import scanning
 from streamproc.core.decide.drift import Watch
 from streamproc.core.drift.baseline import EVERYTHING, Baseline
+from streamproc.core.drift.panes import loads as load_panes
+from streamproc.core.drift.processor import layouts as layouts_of
+from streamproc.drift_report import page, story_of
 from streamproc.drift_text import explained
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
@@ -45,6 +48,7 @@ def drift() -> None:
       streamproc drift calibrate pipeline.yaml
       streamproc drift backtest pipeline.yaml january.parquet --truth 35000
       streamproc drift explain pipeline.yaml
+      streamproc drift report pipeline.yaml --html drift.html
     """
 
 
@@ -144,6 +148,55 @@ def explain(file: Path, wanted: str | None, as_json: bool, connection: Connectio
         what = f"no alarm {wanted!r}" if wanted else "no alarm"
         raise UserError(f"{what} in {topic}", "it is kept there as long as `topics.retention` says")
     click.echo(orjson.dumps(alarm) if as_json else explained(alarm))
+
+
+@drift.command()
+@pipeline_argument
+@click.option("--html", "out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where it goes.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Report on the events of a file instead of the running pipeline.",
+)
+@connection_options
+def report(file: Path, out: Path, source: str | None, connection: Connection) -> None:
+    """Write a page that shows what every monitor did: a timeline, before and after, and the incidents.
+
+    It judges again the panes that the running pipeline keeps, or the events of a file. It opens without a network.
+
+    \b
+    Examples:
+      streamproc drift report pipeline.yaml --html drift.html
+      streamproc drift report pipeline.yaml --html january.html --input january.parquet
+    """
+    pipeline = _open(file)
+    with _deciding("learning") as told:
+        baseline = read_baseline(baseline_path(file), pipeline) or learn(pipeline, told)
+    plan = pipeline.plan
+    assert plan.drift is not None
+    if source is not None:
+        watching = replace(pipeline.processor, watch=Watch.of(plan, baseline))
+        with _deciding("deciding") as told:
+            panes = asyncio.run(panes_of(replace(pipeline, processor=watching), source, told))
+    else:
+        panes = asyncio.run(_kept_panes(connection, plan.topics.panes))
+    layouts = layouts_of(baseline)
+    read = [one for value in panes if (one := load_panes(value, baseline.hash, layouts)) is not None]
+    if not read:
+        raise UserError("there are no panes of this baseline", "run the pipeline, or give events with --input")
+    story = story_of(plan.pipeline, baseline, plan.drift.recover, read)
+    try:
+        out.write_text(page(plan.pipeline, story), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}", "name another file with --html") from error
+    click.echo(f"{counted(story.panes, 'pane')}, {counted(len(story.incidents), 'incident')}: {out}")
+
+
+async def _kept_panes(connection: Connection, topic: str) -> list[bytes]:
+    async with reading(connection, topic) as reader:
+        with scanning(topic) as progress:
+            return [record.value async for records in reader.scan(progress=progress) for record in records]
 
 
 def _open(file: Path) -> Pipeline:

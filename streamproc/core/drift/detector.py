@@ -6,7 +6,7 @@ and neither on how batches cut them nor on how often the detector was stopped an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -45,6 +45,8 @@ class Place:
     ordinal: int
 
 
+Trace: TypeAlias = "Callable[[Tests, Floats, Place], None]"
+"""Told of every window that was judged: its tests, the statistic of each side, and where it ended."""
 At: TypeAlias = tuple[int, int, int, int]
 """The fields of a ``Place``."""
 
@@ -147,8 +149,15 @@ class Judged:
 class Detector:
     """Judges the monitors of a baseline, or those of some of its columns. ``recover`` is in windows."""
 
-    def __init__(self, baseline: Baseline, *, bins: tuple[Bins, ...] | None = None, recover: int = 20) -> None:
-        self.baseline, self.layout, self._recover = baseline, Layout.of(baseline, bins), recover
+    def __init__(
+        self,
+        baseline: Baseline,
+        *,
+        bins: tuple[Bins, ...] | None = None,
+        recover: int = 20,
+        trace: Trace | None = None,
+    ) -> None:
+        self.baseline, self.layout, self._recover, self._trace = baseline, Layout.of(baseline, bins), recover, trace
         names = {column.name for column in self.layout.bins}
         starts = zip(self.layout.bins, self.layout.starts.tolist(), strict=True)
         self._decisions = {
@@ -239,6 +248,8 @@ class Detector:
                     decided[pane.place[3]] = own
             for tests, its, judged in ends.get(number, ()):
                 old, statistic = self._step(tests, its, judged)
+                if self._trace is not None:
+                    self._trace(tests, statistic, Place(*pane.place))
                 if old is not None:
                     moved = np.flatnonzero(old != its.level).tolist()
                     yield from self._changes(held, tests, its, judged, old, moved, statistic, pane.place)

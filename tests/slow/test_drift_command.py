@@ -1,0 +1,93 @@
+"""``streamproc drift`` on real loans: a baseline that is kept, and a backtest that is right."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from streamproc.cli import cli
+from streamproc.core.drift.baseline import loads
+from streamproc.sample import car_loans, example
+
+REFERENCE, SHIFT = 40_000, 75_000
+DRIFT = """
+drift:
+  reference: reference.parquet
+  false_alarms: 1 per 1000000 events
+  watch: [car_value, salary_range, debt_to_income_ratio, loan_length, repaid_loan_on_prev_car, size_of_downpayment,
+          driver_tenure, score, decision, dead_letters]
+
+rules:
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, watching its fields; the loans up to row 40,000 as its reference, and all others to try it on."""
+    folder = tmp_path_factory.mktemp("loans") / "car_loan"
+    shutil.copytree(example("car_loan"), folder)
+    file = folder / "pipeline.yaml"
+    file.write_text(file.read_text().replace("\nrules:\n", DRIFT, 1))
+    files = car_loans()
+    analysis = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
+    whole = pl.concat([pl.read_csv(files.reference).select(analysis.columns), analysis])
+    whole[:REFERENCE].write_parquet(folder / "reference.parquet")
+    whole[REFERENCE:].write_parquet(folder / "rest.parquet")
+    return folder
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, ["drift", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_backtest_on_real_loans_is_silent_until_they_change_and_then_early(folder: Path) -> None:
+    file, source = str(folder / "pipeline.yaml"), str(folder / "rest.parquet")
+    told = run("backtest", file, source, "--truth", str(SHIFT - REFERENCE), "--no-compare", "--json")
+    found = orjson.loads(told.stdout)
+    assert found["events"] == 60_000
+    assert found["false_alarms"] == 0
+    first = {}
+    for monitor, delay in found["delays"].items():
+        first.setdefault(monitor.split("/")[0], delay)
+    assert first["car_value"] <= 250
+    assert first["score"] <= 500
+    assert not {"debt_to_income_ratio", "size_of_downpayment", "driver_tenure"} & set(first)
+    assert len({alarm["incident"]["id"] for alarm in found["alarms"]}) == 1
+
+
+def test_a_baseline_is_kept_and_used_while_it_belongs(folder: Path) -> None:
+    file = folder / "pipeline.yaml"
+    told = run("calibrate", str(file))
+    kept = loads((folder / "pipeline.baseline.json").read_bytes())
+    assert kept.hash in told.stdout
+    assert "car_value" in told.stdout and "location" in told.stdout
+    again = orjson.loads(run("backtest", str(file), str(folder / "rest.parquet"), "--no-compare", "--json").stdout)
+    assert again["baseline"] == kept.hash
+    text = file.read_text()
+    file.write_text(text.replace("1 per 1000000", "1 per 2000000"))
+    other = orjson.loads(run("backtest", str(file), str(folder / "rest.parquet"), "--no-compare", "--json").stdout)
+    assert other["baseline"] != kept.hash
+    file.write_text(text)
+
+
+def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
+    file = folder / "pipeline.yaml"
+    (folder / "broken.baseline.json").write_bytes(b"{}")
+    broken = folder / "broken.yaml"
+    broken.write_text(file.read_text())
+    source = str(folder / "rest.parquet")
+    runner = CliRunner()
+    result = runner.invoke(cli, ["drift", "backtest", str(broken), source])
+    assert "is not a baseline" in str(result.exception)
+    broken.write_text(file.read_text().replace("reference.parquet", "nowhere.parquet"))
+    result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
+    assert "nowhere.parquet cannot be read" in str(result.exception)
+    result = runner.invoke(cli, ["drift", "calibrate", str(example("car_loan") / "pipeline.yaml")])
+    assert "watches nothing" in str(result.exception)
