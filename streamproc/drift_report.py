@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from streamproc.core.drift.alarms import Incidents, alarm_record, monitor_key
-from streamproc.core.drift.baseline import PANE, Baseline
+from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline
 from streamproc.core.drift.bins import Bins, Floats
 from streamproc.core.drift.detector import Change, Detector, DetectorState, Place
 from streamproc.core.drift.panes import Counts, Panes
@@ -18,7 +19,7 @@ from streamproc.core.drift.processor import shards
 from streamproc.core.drift.tests import Tests
 
 SHOWN = 60
-"""So many monitors are drawn, those that stood highest; the others are named."""
+"""So many monitors are drawn; the others are named."""
 POINTS = 400
 WIDTH, HEIGHT, MARGIN = 720, 90, 4
 TOP = 1.25
@@ -79,7 +80,7 @@ def story_of(pipeline: str, baseline: Baseline, recover: int, parts: Iterable[tu
 
 def page(pipeline: str, story: Story) -> str:
     """The story as HTML, everything inside."""
-    order = sorted(story.histories, key=lambda number: -story.histories[number].peak)
+    order = sorted(story.histories, key=lambda number: _rank(story, number))
     drawn = [_monitor(story, number) for number in order[:SHOWN]]
     rest = [monitor_key(story.baseline, story.baseline.monitors[number]) for number in order[SHOWN:]]
     per = story.baseline.source.get("budget", {}).get("events_per_false_alarm", 0)
@@ -100,6 +101,13 @@ its bins, grey in the reference and blue at its first alarm, or else when it las
 {more}
 </html>
 """
+
+
+def _rank(story: Story, number: int) -> tuple[float, bool, float]:
+    """What alarmed first stands first, everything before segments; then what came nearest to an alarm."""
+    history = story.histories[number]
+    alarms = [change.end.ordinal for change, _ in history.changes if change.after == "drifting"]
+    return min(alarms, default=inf), story.baseline.monitors[number].row != EVERYTHING, -history.peak
 
 
 def _incident(number: str, its: Sequence[dict[str, Any]]) -> str:
@@ -138,7 +146,8 @@ def _timeline(story: Story, history: History) -> str:
     limit = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) / TOP
     return f"""<svg viewBox="0 0 {WIDTH} {HEIGHT}" class=timeline role=img aria-label="statistic over events">
 {_drifting(story, history)}<line x1=0 x2={WIDTH} y1={limit:.1f} y2={limit:.1f} class=limit />
-<polyline points="{points}" /></svg>"""
+<polyline points="{points}" />
+<text x={WIDTH - MARGIN} y=14 text-anchor=end>{story.panes * PANE:,} events</text></svg>"""
 
 
 def _drifting(story: Story, history: History) -> str:
@@ -189,6 +198,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font
 svg { border: 1px solid var(--edge); border-radius: 4px; }
 svg.timeline { flex: 3 1 480px; } svg.bars { flex: 1 1 200px; }
 polyline { fill: none; stroke: var(--line); stroke-width: 1.3; } .limit { stroke: #d1383d; stroke-dasharray: 5 4; }
+svg text { font-size: 11px; fill: var(--dim); }
 rect.drift { fill: #d1383d; opacity: .16; } rect.before { fill: #98a3ae; } rect.now { fill: var(--line); }
 h3 span { font-weight: 400; border-radius: 3px; padding: 0 .4em; font-size: .8rem; }
 .stable { color: #2e7d4f; } .warning { color: #b7791f; } .drifting { color: #fff; background: #d1383d; }

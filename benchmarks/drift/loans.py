@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from river.drift import ADWIN
-from river.drift.binary import HDDM_A
+from river.drift.binary import HDDMA
 
 from benchmarks.drift.watching import Watcher, learned
 from streamproc.rivals import rivals
@@ -82,7 +82,7 @@ def _first_alarms(frame: pl.DataFrame, reference: int, shift: int) -> tuple[Mapp
 def _lead(case: str, errors: NDArray[np.int64], shift: int, features: int, per_day: float) -> Iterator[dict[str, Any]]:
     """How much earlier features alarmed than detectors on errors, with labels at once and with late ones."""
     late = round(LABEL_DAYS * per_day)
-    for name, detector in (("ADWIN", ADWIN()), ("HDDM_A", HDDM_A())):
+    for name, detector in (("ADWIN", ADWIN()), ("HDDM_A", HDDMA())):
         seen, early = _error_alarm(detector, errors, shift)
         if seen is None:
             yield _said(f"{case}errors, {name}", f"never ({early} before)")

@@ -74,14 +74,14 @@ def _watched(file: PipelineFile, part: DriftPart, scope: Scope) -> list[str]:
         return list(dict.fromkeys(part.watch))
     events = file.events
     aside = {EVENT_TIME, events.key, events.time, *events.sensitive, *part.exclude}
+    return [name for name in _watchable(file, scope) if name not in aside]
+
+
+def _watchable(file: PipelineFile, scope: Scope) -> list[str]:
+    """Columns, what the model says where there is one, and what is known of an event only when it is judged."""
+    made = [SCORE] * (file.model is not None) + [CONFIDENCE] * (file.confidence is not None)
     columns = [name for name, kind in scope.known.items() if not kind.is_nested() and not name.startswith(DRIFT)]
-    last = [
-        name
-        for name in (SCORE, CONFIDENCE)
-        if (name == SCORE and file.model) or (name == CONFIDENCE and file.confidence)
-    ]
-    named = [*(name for name in columns if name not in (SCORE, CONFIDENCE)), *last, *JUDGED]
-    return [name for name in named if name not in aside]
+    return [*(name for name in columns if name not in (SCORE, CONFIDENCE)), *made, *JUDGED]
 
 
 def _check(document: Document, file: PipelineFile, scope: Scope, at: Path_, name: str, *, segments: bool) -> None:
@@ -90,12 +90,10 @@ def _check(document: Document, file: PipelineFile, scope: Scope, at: Path_, name
         return
     if name in file.events.sensitive:
         document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
-    elif kind is None and (segments or name not in JUDGED):
+    elif name not in _watchable(file, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
         if not (scope.open or name in scope.uncertain):
-            known = {known for known in scope.known if not known.startswith(DRIFT)} | (
-                {*JUDGED} if not segments else set()
-            )
-            document.problem(at, f"`{name}` is no field and no feature", near(name, known, "columns"))
-    elif segments and kind is not None and (kind.is_float() or kind.is_temporal() or kind.is_nested()):
+            hint = near(name, _watchable(file, scope), "columns")
+            document.problem(at, f"`{name}` is no field and no feature", hint)
+    elif segments and kind is not None and (kind.is_float() or kind.is_temporal()):
         hint = "make a feature with few values of it: CASE … WHEN … END"
         document.problem(at, f"`{name}` has too many values to be segments", hint)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import orjson
@@ -75,6 +77,23 @@ def test_a_baseline_is_kept_and_used_while_it_belongs(folder: Path) -> None:
     other = orjson.loads(run("backtest", str(file), str(folder / "rest.parquet"), "--no-compare", "--json").stdout)
     assert other["baseline"] != kept.hash
     file.write_text(text)
+
+
+def test_the_report_opens_in_a_browser_without_a_network(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "drift.html"
+    run("report", str(folder / "pipeline.yaml"), "--html", str(page), "--input", str(folder / "rest.parquet"))
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser is installed (Debian has the package chromium)")
+    offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [browser, *offline, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<h1>drift of car-loan</h1>" in done.stdout
+    assert done.stdout.count("<polyline") == done.stdout.count("<section>") > 30
+    first = re.search(r"<h3>(.*?) <span class=\"(\w+)\">", done.stdout)
+    assert first is not None and first.groups() == ("car_value/location", "drifting")
+    assert done.stdout.count('class="incident"') == 1
+    assert not re.search(r"(?:src|href)=", done.stdout), "it must not load anything"
 
 
 def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:

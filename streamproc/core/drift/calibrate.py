@@ -40,6 +40,8 @@ LOCATION, SPREAD, SHAPE, RANGE = "location", "spread", "shape", "range"
 TAILS = (("tail_1", 0.99), ("tail_01", 0.999))
 SHARE = "share:"
 MOST_SEGMENTS = 50
+SPREAD_BAND = 1.5
+"""The dead band of spread, whose score has a heavy tail, in those of others: found by simulation (benchmarks.drift)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +130,25 @@ def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> Itera
     made = list[Monitor]()
     if isinstance(column, NumericBins):
         location, spread = bin_scores(of_all / max(len(valid), 1))
-        for test, weights in ((LOCATION, location), (SPREAD, spread)):
-            if weights.any():
-                made += monitor(test, fit_linear(weights[valid], weights, limits), stretch)
-        for test, places in _tails(column, of_all):
-            made += monitor(test, _rare(valid, places, False), stretch)
-        made += monitor(RANGE, _rare(valid, (0, len(column.edges)), False), stretch)
+        clustered: float | str = 1.0
+        if location.any():
+            fitted = fit_linear(location[valid], location, limits)
+            made += monitor(LOCATION, fitted, stretch)
+            clustered = fitted if isinstance(fitted, str) else _clustered(fitted)
+        if spread.any():
+            made += monitor(SPREAD, fit_linear(spread[valid], spread, limits, dead_band=SPREAD_BAND), stretch)
+        outside = (RANGE, (0, len(column.edges)), 1)
+        for test, places, own in (*_tails(column, of_all), outside):
+            made += monitor(
+                test, clustered if isinstance(clustered, str) else _rare(valid, places, clustered, own), stretch
+            )
     else:
         for place, category in enumerate(shared_out(column)):
             if 0 < of_all[place] < len(valid):
                 made += monitor(SHARE + category, _share(valid, place, column.size, limits, of_all=False), stretch)
         for test, place in ((OTHER, missing - 2), (UNSEEN, missing - 1)):
             if test == UNSEEN or of_all[place] < len(valid) / 2:
-                made += monitor(test, _rare(valid, (place,), False) if len(valid) else _rare(codes, (place,), False))
+                made += monitor(test, _rare(valid if len(valid) else codes, (place,)))
     if np.count_nonzero(of_all) > (1 if isinstance(column, NumericBins) else 2):
         slowest = max((m.window // stretch for m in made if m.test in (LOCATION, SPREAD)), default=0)
         made += monitor(SHAPE, fit_shape(valid, missing, limits, slowest), stretch)
@@ -176,17 +184,24 @@ def bin_scores(shares: Floats) -> tuple[Floats, Floats]:
     return np.append(a, 0.0), np.append(s, 0.0)
 
 
-def _tails(column: NumericBins, counts: Codes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _clustered(fitted: Fitted) -> float:
+    """By how much a window's mean varies more than that of independent events, which have the variance 1."""
+    assert isinstance(fitted.fit, Linear)
+    return max(1.0, fitted.fit.sd**2 * fitted.window)
+
+
+def _tails(column: NumericBins, counts: Codes) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """The bins above the reference's high quantiles, where ties leave such bins."""
     above = np.cumsum(counts[::-1])[::-1] / max(counts.sum(), 1)
     for test, quantile in TAILS:
         first = int(np.searchsorted(-above, -1.5 * (1 - quantile)))
         if first < len(above) and above[first] > 0:
-            yield test, tuple(range(first, len(column.edges) + 1))
+            yield test, tuple(range(first, len(column.edges) + 1)), 0
 
 
-def _rare(codes: Codes, places: tuple[int, ...], of_all: bool) -> Fitted | str:
-    return fit_rare(np.isin(codes, places).astype(np.float64), places, of_all)
+def _rare(codes: Codes, places: tuple[int, ...], dispersion: float = 1.0, own: int = 0) -> Fitted | str:
+    hits = np.isin(codes, places).astype(np.float64)
+    return fit_rare(hits, places, of_all=False, dispersion=dispersion, own=own)
 
 
 def _share(codes: Codes, place: int, size: int, limits: Thresholds, *, of_all: bool) -> Fitted | str:

@@ -31,7 +31,8 @@ REPLAYED = 0.6
 WIDER = 1.15
 EXPECTED = 8.0
 MERGED_BINS = 10
-RARE_LEVEL = 0.975
+RARE_LEVEL = 0.999
+"""How surely the reference's true rate of something rare is below the one that counts as normal."""
 
 SLOW = "the reference is too short for how slowly this moves"
 
@@ -46,9 +47,19 @@ class Fitted:
 
 
 def fit_linear(
-    scores: Floats, weights: Floats, limits: Thresholds, *, window: int = PANE, of_all: bool = False
+    scores: Floats,
+    weights: Floats,
+    limits: Thresholds,
+    *,
+    window: int = PANE,
+    of_all: bool = False,
+    dead_band: float = 1.0,
 ) -> Fitted | str:
-    """For a score per event, shape (n,), with mean zero; ``weights`` are the score of each bin."""
+    """For a score per event, shape (n,), with mean zero; ``weights`` are the score of each bin.
+
+    The dead band of b / m is what makes a CUSUM whose mean is known from m windows only hold its run length on average:
+    with an error of that mean of variance 1 / m, E exp(2 b error) = exp(2 b b / m). ``dead_band`` multiplies it.
+    """
     dependence = long_run(scores)
     found = _window(scores, dependence, window)
     if isinstance(found, str):
@@ -57,9 +68,9 @@ def fit_linear(
     means = window_sums(scores, window) / window
     m = len(means)
     sd = _spread(scores, means, window, dependence, limits)
-    allowance = K + limits.height / m
-    skew = _skew(scores, means, window, dependence.tau)
-    up, down = theta(skew), theta(-skew)
+    allowance = K + dead_band * limits.height / m
+    shown = _shown_skew(means)
+    up, down = (min(exponent(side * scores, sd, window, dependence.tau), theta(side * shown)) for side in (1, -1))
     z = means / sd
     wider = _replay([(z, allowance, up), (-z, allowance, down)], limits)
     fit = Linear(tuple(weights.tolist()), window, sd * wider, allowance, up, down, of_all)
@@ -100,14 +111,20 @@ def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitt
     return Fitted(fit, window, delta)
 
 
-def fit_rare(hits: Floats, places: Sequence[int], of_all: bool) -> Fitted | str:
-    """For a share of events that should not grow; ``hits`` has 1 for each such event, and 0."""
+def fit_rare(
+    hits: Floats, places: Sequence[int], of_all: bool, *, dispersion: float = 1.0, own: int = 0
+) -> Fitted | str:
+    """For a share of events that should not grow; ``hits`` has 1 for each such event, and 0.
+
+    ``dispersion`` is what is known of how much such events come in clusters, of which a few hits may show nothing.
+    ``own`` are hits that there would be, had the places not been chosen such that there are none.
+    """
     n, count = len(hits), float(hits.sum())
     dependence = long_run(hits) if 0 < count < n else LongRun(0.0, 1.0)
     window = _window(hits, dependence, PANE)
     if isinstance(window, str):
         return window
-    dispersion = max(1.0, dependence.tau)
+    dispersion = max(dispersion, dependence.tau)
     sums = window_sums(hits, window)
     share = count / n
     expected = window * share * (1 - share)
@@ -115,7 +132,7 @@ def fit_rare(hits: Floats, places: Sequence[int], of_all: bool) -> Fitted | str:
         ratio = float(sums.var(ddof=1)) / expected
         if ratio > float(chdtri(len(sums) - 1, SIGNIFICANT)) / (len(sums) - 1):
             dispersion = max(dispersion, ratio)
-    p0 = float(betaincinv(count / dispersion + 1, max(n - count, 1e-9) / dispersion, RARE_LEVEL))
+    p0 = float(betaincinv((count + own) / dispersion + 1, max(n - count, 1e-9) / dispersion, RARE_LEVEL))
     p1 = min(p0 + min(max(p0, 0.01), 0.1), (1 + p0) / 2)
     return Fitted(Rare(tuple(places), p0, p1, dispersion, of_all), window, dependence.tau)
 
@@ -128,6 +145,28 @@ def theta(skew: float) -> float:
     if skew < 1e-9:
         return 2 * K
     return (math.sqrt(0.25 + 4 * skew * K / 6) - 0.5) / (skew / 3)
+
+
+def exponent(scores: Floats, sd: float, window: int, tau: float) -> float:
+    """The theta > 0 with E exp(theta (z - k)) = 1, at most 1: Lundberg's exponent, e^(-theta h) the chance to exceed h.
+
+    z is the mean of ``window`` scores over ``sd``, taken for that of window / tau independent ones like the sample
+    ``scores``.
+    """
+    values, counts = np.unique(scores, return_counts=True)
+    shares, independent = counts / len(scores), window / max(tau, 1.0)
+
+    def grows(at: float) -> bool:
+        generating = float(shares @ np.exp(at * values / (sd * independent)))
+        return independent * math.log(generating) > at * K
+
+    low, high = 0.0, 1.0
+    if not grows(high):
+        return high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if grows(middle) else (middle, high)
+    return low
 
 
 def wilson_hilferty(distance: Floats, df: float | Floats) -> Floats:
@@ -181,8 +220,10 @@ def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, lim
     from df values does to the tail that a threshold b stands for).
     """
     n, m = len(scores), len(means)
-    variance = max(dependence.variance, float(scores.var()))
-    modelled = math.sqrt(variance / window) * (1 + K * limits.height * 2 * max(dependence.tau, 1.0) / n)
+    variance = float(scores.var())
+    kurtosis = float((scores**4).mean()) / variance**2
+    df = 2 * n / max(kurtosis - 1, 1.0) / max(dependence.tau, 1.0)  # of a variance that so many events tell
+    modelled = math.sqrt(max(dependence.variance, variance) / window) * (1 + K * limits.height / df)
     shown = float(means.std(ddof=1))
     candidates = [modelled, shown]
     if _exceeds(shown, modelled, m):
@@ -207,18 +248,12 @@ def _exceeds(sd: float, other: float, count: int) -> bool:
     return (sd / other) ** 2 > float(chdtri(count - 1, SIGNIFICANT)) / (count - 1)
 
 
-def _skew(scores: Floats, means: Floats, window: int, tau: float) -> float:
-    """The skewness of a window's mean: that of events, shrunk by the window; that of the windows, where it stands
-    out.
-    """
+def _shown_skew(means: Floats) -> float:
+    """The skewness of the reference's windows, where it stands out; else 0."""
     m = len(means)
-    modelled = float((scores**3).mean()) / float(scores.std()) ** 3 / math.sqrt(window) * math.sqrt(max(1.0, tau))
-    if m < 20:
-        return modelled
     centred = means - means.mean()
-    shown = float((centred**3).mean()) / max(float(means.std()), 1e-12) ** 3
-    stands_out = abs(shown) > 2 * math.sqrt(6 / m) and abs(shown) > abs(modelled)
-    return shown if stands_out else modelled
+    skew = float((centred**3).mean()) / max(float(means.std()), 1e-12) ** 3
+    return skew if m >= 20 and abs(skew) > 2 * math.sqrt(6 / m) else 0.0
 
 
 def _replay(sides: Sequence[tuple[Floats, float, float]], limits: Thresholds) -> float:
