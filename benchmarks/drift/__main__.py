@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from benchmarks.drift import budget, delays, loans, run_lengths
+from benchmarks.drift import budget, cost, delays, loans, run_lengths
 
 SEED = 20_000
-PARTS = ("budget", "delays", "loans", "lengths")
+PARTS = ("budget", "delays", "loans", "lengths", "cost")
 
 
 def main() -> None:
@@ -54,6 +54,8 @@ def _rows(part: str, options: argparse.Namespace) -> Any:
             yield from loans.measure()
         case "lengths":
             yield from run_lengths.measure(100_000, options.seed)
+        case "cost":
+            yield from cost.measure()
 
 
 def _line(part: str, row: dict[str, Any]) -> str:
@@ -69,6 +71,9 @@ def _line(part: str, row: dict[str, Any]) -> str:
         case "lengths":
             what = f"published {row['published']:>7.2f}, simulated {row['simulated']:>7.2f}, {row['off']:+.1%}"
             return f"{row['chart']:<20} shift {row['shift']:<4}: {what}"
+        case "cost":
+            core = f", {row['of_a_core']:.0%} of a core at {cost.EVENTS_PER_SECOND:,}/s" if "of_a_core" in row else ""
+            return f"{row['what']:<68} {row['us_per_event']:.2f} µs an event, {row['ms_a_batch']:.2f} ms a batch{core}"
         case _:
             return f"{row['what']:<44} {row['value']}"
 

@@ -24,6 +24,7 @@ from streamproc.baselines import Told, baseline_path, learn, read_baseline
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import scanning
 from streamproc.core.decide.drift import Watch
+from streamproc.core.drift.alarms import monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, Baseline
 from streamproc.core.drift.panes import loads as load_panes
 from streamproc.core.drift.processor import layouts as layouts_of
@@ -207,25 +208,28 @@ def _open(file: Path) -> Pipeline:
 
 
 def _show_baseline(baseline: Baseline) -> None:
+    """The monitors of everything; those of segments are like them, and only what is off among them is told."""
     table = Table(box=box.SIMPLE)
-    for name in ("column", "segment", "test", "window", "threshold", "small", "medium", "large shift"):
-        table.add_column(name, overflow="fold", justify="left" if name in ("column", "segment", "test") else "right")
-    off = list[str]()
+    for name in ("column", "test", "window", "threshold", "small", "medium", "large shift"):
+        table.add_column(name, overflow="fold", justify="left" if name in ("column", "test") else "right")
+    told = list[str]()
     for monitor in baseline.monitors:
-        segment = baseline.row_name(monitor.row)
+        name = monitor_key(baseline, monitor)
+        if monitor.note:
+            told.append(f"note {name}: {monitor.note}")
         if monitor.fit is None:
-            off.append(f"{monitor.column}/{monitor.test}{f' [{segment}]' if segment else ''}: {monitor.off}")
+            told.append(f"off  {name}: {monitor.off}")
         elif monitor.row == EVERYTHING:
             rare = monitor.fit.family == "rare"
             threshold = baseline.thresholds.ratio if rare else baseline.thresholds.cusum
             waits = ["" if delay is None else f"{delay:,.0f}" for delay in monitor.delays]
-            cells = (monitor.column, segment, monitor.test, f"{monitor.window:,}", f"{threshold:.1f}", *waits)
+            cells = (monitor.column, monitor.test, f"{monitor.window:,}", f"{threshold:.1f}", *waits)
             table.add_row(*map(escape, cells))
     console = Console()
     (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
+    for line in [*told, *(f"off  {name}: {reason}" for name, reason in baseline.unwatched.items())]:
+        click.echo(line)
     on = sum(monitor.fit is not None for monitor in baseline.monitors)
-    for line in [*off, *(f"{name}: {reason}" for name, reason in baseline.unwatched.items())]:
-        click.echo(f"off  {line}")
     per = baseline.source["budget"]["events_per_false_alarm"]
     click.echo(f"{counted(on, 'monitor')} for everything and {counted(len(baseline.segments), 'segment')}, ", nl=False)
     click.echo(f"one false alarm per {per:,.0f} events; events to the alarm are expected values")

@@ -141,6 +141,15 @@ def test_windows_grow_with_dependence_and_what_is_too_slow_is_off() -> None:
             assert 64 < location.window <= most
 
 
+def test_what_wanders_is_said_to() -> None:
+    rng = np.random.default_rng(12)
+    slow = np.cumsum(rng.standard_normal(40_000)) / 60
+    baseline = baseline_of(pl.Series(slow - slow.mean() + 3 * rng.standard_normal(len(slow))))
+    assert any("wanders" in monitor.note or monitor.off == SLOW for monitor in baseline.monitors)
+    steady = baseline_of(normal(13, 40_000))
+    assert not any(monitor.note or monitor.off for monitor in steady.monitors)
+
+
 def test_a_short_reference_is_said_to_be_short() -> None:
     baseline = baseline_of(normal(3, 500))
     assert {monitor.off for monitor in baseline.monitors if monitor.test == "location"} == {

@@ -98,7 +98,7 @@ class Monitor:
     """One statistic of one column in one row, watched in windows of so many events; or off, for a reason.
 
     ``tau`` is how much slower than independent events it moves. ``delays`` are the events expected from a small, a
-    medium and a large shift to its alarm; null where that cannot be said.
+    medium and a large shift to its alarm; null where that cannot be said. ``note`` is what people should know of it.
     """
 
     column: str
@@ -109,6 +109,7 @@ class Monitor:
     fit: Fit | None = None
     off: str = ""
     delays: tuple[float | None, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

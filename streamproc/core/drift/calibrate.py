@@ -125,7 +125,8 @@ def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> Itera
             yield Monitor(column.name, row, test, off=fitted)
         elif fitted is not None:
             delays = expected_delays(test, fitted, limits, longer)
-            yield Monitor(column.name, row, test, fitted.window * longer, fitted.tau, fitted.fit, delays=delays)
+            window = fitted.window * longer
+            yield Monitor(column.name, row, test, window, fitted.tau, fitted.fit, "", delays, fitted.note)
 
     made = list[Monitor]()
     if isinstance(column, NumericBins):

@@ -31,19 +31,22 @@ REPLAYED = 0.6
 WIDER = 1.15
 EXPECTED = 8.0
 MERGED_BINS = 10
-RARE_LEVEL = 0.999
+RARE_LEVEL = 0.99
 """How surely the reference's true rate of something rare is below the one that counts as normal."""
 
+WANDERING = 1.25
+WANDERS = "it wanders: where it goes beyond what the reference shows it may alarm more often than the budget says"
 SLOW = "the reference is too short for how slowly this moves"
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fit, the window that it is for, and how dependent its events are."""
+    """A fit, the window that it is for, and how dependent its events are. ``note`` is what people should know of it."""
 
     fit: Linear | Shape | Rare
     window: int
     tau: float
+    note: str = ""
 
 
 def fit_linear(
@@ -67,14 +70,14 @@ def fit_linear(
     window = found
     means = window_sums(scores, window) / window
     m = len(means)
-    sd = _spread(scores, means, window, dependence, limits)
+    modelled, sd = _spread(scores, means, window, dependence, limits)
     allowance = K + dead_band * limits.height / m
     shown = _shown_skew(means)
     up, down = (min(exponent(side * scores, sd, window, dependence.tau), theta(side * shown)) for side in (1, -1))
     z = means / sd
     wider = _replay([(z, allowance, up), (-z, allowance, down)], limits)
     fit = Linear(tuple(weights.tolist()), window, sd * wider, allowance, up, down, of_all)
-    return Fitted(fit, window, dependence.tau)
+    return Fitted(fit, window, dependence.tau, WANDERS if sd * wider > WANDERING * modelled else "")
 
 
 def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitted | str:
@@ -213,8 +216,8 @@ def _window(series: Floats, dependence: LongRun, window: int) -> int | str:
         return SLOW if correlation > TOO_SLOW else window
 
 
-def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, limits: Thresholds) -> float:
-    """The standard deviation of a window's mean: the largest of what dependence says and what windows show.
+def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, limits: Thresholds) -> tuple[float, float]:
+    """The standard deviation of a window's mean: what dependence says, and the largest of that and what windows show.
 
     Each is widened for how well so few windows can tell it (a fraction k b / df: to first order what a scale estimated
     from df values does to the tail that a threshold b stands for).
@@ -240,7 +243,7 @@ def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, lim
             spread = float(averages.std(ddof=1)) * math.sqrt(together)
             if _exceeds(spread, max(candidates), batches):
                 candidates.append(spread * (1 + K * limits.height / (batches - 1)))
-    return max(candidates)
+    return modelled, max(candidates)
 
 
 def _exceeds(sd: float, other: float, count: int) -> bool:

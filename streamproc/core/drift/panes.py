@@ -6,8 +6,9 @@ are exact, so no order and no grouping of the parts changes a bit of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -26,6 +27,8 @@ exactly.
 FARTHEST = 2.0**15
 MOMENTS = 4
 """Sum and sum of squares in fixed point, least, greatest."""
+CACHED = 16_384
+"""So many numbers are worked on together: more would leave the processor's cache, and fewer cost calls."""
 NUMBERS = 2**44
 """Partition and number of a pane as one number: there are fewer panes than this."""
 
@@ -41,6 +44,8 @@ class Layout:
     starts: Codes
     width: int
     numeric: tuple[NumericBins, ...]
+    centres: Floats
+    scales: Floats
     segment_rows: Mapping[str, Mapping[str, int]]
     rows: int
 
@@ -53,7 +58,9 @@ class Layout:
         for number, segment in enumerate(baseline.segments):
             rows.setdefault(segment.column, {})[segment.value] = 1 + number
         numeric = tuple(column for column in bins if isinstance(column, NumericBins))
-        return cls(bins, np.cumsum(sizes)[:-1], int(sizes.sum()), numeric, rows, baseline.rows)
+        centres, scales = (np.array([getattr(one, name) for one in numeric]) for name in ("centre", "scale"))
+        starts, width = np.cumsum(sizes)[:-1], int(sizes.sum())
+        return cls(bins, starts, width, numeric, centres, scales, rows, baseline.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,39 +164,57 @@ class Counted:
 
 def count(layout: Layout, batch: Counted) -> list[Panes]:
     """The parts of panes of a batch, one ``Panes`` a partition."""
+    if not len(batch.offsets):
+        return []
     keys, of_record = np.unique(batch.partitions * NUMBERS + batch.offsets // PANE, return_inverse=True)
     of_event = of_record[batch.events]
-    pane_of, rows, counts = _tally(layout, _entries(layout, batch, of_record, of_event), len(keys))
-    times, moments = _moments(layout, batch, of_event, len(keys))
+    values = {column.name: numbers(batch.columns[column.name]) for column in layout.numeric}
+    pane_of, rows, counts = _tally(layout, _entries(layout, batch, values, of_record, of_event), len(keys))
+    times, moments = _moments(layout, batch, values, of_event, len(keys))
     partitions, panes = np.divmod(keys, NUMBERS)
-    last = dict(zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True))
+    ends = np.flatnonzero(np.diff(batch.partitions, append=-1))
+    last = dict(zip(batch.partitions[ends].tolist(), batch.offsets[ends].tolist(), strict=True))
+    edges = np.flatnonzero(np.diff(partitions, prepend=-1, append=-1)).tolist()
+    cuts = np.searchsorted(pane_of, edges).tolist()
     parts = list[Panes]()
-    for partition in np.unique(partitions).tolist():
-        own = slice(*np.searchsorted(partitions, [partition, partition + 1]).tolist())
-        its = slice(*np.searchsorted(pane_of, [own.start, own.stop]).tolist())
+    for place, (begin, end) in enumerate(pairwise(edges)):
+        own, its, partition = slice(begin, end), slice(cuts[place], cuts[place + 1]), int(partitions[begin])
         by_pane = panes[own], times[own], moments[own]
-        parts.append(Panes(partition, last[partition] + 1, *by_pane, pane_of[its] - own.start, rows[its], counts[its]))
+        parts.append(Panes(partition, last[partition] + 1, *by_pane, pane_of[its] - begin, rows[its], counts[its]))
     return parts
 
 
-def _entries(layout: Layout, batch: Counted, of_record: Codes, of_event: Codes) -> Iterator[tuple[Codes, Codes]]:
-    """What falls into bins: pane and row as one number, shape (m,), and places in the row, shape (columns, m)."""
-    codes, record_codes = list[Codes](), list[Codes]()
-    for column, start in zip(layout.bins, layout.starts.tolist(), strict=True):
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """What falls into bins: pane and row as one number, shape (m,), and for some columns the bin, shape (m,)."""
+
+    keys: Codes
+    columns: Sequence[tuple[int, Codes]]
+    """The number of a column, and its bins."""
+
+
+def _entries(
+    layout: Layout, batch: Counted, values: Mapping[str, Floats], of_record: Codes, of_event: Codes
+) -> Iterator[_Entries]:
+    """Everything, and the segments. ``values`` are those of the numeric columns."""
+    by_event, by_record = list[tuple[int, Codes]](), list[tuple[int, Codes]]()
+    for number, column in enumerate(layout.bins):
         apart = batch.record_columns.get(column.name)
-        if apart is None:
-            codes.append(column.codes(batch.columns[column.name]) + start)
+        if apart is not None:
+            by_record.append((number, column.codes(apart)))
+        elif isinstance(column, NumericBins):
+            by_event.append((number, column.codes_of(values[column.name])))
         else:
-            record_codes.append(column.codes(apart) + start)
-    if record_codes:
-        yield of_record * layout.rows + EVERYTHING, np.stack(record_codes)
-    if codes:
-        of_events = np.stack(codes)
-        yield of_event * layout.rows + EVERYTHING, of_events
+            by_event.append((number, column.codes(batch.columns[column.name])))
+    if by_record:
+        yield _Entries(of_record * layout.rows + EVERYTHING, by_record)
+    if by_event:
+        yield _Entries(of_event * layout.rows + EVERYTHING, by_event)
         for name, places in layout.segment_rows.items():
             rows = segment_rows(batch.columns[name], places)
-            inside = rows != EVERYTHING
-            yield (of_event * layout.rows + rows)[inside], of_events[:, inside]
+            inside = np.flatnonzero(rows != EVERYTHING)
+            keys = (of_event * layout.rows + rows)[inside]
+            yield _Entries(keys, [(number, codes[inside]) for number, codes in by_event])
 
 
 def segment_rows(column: pl.Series, places: Mapping[str, int]) -> Codes:
@@ -200,40 +225,65 @@ def segment_rows(column: pl.Series, places: Mapping[str, int]) -> Codes:
     return np.fromiter((places.get(text, EVERYTHING) for text in texts), np.int64, len(texts))
 
 
-def _tally(layout: Layout, entries: Iterator[tuple[Codes, Codes]], panes: int) -> tuple[Counts, Counts, Counts]:
+def _tally(layout: Layout, entries: Iterable[_Entries], panes: int) -> tuple[Counts, Counts, Counts]:
     """Pane, row and counts of every row that has anything in it."""
     made = list(entries)
     present = np.zeros(panes * layout.rows, np.bool_)
-    for keys, _ in made:
-        present[keys] = True
+    for own in made:
+        present[own.keys] = True
     chosen = np.flatnonzero(present)
     place_of = np.cumsum(present) - 1
-    counts = np.zeros(len(chosen) * layout.width, np.int64)
-    for keys, codes in made:
-        counts += np.bincount((codes + place_of[keys] * layout.width).ravel(), minlength=len(counts))
+    counts = np.zeros((len(chosen), layout.width), np.int64)
+    for own in made:
+        places = place_of[own.keys]
+        for number, codes in own.columns:  # column by column: arrays that stay in the processor's cache
+            size, start = layout.bins[number].size, int(layout.starts[number])
+            its = np.bincount(places * size + codes, minlength=len(chosen) * size)
+            counts[:, start : start + size] += its.reshape(-1, size)
     pane_of, rows = np.divmod(chosen, layout.rows)
-    return pane_of, rows, counts.reshape(len(chosen), layout.width)
+    return pane_of, rows, counts
 
 
-def _moments(layout: Layout, batch: Counted, of_event: Codes, panes: int) -> tuple[Counts, Floats]:
+def _moments(
+    layout: Layout, batch: Counted, values: Mapping[str, Floats], of_event: Codes, panes: int
+) -> tuple[Counts, Floats]:
     """The latest time, shape (panes,), and the moments of numeric columns, shape (panes, columns, 4), of each pane."""
     times = np.zeros(panes, np.int64)
     moments = np.zeros((panes, len(layout.numeric), MOMENTS))
     moments[:, :, 2:] = np.inf, -np.inf
     if not len(of_event):
         return times, moments
-    order = np.argsort(of_event, kind="stable")
-    ordered = of_event[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    there = ordered[starts]
-    times[there] = np.maximum.reduceat(batch.times[order], starts)
-    for place, column in enumerate(layout.numeric):
-        values = numbers(batch.columns[column.name])[order]
-        missing = np.isnan(values)
-        fixed = np.round(np.clip((values - column.centre) / column.scale, -FARTHEST, FARTHEST) * FIXED)
-        fixed[missing] = 0.0
-        moments[there, place, 0] = np.add.reduceat(fixed, starts)
-        moments[there, place, 1] = np.add.reduceat(fixed * fixed, starts)
-        moments[there, place, 2] = np.fmin.reduceat(np.where(missing, np.inf, values), starts)
-        moments[there, place, 3] = np.fmax.reduceat(np.where(missing, -np.inf, values), starts)
+    order = None
+    if (np.diff(of_event) < 0).any():  # lanes that are not in the order of their partitions
+        order = np.argsort(of_event, kind="stable")
+        of_event = of_event[order]
+    starts = np.flatnonzero(np.diff(of_event, prepend=-1))
+    there = of_event[starts]
+    times[there] = np.maximum.reduceat(batch.times if order is None else batch.times[order], starts)
+    together = max(1, CACHED // len(of_event))
+    for first in range(0, len(layout.numeric), together):
+        some = slice(first, first + together)
+        own = np.stack([values[column.name] for column in layout.numeric[some]])
+        if order is not None:
+            own = own[:, order]
+        moments[there, some] = _of_columns(own, layout.centres[some, None], layout.scales[some, None], starts)
     return times, moments
+
+
+def _of_columns(values: Floats, centres: Floats, scales: Floats, starts: Codes) -> Floats:
+    """The moments of each pane, whose first event ``starts`` gives, shape (panes, columns, 4)."""
+    fixed = values - centres
+    fixed /= scales
+    np.clip(fixed, -FARTHEST, FARTHEST, out=fixed)
+    fixed *= FIXED
+    np.rint(fixed, out=fixed)
+    missing = np.isnan(values)
+    if missing.any():
+        fixed[missing] = 0.0
+    sums = np.add.reduceat(fixed, starts, axis=1)
+    fixed *= fixed
+    squares = np.add.reduceat(fixed, starts, axis=1)
+    least, greatest = np.fmin.reduceat(values, starts, axis=1), np.fmax.reduceat(values, starts, axis=1)
+    if missing.any():
+        least[np.isnan(least)], greatest[np.isnan(greatest)] = np.inf, -np.inf
+    return np.stack([sums.T, squares.T, least.T, greatest.T], axis=2)
