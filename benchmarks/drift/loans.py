@@ -52,7 +52,7 @@ class _Loans:
 def _loans() -> _Loans:
     files = car_loans()
     reference, analysis = pl.read_csv(files.reference), pl.read_csv(files.analysis)
-    repaid = pl.concat([reference["repaid"], pl.read_csv(files.outcomes)["repaid"]])
+    repaid = pl.concat([own["repaid"].cast(pl.Int64) for own in (reference, pl.read_csv(files.outcomes))])
     whole = pl.concat([reference.select(analysis.columns), analysis])
     errors = (whole["y_pred"] != repaid).cast(pl.Int64).to_numpy()
     columns = whole.select(pl.exclude("id", "y_pred"))

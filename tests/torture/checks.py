@@ -12,9 +12,16 @@ import numpy as np
 import orjson
 
 from examples.counter.counter import TABLE
+from streamproc.baselines import watching
+from streamproc.core.drift.baseline import EVERYTHING, PANE
+from streamproc.core.drift.panes import loads as load_panes
+from streamproc.core.drift.processor import TABLE as DRIFT_TABLE
+from streamproc.core.drift.processor import DriftProcessor
+from streamproc.core.plan import DEAD_LETTERS
 from streamproc.core.processor import Answer, Ask, Score
 from streamproc.core.state import split_changelog_key
 from streamproc.io.answers import Answers
+from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from tests.kafka.test_equivalence import offline, source
 from tests.record_schemas import record_problems
@@ -48,6 +55,11 @@ class Found:
     def letters(self) -> Sequence[Any]:
         return self.outputs[self.pipeline.plan.topics.dead_letters]
 
+    @property
+    def written(self) -> list[str]:
+        """What the decide agent writes of single events."""
+        return [topic for topic in self.pipeline.plan.written if topic != self.pipeline.plan.topics.panes]
+
     @cached_property
     def decided(self) -> list[Any]:
         """The decisions' contents."""
@@ -80,8 +92,7 @@ def ids(found: Found) -> Iterator[str]:
 
 def order(found: Found) -> Iterator[str]:
     """What comes from one partition stands in its order in every partition of every topic."""
-    plan = found.pipeline.plan
-    for topic in plan.written:
+    for topic in found.written:
         last: dict[tuple[int, int], int] = {}
         wrong = []
         for record in sorted(found.outputs[topic], key=lambda record: (record.partition, record.offset)):
@@ -94,7 +105,7 @@ def order(found: Found) -> Iterator[str]:
 
 def schemas(found: Found) -> Iterator[str]:
     """Every record is what its schema says."""
-    for topic in found.pipeline.plan.written:
+    for topic in found.written:
         told = (
             f"{record.partition}-{record.offset}: {problem}"
             for record in found.outputs[topic]
@@ -107,7 +118,7 @@ def same(found: Found) -> Iterator[str]:
     """The bytes are those of an offline run over the same events with the same answers of the model."""
     pipeline = replace(found.pipeline, answers=Replayed(found.pipeline.answers, unscored(found.decided)))
     expected = offline(pipeline, list(found.events), ROWS)
-    for topic in found.pipeline.plan.written:
+    for topic in found.written:
         written = found.outputs[topic]
         records = {source(r.value, r.headers): (r.key, r.value, tuple(r.headers)) for r in written}
         wanted = expected.get(topic, {})
@@ -145,6 +156,54 @@ def state(found: Found) -> Iterator[str]:
     yield from _some(f"of {len(counts)} counts in the state, wrong", wrong)
 
 
+def panes(found: Found) -> Iterator[str]:
+    """Panes count every event once."""
+    if found.pipeline.plan.drift is None:
+        return
+    watched, baseline = watching(found.pipeline)
+    assert baseline is not None and watched.processor.watch is not None
+    assert baseline.bins[-1].name == DEAD_LETTERS  # counts every record, whatever became of it
+    counted = dict[Place, int]()
+    for record in found.outputs[found.pipeline.plan.topics.panes]:
+        read = load_panes(record.value, baseline.hash, watched.processor.watch.layouts)
+        if read is None:
+            yield "panes of another baseline"
+            return
+        own = read[1]
+        everything = own.rows == EVERYTHING
+        sums = own.counts[everything][:, -baseline.bins[-1].size :].sum(axis=1)
+        for pane, events in zip(own.panes[own.pane_of[everything]].tolist(), sums.tolist(), strict=True):
+            counted[own.partition, pane] = counted.get((own.partition, pane), 0) + events
+    expected = Counter((event.partition, event.offset // PANE) for event in found.events)
+    wrong = [place for place in counted.keys() | expected.keys() if counted.get(place, 0) != expected[place]]
+    yield from _some(f"of {len(expected)} panes, wrong", wrong)
+
+
+def drift(found: Found) -> Iterator[str]:
+    """Drift says, byte for byte, what one undisturbed pass over the panes says."""
+    if found.pipeline.plan.drift is None:
+        return
+    watched, baseline = watching(found.pipeline)
+    assert baseline is not None and watched.plan.drift is not None
+    topics = watched.plan.topics
+    processor = DriftProcessor(watched.plan.pipeline, baseline, recover=watched.plan.drift.recover)
+    run = Offline(processor, watched.answers.now, tables=(DRIFT_TABLE,))
+    by_lane: dict[int, list[Any]] = defaultdict(list)
+    for record in sorted(found.outputs[topics.panes], key=lambda record: record.offset):
+        by_lane[record.partition].append(record.value)
+    expected = list[tuple[bytes | None, bytes | None]]()
+    for lane, values in by_lane.items():
+        for output in run.process(batch_of(topics.panes, values, partition=lane)).records:
+            if output.topic == topics.drift:
+                expected += zip(output.keys, output.values, strict=True)
+    told = [(record.key, record.value) for record in found.outputs[topics.drift]]
+    if not expected:
+        yield "nothing drifted, so nothing was shown"
+    if told != expected:
+        different = sum(a != b for a, b in zip(told, expected, strict=False))
+        yield f"{len(told)} changes instead of {len(expected)}, {different} differ"
+
+
 def ends(found: Found) -> Iterator[str]:
     """Workers end when told to, and never by themselves for a reason that a restart does not mend."""
     yield from _some("exit codes at the end", [code for code in found.codes if code not in (0, -15)])
@@ -155,7 +214,7 @@ def came_about(found: Found) -> Iterator[str]:
     yield from found.missed
 
 
-CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, ends, came_about)
+CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, ends, came_about)
 
 
 def unscored(decided: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from aiokafka import TopicPartition
 
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import BrokerConfig, DevBroker
+from streamproc.kafka.group import GroupOffsets
 from streamproc.pipeline import Pipeline
 from tests.kafka.car_loan import Example
 from tests.kafka.records import read_until
@@ -34,6 +35,7 @@ RECOVER_SECONDS = 90.0
 DRAIN_SECONDS = 90.0
 READ_SECONDS = 180.0
 SETTLE_SECONDS = 20.0
+LOOK_SECONDS = 0.2
 PAUSE_SECONDS = (0.3, 1.5)
 OVERLAP = 0.2
 """The share of faults whose end is not waited for before the next one."""
@@ -179,10 +181,31 @@ async def _drain(world: World, pipeline: Pipeline, notify: Notify) -> float | No
             if not await world.monitor.reached(await _last(world.connection, topic), max(left, 1.0)):
                 world.missed.append(f"not drained in {DRAIN_SECONDS:.0f} s, behind: {world.monitor.behind()}")
                 return None
+        ends = await _last(world.connection, pipeline.plan.topics.panes)
+        if not await _committed(world, ends, DRAIN_SECONDS - (time.monotonic() - started)):
+            world.missed.append(f"the drift agent is not through in {DRAIN_SECONDS:.0f} s")
+            return None
     except TimeoutError:
         world.missed.append("the feed did not end in time")
         return None
     return round(time.monotonic() - started, 2)
+
+
+async def _committed(world: World, offsets: dict[TopicPartition, int], seconds: float) -> bool:
+    """Wait until the workers have committed so much of topics that the monitor does not look at."""
+    group = GroupOffsets(world.connection, world.example.name)
+    await group.start()
+    try:
+        async with asyncio.timeout(max(seconds, 1.0)):
+            while True:
+                found = await group.fetch(list(offsets), stable=False)
+                if all(found[tp].offset >= at for tp, at in offsets.items()):
+                    return True
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        return False
+    finally:
+        await group.stop()
 
 
 async def _fed(world: World) -> None:
@@ -203,7 +226,7 @@ async def _read(example: Example, pipeline: Pipeline) -> Found:
         return await read_until(example.connection, topic, None, READ_SECONDS)
 
     totals = subject.totals(example)
-    topics = [*pipeline.plan.written, totals]
+    topics = [*pipeline.plan.written, pipeline.plan.topics.drift, totals]
     return Found(
         pipeline,
         await everything(pipeline.plan.events.topic),

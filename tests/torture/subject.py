@@ -1,12 +1,17 @@
-"""What is tortured: the car-loan pipeline with a model that can fail, and a counter of its decisions beside it."""
+"""What is tortured: the car-loan pipeline with a model that can fail, drift, and a counter of its decisions."""
 
 from __future__ import annotations
+
+import polars as pl
 
 from examples.counter.counter import TABLE, Counter
 from streamproc import Agent
 from streamproc.agents import prepare_topics
+from streamproc.baselines import baseline_path, learn
+from streamproc.core.drift.baseline import Baseline
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.sample import car_loans
 from streamproc.topics import check_topics, pipeline_topics
 from streamproc.worker import agents as pipeline_agents
 from tests.kafka import car_loan
@@ -14,17 +19,24 @@ from tests.kafka.car_loan import Example
 from tests.torture.model import score
 
 MODEL = f"python: {score.__module__}:{score.__name__}"
+DRIFT = "drift: {reference: reference.parquet, false_alarms: 1 per 100000 events, segments: [salary_range]}"
 CHANGES = (
     ("  key: id\n", ""),  # the record's own: a key comes again and again, an id does not
     ("  onnx: model.onnx", f"  {MODEL}"),
     ("  timeout: 5s", "  timeout: 500ms"),
+    ("\nrules:\n", f"\n{DRIFT}\n\nrules:\n"),
 )
+REFERENCE = 5_000
 
 
 def make(connection: Connection, partitions: int, replication: int) -> Example:
     """A copy of the example with an events topic of its own. Takes an event loop of its own."""
     copies = ("\nactions:\n", f"\ntopics: {{replication: {replication}}}\n\nactions:\n")
-    return car_loan.make(connection, partitions, [*CHANGES, copies])
+    example = car_loan.make(connection, partitions, [*CHANGES, copies])
+    reference = pl.read_csv(car_loans().reference).select(pl.exclude("y_pred_proba", "y_pred")).head(REFERENCE)
+    reference.write_parquet(example.file.parent / "reference.parquet")
+    baseline_path(example.file).write_bytes(learn(open_pipeline(example.file)).dumps())
+    return example
 
 
 def totals(example: Example) -> str:
@@ -32,11 +44,11 @@ def totals(example: Example) -> str:
     return example.topic("totals")
 
 
-def agents(pipeline: Pipeline) -> list[Agent]:
+def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
     """The pipeline's own agents, and one that keeps a count for each key, as state of its lanes."""
     decisions, counts = pipeline.plan.topics.decisions, f"{pipeline.plan.pipeline}.totals"
     counter = Agent("counter", (decisions,), Counter(decisions, counts), tables=(TABLE,), writes=(counts,))
-    return [*pipeline_agents(pipeline), counter]
+    return [*pipeline_agents(pipeline, baseline), counter]
 
 
 async def make_topics(example: Example, partitions: int) -> Pipeline:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from streamproc import run_agents
 from streamproc.app import WorkerSettings
+from streamproc.baselines import watching
 from streamproc.kafka.lanes import LaneSettings
 from streamproc.pipeline import open_pipeline
 from streamproc.worker import stop_with_parent, warm_up
@@ -24,12 +25,12 @@ WATCHDOG_SECONDS = 30.0
 def main() -> None:
     """Run until SIGTERM, or until whoever started us is gone."""
     stop_with_parent()
-    pipeline = open_pipeline(Path(sys.argv[1]))
+    pipeline, baseline = watching(open_pipeline(Path(sys.argv[1])))
     warm_up(pipeline)
     if seconds := float(os.environ.get(CLOCK, "0")):
         shift_clock(seconds)
     settings = WorkerSettings(session_timeout=float(sys.argv[2]), lanes=LaneSettings(watchdog=WATCHDOG_SECONDS))
-    run_agents(pipeline.plan.pipeline, agents(pipeline), settings=settings, answerer=pipeline.answers)
+    run_agents(pipeline.plan.pipeline, agents(pipeline, baseline), settings=settings, answerer=pipeline.answers)
 
 
 def shift_clock(seconds: float) -> list[ModuleType]:
