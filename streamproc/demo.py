@@ -24,7 +24,7 @@ import polars as pl
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streamproc.core.partitioner import partitions
-from streamproc.core.plan import Plan
+from streamproc.core.plan import DRIFT, Plan, Rule
 from streamproc.core.processor import Records
 from streamproc.core.records import text_headers
 from streamproc.errors import EnvironmentFault
@@ -68,6 +68,8 @@ class Tally:
     actions: int = 0
     reviews: int = 0
     dead_letters: int = 0
+    by_drift: dict[str, list[bytes]] = field(default_factory=dict)
+    """Keys of the events that a rule decided which reads drift, by what automation would have decided."""
     latencies: list[float] = field(default_factory=list)
     """Seconds from an event's record timestamp until its decision was read."""
     started: float = 0.0
@@ -97,6 +99,7 @@ class Tally:
             "actions": self.actions,
             "reviews": self.reviews,
             "dead_letters": self.dead_letters,
+            "drift": self._drift(),
             "missing": self.expected - len(self.decided),
             "duplicates": sum(self.decided.values()) - len(self.decided),
             "seconds": round(seconds, 3),
@@ -104,6 +107,25 @@ class Tally:
             "latency_ms": {"p50": p50, "p99": p99},
             "broker": broker,
         }
+
+    def _drift(self) -> dict[str, Any]:
+        """How many decisions drift changed, and how many of those would have been errors, as their labels say."""
+        repaid = _repaid() if self.by_drift else {}
+        should = {"approve": True, "decline": False}  # of loans that are repaid
+        wrong = {
+            would_be: sum(repaid[key] != should[would_be] for key in keys)
+            for would_be, keys in sorted(self.by_drift.items())
+            if would_be in should
+        }
+        changed = {would_be: len(keys) for would_be, keys in sorted(self.by_drift.items())}
+        return {"changed": sum(changed.values()), "would_be": changed, "would_be_wrong": wrong}
+
+
+def _repaid() -> dict[bytes, bool]:
+    """Whether the loan of each key was repaid."""
+    outcomes = pl.read_csv(car_loans().outcomes)
+    pairs = zip(outcomes["id"].to_list(), outcomes["repaid"].to_list(), strict=True)
+    return {b"%d" % key: repaid == 1 for key, repaid in pairs}
 
 
 def real_events(count: int, bad_share: float) -> Events:
@@ -275,7 +297,7 @@ def deciding(plan: Plan) -> list[str]:
 
 def following(plan: Plan) -> list[str]:
     """The topics of what follows from decisions."""
-    return [name for name in plan.written if name not in deciding(plan)]
+    return [name for name in plan.written if name not in (*deciding(plan), plan.topics.panes)]
 
 
 @asynccontextmanager
@@ -333,10 +355,17 @@ def _told(decision: bytes) -> tuple[int, int, int, str]:
     return source["partition"], source["offset"], source["timestamp"], whole["decision"]
 
 
+def _reads_drift(rule: Rule) -> bool:
+    return rule.when is not None and any(name.startswith(DRIFT) for name in rule.when.columns)
+
+
 def _add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
     if records.topic == plan.topics.decisions:
-        for value in records.values:
+        watching = [b'"rule":"%s"' % rule.id.encode() for rule in plan.rules if _reads_drift(rule)]
+        for key, value in zip(records.keys, records.values, strict=True):
             partition, offset, timestamp, decision = _told(value or b"")
+            if value is not None and any(rule in value for rule in watching):
+                tally.by_drift.setdefault(orjson.loads(value)["would_be"] or "nothing", []).append(key or b"")
             tally.decided[partition, offset] += 1
             tally.decisions[decision] += 1
             tally.latencies.append(now - timestamp / 1000)

@@ -167,6 +167,13 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
     table.add_row("events", f"{summary['events']:,}, {damaged:,} of them damaged on purpose")
     for name, count in summary["decisions"].items():
         table.add_row(f"  {name}", f"{count:,}  ({count / summary['events']:.1%})")
+    drift = summary["drift"]
+    if drift["changed"]:
+        wrong = sum(drift["would_be_wrong"].values())
+        told = (
+            f"{drift['changed']:,} sent to review because the score drifted, {wrong:,} of which would have been errors"
+        )
+        table.add_row("  by drift", told)
     table.add_row("actions", f"{summary['actions']:,}")
     table.add_row("review items", f"{summary['reviews']:,}")
     table.add_row("dead letters", f"{summary['dead_letters']:,}")

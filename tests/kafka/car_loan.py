@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from streamproc.kafka.connection import Connection
 from streamproc.sample import car_loans, example
 from tests.kafka.records import read_all
 
+_WATCHING = re.compile(r"^# What an alarm means.*?(?=^rules:)|^  - \{id: unsure-in-drift.*?\n", re.M | re.S)
+"""What the example says of drift: most tests compare bytes, and what a worker has seen of it depends on the moment."""
 DAMAGED = 5  # of these kinds, one each among every 50 events
 SECONDS = 90.0
 
@@ -53,7 +56,7 @@ def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[st
     folder = Path(tempfile.mkdtemp(prefix="streamproc-")) / name
     shutil.copytree(example("car_loan"), folder)
     file = folder / "pipeline.yaml"
-    text = file.read_text().replace("car-loan", name)
+    text = _WATCHING.sub("", file.read_text()).replace("car-loan", name)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)

@@ -34,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loans") / "car_loan"
     shutil.copytree(example("car_loan"), folder)
     file = folder / "pipeline.yaml"
-    file.write_text(file.read_text().replace("\nrules:\n", DRIFT, 1))
+    text = file.read_text()
+    before, after = text[: text.index("\ndrift:")], text[text.index("\nrules:\n") + len("\nrules:\n") :]
+    file.write_text(before + DRIFT + after)
     files = car_loans()
     analysis = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
     whole = pl.concat([pl.read_csv(files.reference).select(analysis.columns), analysis])
@@ -108,5 +110,7 @@ def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
     broken.write_text(file.read_text().replace("reference.parquet", "nowhere.parquet"))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "nowhere.parquet cannot be read" in str(result.exception)
-    result = runner.invoke(cli, ["drift", "calibrate", str(example("car_loan") / "pipeline.yaml")])
+    text = file.read_text()
+    broken.write_text(text[: text.index("\ndrift:")] + text[text.index("\nrules:\n") :])
+    result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "watches nothing" in str(result.exception)
