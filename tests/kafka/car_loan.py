@@ -29,7 +29,6 @@ from streamproc.sample import car_loans, example
 from tests.kafka.records import read_all
 
 _WATCHING = re.compile(r"^# What an alarm means.*?(?=^rules:)|^  - \{id: unsure-in-drift.*?\n", re.M | re.S)
-"""What the example says of drift: most tests compare bytes, and what a worker has seen of it depends on the moment."""
 DAMAGED = 5  # of these kinds, one each among every 50 events
 SECONDS = 90.0
 
@@ -56,13 +55,21 @@ def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[st
     folder = Path(tempfile.mkdtemp(prefix="streamproc-")) / name
     shutil.copytree(example("car_loan"), folder)
     file = folder / "pipeline.yaml"
-    text = _WATCHING.sub("", file.read_text()).replace("car-loan", name)
+    text = without_drift(file.read_text()).replace("car-loan", name)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
     asyncio.run(admin.create(connection, [admin.TopicSpec(f"{name}.events", partitions)]))
     return Example(name, file, connection)
+
+
+def without_drift(text: str) -> str:
+    """The example's pipeline file as if it watched nothing.
+
+    Most tests count lanes and compare bytes, and what a worker has seen of drift depends on the moment.
+    """
+    return _WATCHING.sub("", text)
 
 
 def events(count: int, damaged: bool = True) -> list[tuple[bytes, bytes | None]]:
