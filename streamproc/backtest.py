@@ -30,8 +30,10 @@ class Backtest:
     watched: list[pl.DataFrame] = field(default_factory=list)
 
 
-async def run_backtest(pipeline: Pipeline, baseline: Baseline, source: str, told: Told | None = None) -> Backtest:
-    """Run a file through decide and drift as one partition: row n has offset n."""
+async def run_backtest(
+    pipeline: Pipeline, baseline: Baseline, source: str, told: Told | None = None, *, keep: bool = False
+) -> Backtest:
+    """Run a file through decide and drift as one partition: row n has offset n. ``keep`` keeps what was watched."""
     assert pipeline.plan.drift is not None and pipeline.processor.watch is not None
     drift = DriftProcessor(pipeline.plan.pipeline, baseline, recover=pipeline.plan.drift.recover)
     offline = Offline(drift, pipeline.answers.now, tables=("drift",))
@@ -40,12 +42,13 @@ async def run_backtest(pipeline: Pipeline, baseline: Baseline, source: str, told
         if chunk.values:
             batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=found.events)
             frame, _ = run(pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH), pipeline.answers.now)
-            panes = [output.values[0] for _, output in pipeline.processor.watch.outputs(frame)]
+            panes = [value for _, output in pipeline.processor.watch.outputs(frame) for value in output.values]
             effects = offline.process(batch_of(pipeline.plan.topics.panes, panes))
             for output in effects.records:
                 if output.topic == pipeline.plan.topics.drift:
                     found.changes += map(orjson.loads, filter(None, output.values))
-            found.watched.append(watched_columns(pipeline.plan, frame).columns)
+            if keep:
+                found.watched.append(watched_columns(pipeline.plan, frame).columns)
             found.events += len(chunk.values)
         if told is not None:
             told(found.events, chunk.progress)
@@ -61,7 +64,8 @@ async def panes_of(pipeline: Pipeline, source: str, told: Told | None = None) ->
         if chunk.values:
             batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=events)
             frame, _ = run(pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH), pipeline.answers.now)
-            found += [output.values[0] or b"" for _, output in pipeline.processor.watch.outputs(frame)]
+            outputs = pipeline.processor.watch.outputs(frame)
+            found += [value or b"" for _, output in outputs for value in output.values]
             events += len(chunk.values)
         if told is not None:
             told(events, chunk.progress)

@@ -26,6 +26,8 @@ from streamproc.rows import Progress, chunks
 
 log = logging.getLogger(__name__)
 
+FEWEST_EVENTS = 1_000
+
 Told = Callable[[int, Progress], None]
 """Told of the events read so far, and of how far that is."""
 
@@ -54,6 +56,8 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
     except FileNotFoundError:
         log.info("no baseline in %s: learning one; `streamproc drift calibrate` keeps it", path.name)
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "make it readable, or take it away") from error
     try:
         baseline = loads(raw)
     except ValueError as error:
@@ -71,26 +75,39 @@ def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
     assert drift is not None
     path = _reference_path(pipeline)
     parts = asyncio.run(_read(pipeline, path, told))
-    if not parts or not sum(len(part.times) for part in parts):
+    if not sum(len(part.events) for part in parts):
         raise UserError(
             f"no event of the reference {path} can be used", "every one is a dead letter: `streamproc batch`"
         )
     columns = pl.concat([part.columns for part in parts])
-    times = np.concatenate([part.times for part in parts])
+    record_columns = {
+        name: pl.concat([part.record_columns[name] for part in parts]) for name in drift.watch if name == DEAD_LETTERS
+    }
+    record_times = np.concatenate([part.times for part in parts])
+    times = np.concatenate([part.times[part.events] for part in parts])
+    seconds = 0.0
     if pipeline.plan.events.time is not None:
-        order = np.argsort(times, kind="stable")
-        columns, times = columns[order], times[order]
-    letters = {DEAD_LETTERS: pl.concat([part.record_columns[DEAD_LETTERS] for part in parts])}
-    seconds = float(times[-1] - times[0]) / 1e6 if pipeline.plan.events.time is not None else 0.0
+        seconds = float(times.max() - times.min()) / 1e6
+        if columns.width:
+            columns = columns[np.argsort(times, kind="stable")]
+        if not any(len(part.events) < len(part.times) for part in parts):  # of dead letters the event time is not known
+            order = np.argsort(record_times, kind="stable")
+            record_columns = {name: column[order] for name, column in record_columns.items()}
     try:
         events = drift.budget.events_per_alarm(len(times) / seconds if seconds > 0 else None)
     except ValueError as error:
         hint = "write the budget as `1 per 1000000 events`, or declare `events.time`"
         raise UserError(f"`false_alarms`: {error}", hint) from error
+    if events < FEWEST_EVENTS:
+        message = f"`false_alarms` allows one in {events:,.0f} events of this stream, which is no monitoring"
+        raise UserError(message, f"allow at most one in {FEWEST_EVENTS:,}")
     watched = [name for name in drift.watch if name != DEAD_LETTERS]
-    record_columns = letters if DEAD_LETTERS in drift.watch else {}
     source: dict[str, Any] = {**source_of(pipeline), "events": len(times), "seconds": seconds or None}
-    return calibrate(Reference(columns, watched, drift.segments, record_columns), events, source)
+    baseline = calibrate(Reference(columns, watched, drift.segments, record_columns), events, source)
+    if not baseline.bins:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in baseline.unwatched.items())
+        raise UserError(f"nothing can be watched: {reasons}", "name other columns in `drift.watch`")
+    return baseline
 
 
 def source_of(pipeline: Pipeline) -> dict[str, Any]:

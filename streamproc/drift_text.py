@@ -26,7 +26,9 @@ def explained(alarm: Mapping[str, Any]) -> str:
     ]
     incident = alarm["incident"]
     if incident is not None:
-        lines.append(f"  incident  {incident['id']} since {incident['since']}: {', '.join(incident['monitors'])}")
+        more = "" if incident["alarmed"] <= len(incident["monitors"]) else ", …"
+        named = ", ".join(incident["monitors"]) + more
+        lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
     lines += ["", *_summary(alarm), "", *_plot(alarm["changed_most"]), *_decisions(alarm["decisions"])]
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -101,15 +102,27 @@ async def _seeing(pipeline: Pipeline, baseline: Baseline | None, connection: Con
         return
 
     def view(values: Mapping[bytes, bytes]) -> DriftView:
-        states = [orjson.loads(value) for value in values.values()]
-        metrics.DRIFT_LEVEL.clear()
+        states = list(filter(None, map(_read_state, values.values())))
         for state in states:
             if state["baseline"] == baseline.hash and (level := LEVELS.index(state["state"])):
                 metrics.DRIFT_LEVEL.labels(state["monitor"]).set(level)
+            else:
+                metrics.DRIFT_LEVEL.remove(state["monitor"])
         return DriftView.of(states, baseline.hash)
 
     async with following(connection, pipeline.plan.topics.drift_state, VIEW, view) as follower:
         yield follower.seen
+
+
+def _read_state(value: bytes) -> dict[str, Any] | None:
+    """A record of the drift-state topic; ``None`` for what is none of ours."""
+    try:
+        state: dict[str, Any] = orjson.loads(value)
+        assert state["state"] in LEVELS and {"monitor", "column", "segment", "severity", "baseline"} <= set(state)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AssertionError):
+        log.warning("a record on the drift-state topic is none of streamproc's, and is left out")
+        return None
+    return state
 
 
 def timed(stage: Stage) -> Stage:

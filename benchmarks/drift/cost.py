@@ -74,7 +74,7 @@ def _panes(baseline: Baseline, frame: pl.DataFrame, number: int) -> list[bytes]:
     partitions = np.repeat(np.arange(PARTITIONS), each)
     offsets = np.tile(np.arange(number * each, (number + 1) * each), PARTITIONS)
     rows = len(partitions)
-    batch = Counted(partitions, offsets, np.arange(rows), offsets, frame[:rows])
+    batch = Counted(partitions, offsets, offsets, np.arange(rows), frame[:rows])
     return [
         dumps(part, baseline.hash, shard)
         for shard, layout in layouts(baseline).items()

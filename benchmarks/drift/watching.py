@@ -29,7 +29,7 @@ class Watcher:
         n = len(frame)
         offsets = np.arange(self._at, self._at + n)
         self._at += n
-        batch = Counted(np.zeros(n, np.int64), offsets, np.arange(n), offsets, frame)
+        batch = Counted(np.zeros(n, np.int64), offsets, offsets, np.arange(n), frame)
         for part in count(self.detector.layout, batch):
             yield from self.detector.take(self._state, part)
 

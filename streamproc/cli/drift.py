@@ -105,7 +105,8 @@ def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json:
         baseline = read_baseline(baseline_path(file), pipeline) or learn(pipeline, told)
     watching = replace(pipeline.processor, watch=Watch.of(pipeline.plan, baseline))
     with _deciding("deciding") as told:
-        found = asyncio.run(run_backtest(replace(pipeline, processor=watching), baseline, source, told))
+        watched = replace(pipeline, processor=watching)
+        found = asyncio.run(run_backtest(watched, baseline, source, told, keep=compare))
     others = list[Rival]()
     if compare:
         with _comparing() as heard:

@@ -70,13 +70,15 @@ class Rule:
 class DriftPlan:
     """What is watched, within which segments, and how many false alarms there may be.
 
-    ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``recover`` is in windows.
+    ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``aside`` are columns that
+    drift itself may move, which do not count as drift of anything. ``recover`` is in windows.
     """
 
     watch: tuple[str, ...]
     budget: Budget
     segments: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    aside: frozenset[str] = frozenset()
     recover: int = 20
 
 

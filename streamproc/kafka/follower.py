@@ -15,6 +15,7 @@ from streamproc.core.processor import Seen
 from streamproc.errors import BrokerUnavailable
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.watchdog import guard
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ async def following(connection: Connection, topic: str, name: str, view: View) -
         consumer.assign([TopicPartition(topic, number) for number in range(infos[topic].partitions)])
         follower = Follower(consumer, topic, name, view)
         await follower.catch_up()
-        keeping_up = asyncio.create_task(follower.follow(), name=f"following {topic}")
+        keeping_up = asyncio.create_task(guard(follower.follow()), name=f"following {topic}")
         try:
             yield follower
         finally:

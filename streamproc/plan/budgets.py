@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJs
 from streamproc.core.drift.budget import Budget
 from streamproc.plan.durations import to_duration
 
+MOST_WINDOWS = 10_000
 WRITTEN = "write `1 per 30d`, or `1 per 1000000 events`"
 _BUDGET = r"(\d{1,6}) per (?:(\d{1,15}) events|(\S+))"
 
@@ -37,8 +38,8 @@ def to_budget(value: object) -> Budget:
 def to_windows(value: object) -> int:
     """``20`` or ``20 windows``. Raises ValueError for anything else."""
     match = re.fullmatch(r"(\d{1,6})(?: windows?)?", str(value), re.ASCII) if type(value) in (int, str) else None
-    if match is None or int(match[1]) == 0:
-        raise ValueError("write a number of windows: `20 windows`")
+    if match is None or not 0 < int(match[1]) <= MOST_WINDOWS:
+        raise ValueError(f"write a number of windows: `20 windows`, at most {MOST_WINDOWS}")
     return int(match[1])
 
 

@@ -31,13 +31,14 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     check_params(document, file, scope)
     features = make_features(document, file, scope)
     model = make_model(document, file, scope, inspect)
-    add_drift_columns(document, file, scope)
+    sensitive = _tainted(file.events.sensitive, features)
+    add_drift_columns(document, file, scope, sensitive)
     confidence = make_confidence(document, file, scope)
     rules = make_rules(document, file, scope)
     fallback = make_fallback(document, file, scope)
     check_decisions(document, file)
     read = [expression for expression in _expressions(confidence, rules, fallback) if expression is not None]
-    drift = make_drift(document, file, scope, read)
+    drift = make_drift(document, file, scope, read, confidence, sensitive)
     fields = {} if contract is None else contract.columns
     recorded = _recorded([*fields, *(drift.reads if drift else ())], features, read, model)
     uncertain = {*fields, *file.features} if document.problems else set[str]()
@@ -67,7 +68,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         dead_letter_mode=file.dead_letters.sensitive if events.sensitive else "plain",
         recorded=recorded,
         drift=drift,
-        sensitive=_tainted(events.sensitive, features),
+        sensitive=sensitive,
     )
     return hashed(plan, file)
 

@@ -26,7 +26,7 @@ JUDGED = (DECISION, WOULD_BE, DEAD_LETTERS)
 """What is known of an event only when it is judged."""
 
 
-def add_drift_columns(document: Document, file: PipelineFile, scope: Scope) -> None:
+def add_drift_columns(document: Document, file: PipelineFile, scope: Scope, sensitive: frozenset[str]) -> None:
     """Let confidence, rules and the fallback chain read how what is watched stands.
 
     Called once the features are known.
@@ -40,23 +40,31 @@ def add_drift_columns(document: Document, file: PipelineFile, scope: Scope) -> N
         else:
             scope.uncertain |= {DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE}
         return
-    for name in _watched(file, part, scope):
+    for name in _watched(file, part, scope, sensitive):
         scope.known.setdefault(DRIFT + name, pl.String())
     scope.known[DRIFT_ANY], scope.known[DRIFT_SEVERITY] = pl.String(), pl.Float64()
 
 
-def make_drift(document: Document, file: PipelineFile, scope: Scope, read: list[Expression]) -> DriftPlan | None:
-    """What to watch. ``read`` are the expressions that may read its columns."""
+def make_drift(
+    document: Document,
+    file: PipelineFile,
+    scope: Scope,
+    read: list[Expression],
+    confidence: Expression | None,
+    sensitive: frozenset[str],
+) -> DriftPlan | None:
+    """What to watch. ``read`` are the expressions that may read its columns, ``sensitive`` what must not leave."""
     part = file.drift
     if part is None:
         return None
     for key in ("watch", "exclude", "segments"):
         named = getattr(part, key)
         for index, name in enumerate(named if isinstance(named, list) else ()):
-            _check(document, file, scope, ("drift", key, index), name, segments=key == "segments")
+            _check(document, file, scope, ("drift", key, index), name, sensitive, segments=key == "segments")
     reads = {name for expression in read for name in expression.columns if name.startswith(DRIFT)}
-    own = {DRIFT_ANY, DRIFT_SEVERITY, *(DRIFT + name for name in _watched(file, part, scope))}
-    watch = tuple(_watched(file, part, scope))
+    watch = tuple(_watched(file, part, scope, sensitive))
+    own = {DRIFT_ANY, DRIFT_SEVERITY, *(DRIFT + name for name in watch)}
+    moved = confidence is not None and any(name.startswith(DRIFT) for name in confidence.columns)
     if not watch:
         document.problem(("drift",), "nothing is watched", "name columns in `watch`, or take some out of `exclude`")
     return DriftPlan(
@@ -64,16 +72,17 @@ def make_drift(document: Document, file: PipelineFile, scope: Scope, read: list[
         budget=part.false_alarms,
         segments=tuple(part.segments),
         reads=tuple(sorted(reads & own)),
+        aside=frozenset({DECISION, WOULD_BE, *([CONFIDENCE] if moved else [])}),
         recover=part.recover,
     )
 
 
-def _watched(file: PipelineFile, part: DriftPart, scope: Scope) -> list[str]:
+def _watched(file: PipelineFile, part: DriftPart, scope: Scope, sensitive: frozenset[str]) -> list[str]:
     """The names of what is watched: as listed, or all that there is to watch."""
     if isinstance(part.watch, list):
         return list(dict.fromkeys(part.watch))
     events = file.events
-    aside = {EVENT_TIME, events.key, events.time, *events.sensitive, *part.exclude}
+    aside = {EVENT_TIME, events.key, events.time, *sensitive, *part.exclude}
     return [name for name in _watchable(file, scope) if name not in aside]
 
 
@@ -84,11 +93,20 @@ def _watchable(file: PipelineFile, scope: Scope) -> list[str]:
     return [*(name for name in columns if name not in (SCORE, CONFIDENCE)), *made, *JUDGED]
 
 
-def _check(document: Document, file: PipelineFile, scope: Scope, at: Path_, name: str, *, segments: bool) -> None:
+def _check(
+    document: Document,
+    file: PipelineFile,
+    scope: Scope,
+    at: Path_,
+    name: str,
+    sensitive: frozenset[str],
+    *,
+    segments: bool,
+) -> None:
     kind = scope.known.get(name)
     if document.is_broken(at):
         return
-    if name in file.events.sensitive:
+    if name in sensitive:
         document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
     elif name not in _watchable(file, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
         if not (scope.open or name in scope.uncertain):

@@ -51,6 +51,7 @@ ODD = {
     "huge": normal(2) * 1e300,
     "with infinities": pl.Series([math.inf if n % 50 == 0 else float(n % 97) for n in range(N)]),
     "beyond 2^53": pl.Series([2**53 + n % 1000 for n in range(N)], dtype=pl.Int64),
+    "the least number there is": pl.Series([-1.7976931348623157e308, *map(float, range(N - 1))]),
     "truth values": pl.Series([n % 3 == 0 for n in range(N)]),
     "a lone value": pl.Series([None] * (N - 1) + [1.0]),
     "mostly missing": pl.Series([float(n % 89) if n % 10 == 0 else None for n in range(N)]),
@@ -88,6 +89,15 @@ def test_whole_numbers_are_the_same_categories_as_floats_and_integers() -> None:
     assert codes.categories == ("2", "1")
     assert codes.codes(pl.Series([1, 2, 3])).tolist() == [1, 0, 3]
     assert codes.codes(pl.Series([1.0, None, math.nan])).tolist() == [1, 4, 4]
+
+
+def test_the_name_of_a_number_does_not_depend_on_what_stands_beside_it() -> None:
+    made = make_bins("x", pl.Series([0.0, 0.5, 1.0] * 100))
+    assert isinstance(made, CategoricalBins)
+    assert set(made.categories) == {"0", "0.5", "1"}
+    whole = made.codes(pl.Series([0.0, 1.0, 0.5, math.inf, -0.0])).tolist()
+    assert [made.codes(pl.Series([value])).tolist()[0] for value in (0.0, 1.0, 0.5, math.inf, -0.0)] == whole
+    assert whole[0] == whole[4]
 
 
 def test_keys_are_not_watched() -> None:

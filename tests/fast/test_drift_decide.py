@@ -40,7 +40,7 @@ def watched_plan(condition: str = "drift_amount = 'drifting'", reads: tuple[str,
         "drift_severity": pl.Float64(),
     }
     rule = Rule("drift", "review", compile_expression(condition, kinds, {}, want="boolean", finite=True))
-    drift = DriftPlan(WATCH, Budget(1.0, events=1e5), SEGMENTS, reads)
+    drift = DriftPlan(WATCH, Budget(1.0, events=1e5), SEGMENTS, reads, frozenset({"decision", "would_be"}))
     return replace(plan, rules=(rule, *plan.rules), drift=drift)
 
 
@@ -118,7 +118,9 @@ def test_any_and_severity_are_of_the_worst_column() -> None:
     plan = watched_plan("drift_any = 'drifting' AND drift_severity > 0.6", ("drift_any", "drift_severity"))
     mild = seen(("amount", None, "drifting", 0.5), ("decision", "a", "warning", 0.9))
     assert [one["decision"] for one in decided(plan, THREE, mild)] == ["approve"] * 3
-    bad = seen(("amount", None, "warning", 0.5), ("decision", "b", "drifting", 0.9))
+    moved = seen(("decision", None, "drifting", 0.9))  # decisions may drift because a rule reads drift
+    assert [one["decision"] for one in decided(plan, THREE, moved)] == ["approve"] * 3
+    bad = seen(("amount", None, "warning", 0.5), ("name", "b", "drifting", 0.9))
     assert [one["decision"] for one in decided(plan, THREE, bad)] == ["approve", "review", "approve"]
 
 
@@ -183,6 +185,12 @@ def test_a_discarded_batch_leaves_nothing_behind(baseline: Baseline) -> None:
         ours, theirs = disturbed.process(batch), plain.process(batch)
         assert [output.values for output in ours.records] == [output.values for output in theirs.records]
         assert ours.state == theirs.state
+
+
+def test_what_is_no_panes_record_stops_nothing(baseline: Baseline) -> None:
+    processor = DriftProcessor("t", baseline, recover=20)
+    effects = Offline(processor, mean_score, tables=(TABLE,)).process(batch_of(PANES, [None, b"\x00", b"{}"]))
+    assert effects.counts == {("panes", "unreadable"): 3}
 
 
 def test_panes_of_another_baseline_are_left_out(baseline: Baseline) -> None:

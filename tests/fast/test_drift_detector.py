@@ -16,7 +16,7 @@ from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, loads
 from streamproc.core.drift.calibrate import Reference, calibrate
 from streamproc.core.drift.detector import Change, Detector, DetectorState
 from streamproc.core.drift.kept import Kept, changes, keys, restore
-from streamproc.core.drift.panes import Counted, Layout, Panes, count
+from streamproc.core.drift.panes import Counted, Layout, Panes, count, split
 from streamproc.core.drift.panes import dumps as dump_panes
 from streamproc.core.drift.panes import loads as load_panes
 
@@ -43,14 +43,14 @@ def baseline() -> Baseline:
     return calibrate(reference, EVENTS_PER_ALARM)
 
 
-def counted(frame: pl.DataFrame, first: int, partition: int = 0, refused: Sequence[int] = ()) -> Counted:
+def counted(frame: pl.DataFrame, first: int, partition: int = 0, refused: Sequence[int] | range = ()) -> Counted:
     """The frame's rows as events at consecutive offsets; ``refused`` are rows that became dead letters."""
     n = len(frame)
     events = np.setdiff1d(np.arange(n), np.array(refused, np.int64))
     offsets = np.arange(first, first + n)
-    letters = pl.Series(["contract" if row in set(refused) else "accepted" for row in range(n)])
+    letters = pl.Series(np.where(np.isin(np.arange(n), np.array(refused, np.int64)), "contract", "accepted"))
     own = frame[events.tolist()]
-    return Counted(np.full(n, partition), offsets, events, offsets[events] * 1000, own, {"dead_letters": letters})
+    return Counted(np.full(n, partition), offsets, offsets * 1000, events, own, {"dead_letters": letters})
 
 
 def cut(layout: Layout, frame: pl.DataFrame, cuts: Sequence[int], partition: int = 0) -> list[Panes]:
@@ -108,8 +108,8 @@ def test_a_batch_of_many_lanes_is_counted_lane_by_lane(baseline: Baseline) -> No
     together = Counted(
         np.concatenate([lane.partitions for lane in lanes]),
         np.concatenate([lane.offsets for lane in lanes]),
-        np.concatenate([lane.events + 200 * n for n, lane in enumerate(lanes)]),
         np.concatenate([lane.times for lane in lanes]),
+        np.concatenate([lane.events + 200 * n for n, lane in enumerate(lanes)]),
         pl.concat([lane.columns for lane in lanes]),
         {"dead_letters": pl.concat([lane.record_columns["dead_letters"] for lane in lanes])},
     )
@@ -129,6 +129,46 @@ def test_panes_survive_their_record(baseline: Baseline) -> None:
     assert load_panes(raw, "another", {0: layout}) is None
     with pytest.raises(ValueError, match="no panes record"):
         load_panes(b"\x00garbage", baseline.hash, {0: layout})
+
+
+@pytest.mark.parametrize("most", [1, 500, 2_000, 10**9])
+def test_large_records_are_split_into_parts_that_add_up(baseline: Baseline, most: int) -> None:
+    layout, detector = Layout.of(baseline), Detector(baseline)
+    [part] = count(layout, counted(drifting()[:5000], 30, 2))
+    parts = list(split(part, most))
+    assert whole(parts) == whole([part])
+    assert parts[-1].next == part.next
+    assert (len(parts) == 1) == (most > part.counts.size)
+    assert all(one.counts.size <= most or len(one.panes) == 1 for one in parts)
+    state = DetectorState()
+    assert told([change for one in parts for change in detector.take(state, one)]) == told(
+        detector.take(DetectorState(), part)
+    )
+
+
+def test_dead_letters_alarm_when_nothing_is_accepted_any_more(baseline: Baseline) -> None:
+    detector, state = Detector(baseline), DetectorState()
+    frame = sample(np.random.default_rng(4), 160_000)
+    found = list[Change]()
+    for start in range(0, 160_000, 20_000):
+        batch = counted(frame[start : start + 20_000], start, refused=range(20_000) if start else ())
+        for part in count(detector.layout, batch):
+            found += detector.take(state, part)
+        kept = Kept(DetectorState(), Incidents())
+        restore(detector, kept, changes(detector, Kept(state, Incidents()), [0]))
+        assert kept.state.rows[EVERYTHING].recent.tolist() == state.rows[EVERYTHING].recent.tolist()
+    alarms = [one for one in found if one.after == "drifting"]
+    assert {monitor_key(baseline, baseline.monitors[one.monitor]) for one in alarms} == {"dead_letters/unseen"}
+    assert alarms[0].end.time == (alarms[0].end.offset + PANE - 1) * 1000
+
+
+def test_features_are_watched_among_ever_so_many_dead_letters(baseline: Baseline) -> None:
+    detector, state = Detector(baseline), DetectorState()
+    frame = sample(np.random.default_rng(4), 40_000, shift=1.0)
+    refused = [row for row in range(40_000) if row % 10]
+    [part] = count(detector.layout, counted(frame, 0, refused=refused))
+    alarms = {baseline.monitors[one.monitor].column for one in detector.take(state, part) if one.after == "drifting"}
+    assert alarms == {"amount", "dead_letters"}
 
 
 def drifting(seed: int = 3) -> pl.DataFrame:

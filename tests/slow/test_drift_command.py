@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from streamproc.cli import cli
 from streamproc.core.drift.baseline import loads
 from streamproc.sample import car_loans, example
+from tests.kafka.car_loan import without_drift
 
 REFERENCE, SHIFT = 40_000, 75_000
 DRIFT = """
@@ -110,7 +111,6 @@ def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
     broken.write_text(file.read_text().replace("reference.parquet", "nowhere.parquet"))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "nowhere.parquet cannot be read" in str(result.exception)
-    text = file.read_text()
-    broken.write_text(text[: text.index("\ndrift:")] + text[text.index("\nrules:\n") :])
+    broken.write_text(without_drift((example("car_loan") / "pipeline.yaml").read_text()))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "watches nothing" in str(result.exception)

@@ -12,13 +12,15 @@ from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.bins import as_text
 from streamproc.core.drift.detector import LEVELS
-from streamproc.core.drift.panes import Counted, Layout, count, dumps
+from streamproc.core.drift.panes import Counted, Layout, count, dumps, split
 from streamproc.core.drift.processor import layouts
 from streamproc.core.drift.view import NO_DRIFT, VIEW, DriftView, Standing
 from streamproc.core.plan import DEAD_LETTERS, DECISION, DRIFT, DRIFT_ANY, DRIFT_SEVERITY, EVENT_TIME, WOULD_BE, Plan
 from streamproc.core.processor import Answer, Ask, Output
 from streamproc.core.records import TYPED
 
+LARGEST = 1 << 20
+"""Counts, and so bytes, of one record of panes, about."""
 ACCEPTED = "accepted"
 """What stands among the reasons of dead letters for an event that is none."""
 NOTHING = "nothing"
@@ -28,21 +30,24 @@ NOTHING = "nothing"
 def drift_stage(plan: Plan) -> Stage:
     """Adds the columns ``drift_…`` that confidence or rules read."""
     reads = () if plan.drift is None else plan.drift.reads
+    aside = frozenset() if plan.drift is None else plan.drift.aside
     segments = frozenset() if plan.drift is None or not reads else frozenset(plan.drift.segments)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         view: DriftView = context.seen.views.get(VIEW, NO_DRIFT)
         if reads:
-            frame.add(*(_column(name, frame, view) for name in reads))
+            frame.add(*(_column(name, frame, view, aside) for name in reads))
         return
         yield []
 
     return Stage("drift", segments, reads, run)
 
 
-def _column(name: str, frame: Frame, view: DriftView) -> pl.Series:
+def _column(name: str, frame: Frame, view: DriftView, aside: frozenset[str]) -> pl.Series:
     """How what the name stands for does, for each event: everywhere, or in a segment that the event is in."""
-    everywhere, within = view.of_column(None if name in (DRIFT_ANY, DRIFT_SEVERITY) else name.removeprefix(DRIFT))
+    everywhere, within = view.of_column(
+        None if name in (DRIFT_ANY, DRIFT_SEVERITY) else name.removeprefix(DRIFT), aside
+    )
     standings = [everywhere]
     numbers = np.zeros(len(frame), np.int64)
     for segment, standing in within.items():
@@ -75,8 +80,9 @@ class Watch:
         watched = watched_columns(self.plan, frame)
         for shard, layout in self.layouts.items():
             for panes in count(layout, watched):
-                value = dumps(panes, self.baseline, shard)
-                yield panes.partition, Output(self.plan.topics.panes, [b"%d" % shard], [value], [TYPED["panes"]])
+                values = [dumps(part, self.baseline, shard) for part in split(panes, LARGEST)]
+                keys, headers = [b"%d" % shard] * len(values), [TYPED["panes"]] * len(values)
+                yield panes.partition, Output(self.plan.topics.panes, keys, values, headers)
 
 
 def watched_columns(plan: Plan, frame: Frame) -> Counted:
@@ -99,5 +105,7 @@ def watched_columns(plan: Plan, frame: Frame) -> Counted:
         for number, letter in frame.refused.items():
             reasons[number] = letter.reason
         letters[DEAD_LETTERS] = pl.Series(DEAD_LETTERS, reasons, dtype=pl.String)
-    times = frame.columns[EVENT_TIME].dt.epoch("us").to_numpy()
-    return Counted(frame.records.partitions, frame.records.offsets, frame.rows, times, pl.DataFrame(columns), letters)
+    records = frame.records
+    times = records.timestamps * 1000
+    times[frame.rows] = frame.columns[EVENT_TIME].dt.epoch("us").to_numpy()
+    return Counted(records.partitions, records.offsets, times, frame.rows, pl.DataFrame(columns), letters)

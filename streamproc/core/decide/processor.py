@@ -57,7 +57,7 @@ class DecideProcessor:
         for partition, output in self.watch.outputs(frame):
             panes.setdefault(partition, []).append(output)
         return [
-            replace(own, records=[*own.records, *panes[batch.partition]])
+            replace(own, records=[*own.records, *panes.get(batch.partition, ())])
             for own, batch in zip(effects, batches, strict=True)
         ]
 

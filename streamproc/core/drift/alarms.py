@@ -20,19 +20,22 @@ TOGETHER = 5_000
 """An alarm belongs to the open incident where it began no later than so many events after the incident's last one."""
 ALARM_VERSION = 1
 ID_BYTES = 10
+MOST_NAMED = 20
+"""So many monitors of an incident are named in each of its records."""
 
 
 class Incident(msgspec.Struct):
     """The alarms that belong together.
 
-    ``last`` is the ordinal of the pane of its last alarm; ``open`` are monitors by key.
+    ``last`` is the ordinal of the pane of its last alarm; ``monitors`` are the numbers of all that alarmed in it, in
+    that order, ``open`` of those that are still drifting.
     """
 
     id: str
     since: str
     last: int
-    monitors: list[str]
-    open: list[str]
+    monitors: list[int]
+    open: list[int]
 
 
 @dataclass(slots=True)
@@ -41,9 +44,10 @@ class Incidents:
 
     running: list[Incident] = field(default_factory=list)
 
-    def of(self, change: Change, key: str, alarm: str, since: str) -> Incident | None:
+    def of(self, change: Change, alarm: str, since: str) -> Incident | None:
         """The incident that a change belongs to: for an alarm one that it joins or opens, for a recovery its own."""
-        own = next((incident for incident in self.running if key in incident.open), None)
+        number = change.monitor
+        own = next((incident for incident in self.running if number in incident.open), None)
         if change.after == "drifting":
             if own is None:
                 own = next((i for i in self.running if change.onset.ordinal <= i.last + TOGETHER // PANE), None)
@@ -51,10 +55,10 @@ class Incidents:
                 own = Incident(alarm, since, 0, [], [])
                 self.running.append(own)
             own.last = max(own.last, change.end.ordinal)
-            own.monitors = sorted({*own.monitors, key})
-            own.open = sorted({*own.open, key})
+            own.monitors = list(dict.fromkeys([*own.monitors, number]))
+            own.open = sorted({*own.open, number})
         elif own is not None:
-            own.open = [other for other in own.open if other != key]
+            own.open = [other for other in own.open if other != number]
             if not own.open:
                 self.running.remove(own)
         return own
@@ -83,7 +87,7 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
     identity = f"{pipeline}\0{baseline.hash}\0{key}\0{change.after}\0{change.end}".encode()
     alarm = hashlib.blake2b(identity, digest_size=ID_BYTES).hexdigest()
     time = instant(change.end.time)
-    incident = incidents.of(change, key, alarm, time)
+    incident = incidents.of(change, alarm, time)
     before = (describe_reference if monitor.row == EVERYTHING else describe)(column, reference)
     segment = None
     if monitor.row != EVERYTHING:
@@ -114,10 +118,13 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
         "decisions": _decisions(detector, change),
         "budget": dict(baseline.source.get("budget", {})),
         "expected_delay": list(monitor.delays),
-        "incident": None
-        if incident is None
-        else {"id": incident.id, "since": incident.since, "monitors": incident.monitors},
+        "incident": None if incident is None else _told(baseline, incident),
     }
+
+
+def _told(baseline: Baseline, incident: Incident) -> dict[str, Any]:
+    named = [monitor_key(baseline, baseline.monitors[number]) for number in incident.monitors[:MOST_NAMED]]
+    return {"id": incident.id, "since": incident.since, "alarmed": len(incident.monitors), "monitors": named}
 
 
 def state_record(record: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from streamproc.core.drift.budget import Thresholds
 
 VERSION = 1
 PANE = 64
+DIGITS = 9
 EVERYTHING = 0
 """The row of counts of all events; the others are of one segment each."""
 
@@ -116,7 +117,8 @@ class Monitor:
 class Baseline:
     """``totals`` are the reference's counts per row and bin of each column, for people.
 
-    ``source`` says what it was made from.
+    ``record_columns`` count every record, whatever became of it, and the others events. ``source`` says what it was
+    made from.
     """
 
     bins: tuple[Bins, ...]
@@ -124,6 +126,7 @@ class Baseline:
     monitors: tuple[Monitor, ...]
     thresholds: Thresholds
     totals: Mapping[str, Sequence[Sequence[int]]]
+    record_columns: tuple[str, ...] = ()
     unwatched: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     hash: str = ""
@@ -177,6 +180,7 @@ def loads(raw: bytes) -> Baseline:
             monitors=tuple(_monitor(monitor) for monitor in content["monitors"]),
             thresholds=Thresholds(**content["thresholds"]),
             totals=content["totals"],
+            record_columns=tuple(content["record_columns"]),
             unwatched=content["unwatched"],
             source=content["source"],
             hash=stated,
@@ -190,12 +194,22 @@ def _content(baseline: Baseline) -> dict[str, Any]:
         "version": VERSION,
         "columns": [_column(column) for column in baseline.bins],
         "segments": [{"column": segment.column, "value": segment.value} for segment in baseline.segments],
-        "monitors": [_fields(monitor) for monitor in baseline.monitors],
+        "monitors": [_rounded(_fields(monitor)) for monitor in baseline.monitors],
         "thresholds": _fields(baseline.thresholds),
         "totals": {name: [list(row) for row in rows] for name, rows in baseline.totals.items()},
+        "record_columns": list(baseline.record_columns),
         "unwatched": dict(baseline.unwatched),
         "source": dict(baseline.source),
     }
+
+
+def _rounded(value: Any) -> Any:
+    """Without the last digits, which the same figures may have otherwise on another machine: the hash must not."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _fields(item: Any) -> dict[str, Any]:

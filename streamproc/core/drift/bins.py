@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -24,6 +25,7 @@ MOST_CATEGORIES: Final = 24
 """So many categories have a bin of their own; the others share one."""
 MOST_KNOWN: Final = 10_000
 """A column with more different values than this is not watched as categories."""
+LONGEST_NAME: Final = 100
 OTHER, UNSEEN, MISSING = "other", "unseen", "missing"
 
 
@@ -134,9 +136,16 @@ def as_text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
         return column
     if column.dtype.is_float():
-        valid = column.fill_nan(None)
-        whole = valid.is_finite() & (valid == valid.round(0)) & (valid.abs() < 2**53)
-        return (valid.cast(pl.Int64) if whole.fill_null(True).all() else valid).cast(pl.String)
+        valid = column.fill_nan(None).alias("value")  # value by value: a name must not depend on what stands beside it
+        whole = (
+            pl.col("value").is_finite()
+            & (pl.col("value") == pl.col("value").round(0))
+            & (pl.col("value").abs() < 2**53)
+        )
+        number = pl.col("value").cast(pl.Int64, strict=False).cast(pl.String)
+        return (
+            valid.to_frame().select(pl.when(whole).then(number).otherwise(pl.col("value").cast(pl.String))).to_series()
+        )
     return column.cast(pl.String)
 
 
@@ -149,7 +158,7 @@ def make_bins(name: str, column: pl.Series) -> Bins | str:
         distinct = np.unique(finite)
         if len(distinct) > FEW_VALUES:
             return _numeric(name, finite, distinct)
-    if column.dtype.is_nested():
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
         return "it is neither a number nor a text"
     counts = as_text(valid).value_counts(sort=True) if len(valid) else None
     if counts is None:
@@ -158,6 +167,8 @@ def make_bins(name: str, column: pl.Series) -> Bins | str:
     values = order[order.columns[0]].to_list()
     if len(values) > MOST_KNOWN or len(values) > len(valid) / 2 > FEW_VALUES:
         return f"it has {len(values):,} different values in {len(valid):,}: it looks like a key, not like a category"
+    if any(len(value) > LONGEST_NAME for value in values[:MOST_CATEGORIES]):
+        return f"it has values of more than {LONGEST_NAME} characters: it looks like a text, not like a category"
     return CategoricalBins(name, tuple(values[:MOST_CATEGORIES]), tuple(sorted(values[MOST_CATEGORIES:])))
 
 
@@ -165,10 +176,12 @@ def _numeric(name: str, finite: Floats, distinct: Floats) -> NumericBins:
     least, most = float(distinct[0]), float(distinct[-1])
     inner = np.unique(np.quantile(finite, QUANTILES, method="higher"))
     inner = inner[(inner >= least) & (inner < most)]
-    edges = np.concatenate([[np.nextafter(least, -np.inf)], inner, [most]])
-    quartiles = np.quantile(finite, [0.25, 0.5, 0.75])
+    below = max(math.nextafter(least, -math.inf), -float(np.finfo(np.float64).max))
+    edges = np.concatenate([[below], inner, [most]])
+    quartiles = np.quantile(finite, [0.25, 0.5, 0.75], method="higher")  # interpolating might overflow
     unit = float(np.abs(finite).max()) or 1.0  # so that squares of huge and tiny values are neither inf nor 0
     scaled = finite / unit
     spread = float(scaled.std()) * unit
-    scale = float(quartiles[2] / 1.349 - quartiles[0] / 1.349) or spread or 1.0
+    scale = float(quartiles[2] / 1.349 - quartiles[0] / 1.349) or spread
+    scale = scale if np.isfinite(scale) and scale > 0 else unit
     return NumericBins(name, edges, float(quartiles[1]), scale, float(scaled.mean()) * unit, spread)

@@ -60,11 +60,11 @@ class Reference:
 def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str, Any] | None = None) -> Baseline:
     """The baseline of a reference, for one false alarm in so many events over all monitors together.
 
-    Raises ValueError where the reference is empty or a column is not in it.
+    Raises ValueError where the reference is empty or the column of a segment is not in it.
     """
-    if not len(reference.columns):
-        raise ValueError("the reference has no events")
     series = {name: reference.columns[name] for name in reference.watch} | dict(reference.record_columns)
+    if not any(map(len, series.values())):
+        raise ValueError("the reference has no events")
     made = {name: make_bins(name, column) for name, column in series.items()}
     bins = [column for column in made.values() if not isinstance(column, str)]
     unwatched = {name: reason for name, reason in made.items() if isinstance(reason, str)}
@@ -82,7 +82,18 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
                 monitors += _monitors(column, row, inside, limits)
     monitors.sort(key=lambda monitor: monitor.row)
     made_from = {**(source or {}), "budget": {"events_per_false_alarm": events_per_alarm, "looks": limits.looks}}
-    return hashed(Baseline(tuple(bins), tuple(segments), tuple(monitors), limits, totals, unwatched, made_from))
+    return hashed(
+        Baseline(
+            bins=tuple(bins),
+            segments=tuple(segments),
+            monitors=tuple(monitors),
+            thresholds=limits,
+            totals=totals,
+            record_columns=tuple(reference.record_columns),
+            unwatched=unwatched,
+            source=made_from,
+        )
+    )
 
 
 def _segments(reference: Reference) -> list[Segment]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,13 @@ class Change:
     """The recent counts of all events in the columns that say what was decided."""
 
 
+class Length(NamedTuple):
+    """How long a window is: in events, or in records, whatever became of them."""
+
+    of_records: bool
+    events: int
+
+
 @dataclass(slots=True)
 class OpenPane:
     """The parts so far of the last pane of a partition."""
@@ -109,7 +116,7 @@ class WindowState:
 class RowState:
     """One row: its windows by length, and two blocks of recent counts, the last full one and the one that fills."""
 
-    windows: dict[int, WindowState]
+    windows: dict[Length, WindowState]
     recent: Counts
     moments: Floats
     filling: int = 0
@@ -163,14 +170,16 @@ class Detector:
         self._decisions = {
             column.name: slice(start, start + column.size) for column, start in starts if column.name in DECISIONS
         }
-        by_row = dict[int, dict[int, list[tuple[int, Monitor]]]]()
+        by_row = dict[int, dict[Length, list[tuple[int, Monitor]]]]()
         for number, monitor in enumerate(baseline.monitors):
             if monitor.fit is not None and monitor.column in names:
-                by_row.setdefault(monitor.row, {}).setdefault(monitor.window, []).append((number, monitor))
-        self.tests: dict[int, dict[int, Tests]] = {
-            row: {window: Tests(self.layout, by_window[window], baseline.thresholds) for window in sorted(by_window)}
-            for row, by_window in by_row.items()
+                length = Length(monitor.column in baseline.record_columns, monitor.window)
+                by_row.setdefault(monitor.row, {}).setdefault(length, []).append((number, monitor))
+        self.tests: dict[int, dict[Length, Tests]] = {
+            row: {length: Tests(self.layout, by_length[length], baseline.thresholds) for length in sorted(by_length)}
+            for row, by_length in by_row.items()
         }
+        self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
 
     def take(self, state: DetectorState, panes: Panes) -> list[Change]:
@@ -203,7 +212,7 @@ class Detector:
             if held is None:
                 moments = np.zeros((len(self.layout.numeric), MOMENTS))
                 moments[:, 2:] = np.inf, -np.inf
-                held = OpenPane(number, 0, {}, moments)
+                held = OpenPane(number, int(panes.times[place]), {}, moments)
             held.time = max(held.time, int(panes.times[place]))
             merge_moments(held.moments, panes.moments[place])
             for line in range(lines[place], lines[place + 1]):
@@ -220,7 +229,7 @@ class Detector:
 
     def _new_row(self, row: int) -> RowState:
         width = self.layout.width
-        windows = {window: _new_window(tests, width) for window, tests in self.tests[row].items()}
+        windows = {length: _new_window(tests, width) for length, tests in self.tests[row].items()}
         moments = np.zeros((2, len(self.layout.numeric) if row == EVERYTHING else 0, MOMENTS))
         moments[:, :, 2:] = np.inf, -np.inf
         return RowState(windows, np.zeros((2, width), np.int64), moments)
@@ -233,11 +242,13 @@ class Detector:
         ``decided`` is filled in by pane where the row is that of everything.
         """
         counts = np.stack([pane.counts for pane in panes])
-        events = counts[:, : self.layout.bins[0].size].sum(axis=1).tolist()
+        sums = np.add.reduceat(counts, self.layout.starts, axis=1)
+        every = sums.max(axis=1).tolist()
+        of = {kind: sums[:, self._of_records == kind].max(axis=1, initial=0).tolist() for kind in (False, True)}
         ends = dict[int, list[tuple[Tests, WindowState, Judged]]]()
-        for window, tests in self.tests[row].items():
-            its = held.windows[window]
-            for judged in _judge(tests, its, window, panes, counts, events):
+        for length, tests in self.tests[row].items():
+            its = held.windows[length]
+            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records]):
                 ends.setdefault(judged.last, []).append((tests, its, judged))
         for number, pane in enumerate(panes):
             held.recent[1] += pane.counts
@@ -253,7 +264,7 @@ class Detector:
                 if old is not None:
                     moved = np.flatnonzero(old != its.level).tolist()
                     yield from self._changes(held, tests, its, judged, old, moved, statistic, pane.place)
-            held.filling += events[number]
+            held.filling += every[number]
             if held.filling >= RECENT:
                 held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
                 held.moments[0] = held.moments[1]
@@ -270,7 +281,7 @@ class Detector:
         if not its.watchful and not (after > tests.warning).any():
             return None, after
         over = after > tests.threshold
-        its.quiet = np.where(over, 0, its.quiet + 1)
+        its.quiet = np.where(over, 0, np.minimum(its.quiet + 1, self._recover))
         level = its.level.copy()
         level[(level == STABLE) & (after > tests.warning)] = WARNING
         level[(level == WARNING) & (after < WARN_NO_MORE * tests.threshold)] = STABLE
@@ -382,11 +393,11 @@ def _new_window(tests: Tests, width: int) -> WindowState:
     )
 
 
-def _sides_of(tests: dict[int, dict[int, Tests]]) -> dict[int, list[int]]:
+def _sides_of(tests: dict[int, dict[Length, Tests]]) -> dict[int, list[int]]:
     """The places of each monitor's sides in the arrays of its row and window."""
     places = dict[int, list[int]]()
-    for by_window in tests.values():
-        for its in by_window.values():
+    for by_length in tests.values():
+        for its in by_length.values():
             for place, side in enumerate(its.sides):
                 places.setdefault(side.monitor, []).append(place)
     return places

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from streamproc.core.drift.alarms import Incident, Incidents
-from streamproc.core.drift.detector import Detector, DetectorState, OpenPane, RowState, WindowState
+from streamproc.core.drift.detector import Detector, DetectorState, Length, OpenPane, RowState, WindowState
 from streamproc.core.drift.panes import MOMENTS
 
 VERSION = 1
@@ -41,6 +41,7 @@ class _Open(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Window(msgspec.Struct, frozen=True, array_like=True):
+    of_records: bool
     window: int
     events: int
     begin: tuple[int, int, int, int]
@@ -144,16 +145,16 @@ def _opened(detector: Detector, held: _Open) -> OpenPane:
 def _encode_row(row: RowState, baseline: str) -> bytes:
     windows = [
         _Window(
-            window,
+            *length,
             its.events,
             its.begin,
-            its.counts.astype("<u4").tobytes() if its.events else b"",
+            its.counts.astype("<u4").tobytes() if its.counts.any() else b"",
             its.cusum.tobytes(),
             its.level.tobytes(),
-            np.minimum(its.quiet, 65535).astype("<u2").tobytes(),
+            its.quiet.astype("<u2").tobytes(),
             its.onset.tobytes(),
         )
-        for window, its in row.windows.items()
+        for length, its in row.windows.items()
     ]
     recent = row.recent.astype("<u2").tobytes()
     return _encode(_Row(VERSION, baseline, row.filling, recent, row.moments.tobytes(), windows))
@@ -161,11 +162,11 @@ def _encode_row(row: RowState, baseline: str) -> bytes:
 
 def _of_row(detector: Detector, held: _Row) -> RowState:
     width = detector.layout.width
-    windows = dict[int, WindowState]()
+    windows = dict[Length, WindowState]()
     for its in held.windows:
         level = np.frombuffer(its.level, np.int8).copy()
         counts = np.frombuffer(its.counts, "<u4").astype(np.int64) if its.counts else np.zeros(width, np.int64)
-        windows[its.window] = WindowState(
+        windows[Length(its.of_records, its.window)] = WindowState(
             counts,
             its.events,
             its.begin,

@@ -21,9 +21,8 @@ from streamproc.core.drift.bins import Bins, Codes, Floats, NumericBins, as_text
 Counts = NDArray[np.int64]
 
 FIXED = 256.0
-"""Moments are of (value - centre) / scale in units of 1/256, within 2^15 scales of the centre: their squares sum
-exactly.
-"""
+"""Moments are of (value - centre) / scale in units of 1/256, within 2^15 scales of the centre: the squares of a pane
+sum exactly."""
 FARTHEST = 2.0**15
 MOMENTS = 4
 """Sum and sum of squares in fixed point, least, greatest."""
@@ -120,6 +119,25 @@ def dumps(panes: Panes, baseline: str, shard: int) -> bytes:
     )
 
 
+def split(panes: Panes, most: int) -> Iterator[Panes]:
+    """The same in parts with at most so many counts each, or one pane where that alone has more.
+
+    Only the last part says how far the partition has been read: the panes of the others are whole by the next one.
+    """
+    width = panes.counts.shape[1]
+    begin, first = 0, 0
+    ends = np.searchsorted(panes.pane_of, np.arange(1, len(panes.panes) + 1)).tolist()
+    for number, end in enumerate(ends):
+        following = ends[number + 1] if number + 1 < len(ends) else None
+        if following is not None and (following - first) * width <= most:
+            continue
+        own, rows = slice(begin, number + 1), slice(first, end)
+        until = panes.next if following is None else int(panes.panes[number + 1]) * PANE
+        by_pane = panes.panes[own], panes.times[own], panes.moments[own]
+        yield Panes(panes.partition, until, *by_pane, panes.pane_of[rows] - begin, panes.rows[rows], panes.counts[rows])
+        begin, first = number + 1, end
+
+
 def loads(raw: bytes, baseline: str, layouts: Mapping[int, Layout]) -> tuple[int, Panes] | None:
     """Shard and panes of a record; ``None`` where it is of another baseline or version.
 
@@ -150,14 +168,14 @@ def loads(raw: bytes, baseline: str, layouts: Mapping[int, Layout]) -> tuple[int
 class Counted:
     """What is counted: the records of a batch, which may be those of many lanes, each lane's in offset order.
 
-    ``partitions`` and ``offsets`` are by record, and so are the ``record_columns``. ``events`` are the numbers of the
-    records that became events; ``times``, µs since the epoch, and ``columns`` are by event.
+    ``partitions``, ``offsets`` and ``times``, µs since the epoch, are by record, and so are the ``record_columns``.
+    ``events`` are the numbers of the records that became events; ``columns`` are by event.
     """
 
     partitions: Codes
     offsets: Codes
-    events: Codes
     times: Codes
+    events: Codes
     columns: pl.DataFrame
     record_columns: Mapping[str, pl.Series] = field(default_factory=dict)
 
@@ -170,7 +188,7 @@ def count(layout: Layout, batch: Counted) -> list[Panes]:
     of_event = of_record[batch.events]
     values = {column.name: numbers(batch.columns[column.name]) for column in layout.numeric}
     pane_of, rows, counts = _tally(layout, _entries(layout, batch, values, of_record, of_event), len(keys))
-    times, moments = _moments(layout, batch, values, of_event, len(keys))
+    times, moments = _times(batch, of_record, len(keys)), _moments(layout, values, of_event, len(keys))
     partitions, panes = np.divmod(keys, NUMBERS)
     ends = np.flatnonzero(np.diff(batch.partitions, append=-1))
     last = dict(zip(batch.partitions[ends].tolist(), batch.offsets[ends].tolist(), strict=True))
@@ -244,22 +262,25 @@ def _tally(layout: Layout, entries: Iterable[_Entries], panes: int) -> tuple[Cou
     return pane_of, rows, counts
 
 
-def _moments(
-    layout: Layout, batch: Counted, values: Mapping[str, Floats], of_event: Codes, panes: int
-) -> tuple[Counts, Floats]:
-    """The latest time, shape (panes,), and the moments of numeric columns, shape (panes, columns, 4), of each pane."""
-    times = np.zeros(panes, np.int64)
+def _times(batch: Counted, of_record: Codes, panes: int) -> Counts:
+    """The latest time in each pane, shape (panes,)."""
+    times = np.full(panes, np.iinfo(np.int64).min)
+    np.maximum.at(times, of_record, batch.times)
+    return times
+
+
+def _moments(layout: Layout, values: Mapping[str, Floats], of_event: Codes, panes: int) -> Floats:
+    """The moments of the numeric columns of each pane, shape (panes, columns, 4)."""
     moments = np.zeros((panes, len(layout.numeric), MOMENTS))
     moments[:, :, 2:] = np.inf, -np.inf
     if not len(of_event):
-        return times, moments
+        return moments
     order = None
     if (np.diff(of_event) < 0).any():  # lanes that are not in the order of their partitions
         order = np.argsort(of_event, kind="stable")
         of_event = of_event[order]
     starts = np.flatnonzero(np.diff(of_event, prepend=-1))
     there = of_event[starts]
-    times[there] = np.maximum.reduceat(batch.times if order is None else batch.times[order], starts)
     together = max(1, CACHED // len(of_event))
     for first in range(0, len(layout.numeric), together):
         some = slice(first, first + together)
@@ -267,13 +288,14 @@ def _moments(
         if order is not None:
             own = own[:, order]
         moments[there, some] = _of_columns(own, layout.centres[some, None], layout.scales[some, None], starts)
-    return times, moments
+    return moments
 
 
 def _of_columns(values: Floats, centres: Floats, scales: Floats, starts: Codes) -> Floats:
     """The moments of each pane, whose first event ``starts`` gives, shape (panes, columns, 4)."""
-    fixed = values - centres
-    fixed /= scales
+    with np.errstate(over="ignore"):  # what is too far is infinite, and clipped
+        fixed = values - centres
+        fixed /= scales
     np.clip(fixed, -FARTHEST, FARTHEST, out=fixed)
     fixed *= FIXED
     np.rint(fixed, out=fixed)

@@ -54,10 +54,14 @@ class DriftProcessor:
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Changes of monitors that a batch of panes brings about."""
-        counts = {("panes", "taken"): 0, ("panes", "of_another_baseline"): 0}
+        counts = dict.fromkeys((("panes", "taken"), ("panes", "of_another_baseline"), ("panes", "unreadable")), 0)
         parts = dict[int, list[Panes]]()
         for value in batch.topics[self._topics.panes].values:
-            read = loads(value or b"", self._baseline, self._layouts)
+            try:
+                read = loads(value or b"", self._baseline, self._layouts)
+            except ValueError:  # not one of ours, or of a later version: it must not stop the lane
+                counts["panes", "unreadable"] += 1
+                continue
             if read is None:
                 counts["panes", "of_another_baseline"] += 1
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,15 +52,15 @@ class DriftView:
                 own[key] = own.get(key, STEADY).worse(standing)
         return cls(everywhere, within)
 
-    def of_column(self, column: str | None) -> tuple[Standing, Mapping[Segment, Standing]]:
-        """How a column stands for all events, and for those of segments; ``None`` is for the worst of all columns."""
+    def of_column(self, column: str | None, aside: Collection[str] = ()) -> tuple[Standing, Mapping[Segment, Standing]]:
+        """How a column stands for all events, and for those of segments; ``None`` is the worst of all but ``aside``."""
         if column is not None:
             return self.everywhere.get(column, STEADY), self.within.get(column, {})
         worst, segments = STEADY, dict[Segment, Standing]()
-        for standing in self.everywhere.values():
-            worst = worst.worse(standing)
-        for own in self.within.values():
-            for segment, standing in own.items():
+        for name, standing in self.everywhere.items():
+            worst = worst if name in aside else worst.worse(standing)
+        for name, own in self.within.items():
+            for segment, standing in () if name in aside else own.items():
                 segments[segment] = segments.get(segment, STEADY).worse(standing)
         return worst, segments
 
