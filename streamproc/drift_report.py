@@ -21,6 +21,7 @@ from streamproc.core.drift.tests import Tests
 SHOWN = 60
 """So many monitors are drawn; the others are named."""
 POINTS = 400
+MOST_KEPT = 4 * POINTS
 WIDTH, HEIGHT, MARGIN = 720, 90, 4
 TOP = 1.25
 """The greatest height that is drawn, as a multiple of the threshold."""
@@ -37,6 +38,17 @@ class History:
     @property
     def peak(self) -> float:
         return max(self.height, default=0.0)
+
+    def add(self, ordinal: int, height: float) -> None:
+        """The end of a window. Neighbours become one, with the greater height, when there are more than can be drawn."""
+        if self.at and self.at[-1] == ordinal:
+            self.height[-1] = max(self.height[-1], height)
+            return
+        self.at.append(ordinal)
+        self.height.append(height)
+        if len(self.at) >= MOST_KEPT:
+            self.at = self.at[1::2]
+            self.height = list(map(max, self.height[::2], self.height[1::2]))
 
 
 @dataclass(slots=True)
@@ -58,12 +70,7 @@ def story_of(pipeline: str, baseline: Baseline, recover: int, parts: Iterable[tu
     def trace(tests: Tests, statistic: Floats, end: Place) -> None:
         heights = statistic / tests.threshold
         for side, height in zip(tests.sides, heights.tolist(), strict=True):
-            history = story.histories.setdefault(side.monitor, History())
-            if history.at and history.at[-1] == end.ordinal:
-                history.height[-1] = max(history.height[-1], height)
-            else:
-                history.at.append(end.ordinal)
-                history.height.append(height)
+            story.histories.setdefault(side.monitor, History()).add(end.ordinal, height)
 
     detectors = [Detector(baseline, bins=bins, recover=recover, trace=trace) for bins in shards(baseline)]
     states, incidents = [DetectorState() for _ in detectors], [Incidents() for _ in detectors]
@@ -90,7 +97,7 @@ def page(pipeline: str, story: Story) -> str:
 <title>drift of {escape(pipeline)}</title>
 <style>{STYLE}</style>
 <h1>drift of {escape(pipeline)}</h1>
-<p>{story.panes * PANE:,} events, one false alarm allowed per {per:,.0f} over {len(story.histories):,} monitors;
+<p>{story.panes:,} panes of {PANE} offsets, one false alarm allowed per {per:,.0f} over {len(story.histories):,} monitors;
 baseline <code>{escape(story.baseline.hash)}</code></p>
 <h2>incidents</h2>
 {"".join(_incident(number, its) for number, its in story.incidents.items()) or "<p>none</p>"}
@@ -135,7 +142,7 @@ def _monitor(story: Story, number: int) -> str:
 
 
 def _timeline(story: Story, history: History) -> str:
-    """Statistic over events as a line; where many windows share a point, the highest of them."""
+    """Statistic over panes as a line; where many windows share a point, the highest of them."""
     whole = max(story.panes, 1)
     at, height = np.array(history.at), np.minimum(np.array(history.height), TOP)
     starts = np.unique(np.searchsorted(at * POINTS // whole, np.arange(POINTS)))
@@ -144,10 +151,10 @@ def _timeline(story: Story, history: History) -> str:
     y = HEIGHT - MARGIN - np.maximum.reduceat(height, starts) / TOP * (HEIGHT - 2 * MARGIN)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
     limit = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) / TOP
-    return f"""<svg viewBox="0 0 {WIDTH} {HEIGHT}" class=timeline role=img aria-label="statistic over events">
+    return f"""<svg viewBox="0 0 {WIDTH} {HEIGHT}" class=timeline role=img aria-label="statistic over panes">
 {_drifting(story, history)}<line x1=0 x2={WIDTH} y1={limit:.1f} y2={limit:.1f} class=limit />
 <polyline points="{points}" />
-<text x={WIDTH - MARGIN} y=14 text-anchor=end>{story.panes * PANE:,} events</text></svg>"""
+<text x={WIDTH - MARGIN} y=14 text-anchor=end>{story.panes:,} panes</text></svg>"""
 
 
 def _drifting(story: Story, history: History) -> str:
