@@ -40,7 +40,7 @@ class History:
         return max(self.height, default=0.0)
 
     def add(self, ordinal: int, height: float) -> None:
-        """The end of a window. Neighbours become one, with the greater height, when there are more than can be drawn."""
+        """The end of a window. Where there are more than can be drawn, neighbours become one with the greater height."""
         if self.at and self.at[-1] == ordinal:
             self.height[-1] = max(self.height[-1], height)
             return
@@ -97,8 +97,8 @@ def page(pipeline: str, story: Story) -> str:
 <title>drift of {escape(pipeline)}</title>
 <style>{STYLE}</style>
 <h1>drift of {escape(pipeline)}</h1>
-<p>{story.panes:,} panes of {PANE} offsets, one false alarm allowed per {per:,.0f} over {len(story.histories):,} monitors;
-baseline <code>{escape(story.baseline.hash)}</code></p>
+<p>{story.panes:,} panes of {PANE} offsets, one false alarm allowed per {per:,.0f} events
+over {len(story.histories):,} monitors; baseline <code>{escape(story.baseline.hash)}</code></p>
 <h2>incidents</h2>
 {"".join(_incident(number, its) for number, its in story.incidents.items()) or "<p>none</p>"}
 <h2>monitors</h2>
