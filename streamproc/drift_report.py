@@ -40,7 +40,7 @@ class History:
         return max(self.height, default=0.0)
 
     def add(self, ordinal: int, height: float) -> None:
-        """The end of a window. Where there are more than can be drawn, neighbours become one with the greater height."""
+        """The end of a window. Where there are more than can be drawn, two become one with the greater height."""
         if self.at and self.at[-1] == ordinal:
             self.height[-1] = max(self.height[-1], height)
             return
