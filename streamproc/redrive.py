@@ -72,6 +72,8 @@ TAKEN_OVER = (
     kafka_errors.InvalidProducerEpoch,
     kafka_errors.InvalidTxnState,
     kafka_errors.InvalidProducerIdMapping,
+    # A producer that learns of it in the background has no transaction any more, and says only that.
+    kafka_errors.IllegalOperation,
 )
 
 

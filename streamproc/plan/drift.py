@@ -40,7 +40,9 @@ def add_drift_columns(document: Document, file: PipelineFile, scope: Scope, sens
         else:
             scope.uncertain |= {DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE}
         return
-    for name in _watched(file, part, scope, sensitive):
+    if any(path[:1] == ("drift",) for path in document.broken):
+        scope.uncertain |= {DRIFT + name for name in _watchable(document, scope)}
+    for name in _watched(document, file, part, scope, sensitive):
         scope.known.setdefault(DRIFT + name, pl.String())
     scope.known[DRIFT_ANY], scope.known[DRIFT_SEVERITY] = pl.String(), pl.Float64()
 
@@ -62,7 +64,7 @@ def make_drift(
         for index, name in enumerate(named if isinstance(named, list) else ()):
             _check(document, file, scope, ("drift", key, index), name, sensitive, segments=key == "segments")
     reads = {name for expression in read for name in expression.columns if name.startswith(DRIFT)}
-    watch = tuple(_watched(file, part, scope, sensitive))
+    watch = tuple(_watched(document, file, part, scope, sensitive))
     own = {DRIFT_ANY, DRIFT_SEVERITY, *(DRIFT + name for name in watch)}
     moved = confidence is not None and any(name.startswith(DRIFT) for name in confidence.columns)
     if not watch:
@@ -77,18 +79,20 @@ def make_drift(
     )
 
 
-def _watched(file: PipelineFile, part: DriftPart, scope: Scope, sensitive: frozenset[str]) -> list[str]:
+def _watched(
+    document: Document, file: PipelineFile, part: DriftPart, scope: Scope, sensitive: frozenset[str]
+) -> list[str]:
     """The names of what is watched: as listed, or all that there is to watch."""
-    if isinstance(part.watch, list):
+    if part.watch is not None:
         return list(dict.fromkeys(part.watch))
     events = file.events
     aside = {EVENT_TIME, events.key, events.time, *sensitive, *part.exclude}
-    return [name for name in _watchable(file, scope) if name not in aside]
+    return [name for name in _watchable(document, scope) if name not in aside]
 
 
-def _watchable(file: PipelineFile, scope: Scope) -> list[str]:
+def _watchable(document: Document, scope: Scope) -> list[str]:
     """Columns, what the model says where there is one, and what is known of an event only when it is judged."""
-    made = [SCORE] * (file.model is not None) + [CONFIDENCE] * (file.confidence is not None)
+    made = [name for name, key in ((SCORE, "model"), (CONFIDENCE, "confidence")) if document.has((key,))]
     columns = [name for name, kind in scope.known.items() if not kind.is_nested() and not name.startswith(DRIFT)]
     return [*(name for name in columns if name not in (SCORE, CONFIDENCE)), *made, *JUDGED]
 
@@ -108,9 +112,9 @@ def _check(
         return
     if name in sensitive:
         document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
-    elif name not in _watchable(file, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
+    elif name not in _watchable(document, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
         if not (scope.open or name in scope.uncertain):
-            hint = near(name, _watchable(file, scope), "columns")
+            hint = near(name, _watchable(document, scope), "columns")
             document.problem(at, f"`{name}` is no field and no feature", hint)
     elif segments and kind is not None and (kind.is_float() or kind.is_temporal()):
         hint = "make a feature with few values of it: CASE … WHEN … END"

@@ -88,6 +88,14 @@ class DeadLettersPart(Part):
     )
 
 
+def _all_or_named(value: object) -> object:
+    return None if value == "*" else value
+
+
+Watch = Annotated[list[Text] | None, BeforeValidator(_all_or_named, json_schema_input_type=Literal["*"] | list[Text])]
+"""Names, or ``None`` for all that there is."""
+
+
 class DriftPart(Part):
     """What is watched for drift, and how many false alarms there may be."""
 
@@ -95,7 +103,7 @@ class DriftPart(Part):
         description="A sample of events in time order: NDJSON, CSV or Parquet, relative to this file"
     )
     false_alarms: FalseAlarms = Field(description="Over all monitors together: `1 per 30d`, or `1 per 1000000 events`")
-    watch: Literal["*"] | list[Text] = Field("*", description="Columns; `*` for all fields, features and decisions")
+    watch: Watch = Field(None, description="Columns; `*` for all fields, features and decisions")
     exclude: list[Text] = Field([], description="Columns that are not watched")
     segments: list[Text] = Field([], description="Columns within whose values all is watched too")
     recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")

@@ -71,7 +71,7 @@ def test_schemas_are_schemas_and_name_their_version(name: str) -> None:
 
 
 def test_every_record_type_has_a_schema() -> None:
-    assert set(VERSIONS) <= set(SCHEMAS)
+    assert set(VERSIONS) - {"panes"} <= set(SCHEMAS)  # panes are not JSON, and for the drift agent alone
 
 
 @pytest.mark.parametrize(
