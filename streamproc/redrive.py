@@ -122,7 +122,7 @@ async def redrive(
             f"an event is larger than topic {events} takes; {sent} sent before it",
             "raise its max.message.bytes",
         ) from error
-    except kafka_errors.KafkaError as error:
+    except (kafka_errors.KafkaError, kafka_errors.IllegalOperation) as error:
         done = counted(sent, "event")
         if any(isinstance(cause, TAKEN_OVER) for cause in causes(error)):
             raise UserError(f"another redrive of {pipeline} took over after {done}", "run it again") from error

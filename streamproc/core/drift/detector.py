@@ -182,15 +182,16 @@ class Detector:
         self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
 
-    def take(self, state: DetectorState, panes: Panes) -> list[Change]:
-        """Add the parts of panes to the state, and say what changed."""
+    def take(self, state: DetectorState, *parts: Panes) -> list[Change]:
+        """Add parts of panes to the state, one after another, and say what changed."""
         by_row = dict[int, list[WholePane]]()
-        for pane in self._whole(state, panes):
-            place = panes.partition, pane.number * PANE, pane.time, state.panes
-            state.panes += 1
-            for row, counts in pane.rows.items():
-                if row in self.tests:
-                    by_row.setdefault(row, []).append(WholePane(place, counts, pane.moments))
+        for part in parts:
+            for pane in self._whole(state, part):
+                place = part.partition, pane.number * PANE, pane.time, state.panes
+                state.panes += 1
+                for row, counts in pane.rows.items():
+                    if row in self.tests:
+                        by_row.setdefault(row, []).append(WholePane(place, counts, pane.moments))
         found, decided = list[tuple[int, Change]](), dict[int, Mapping[str, Counts]]()
         for row, its in sorted(by_row.items()):  # everything before the segments, whose changes tell of it
             state.touched.add(row)

@@ -72,14 +72,13 @@ class DriftProcessor:
             partitions = sorted({part.partition for part in its})
             held = self._held(batch.partition, shard, partitions, state)
             detector = self._detectors[shard]
-            for part in its:
-                for change in detector.take(held.kept.state, part):
-                    record = alarm_record(self._pipeline, detector, change, held.kept.incidents)
-                    key = record["monitor"].encode()
-                    alarms.append((key, orjson.dumps(record)))
-                    states.append((key, state_record(record)))
-                    name = "drift_changes", change.after
-                    counts[name] = counts.get(name, 0) + 1
+            for change in detector.take(held.kept.state, *its):
+                record = alarm_record(self._pipeline, detector, change, held.kept.incidents)
+                key = record["monitor"].encode()
+                alarms.append((key, orjson.dumps(record)))
+                states.append((key, state_record(record)))
+                name = "drift_changes", change.after
+                counts[name] = counts.get(name, 0) + 1
             changes = keeping.changes(detector, held.kept, partitions)
             held.values |= changes
             written |= {_key(shard, key): value for key, value in changes.items()}
