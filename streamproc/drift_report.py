@@ -13,9 +13,10 @@ import numpy as np
 from streamproc.core.drift.alarms import Incidents, alarm_record, monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline
 from streamproc.core.drift.bins import Bins, Floats
-from streamproc.core.drift.detector import Change, Detector, DetectorState, Place
+from streamproc.core.drift.detector import Change, Detector, Place
 from streamproc.core.drift.panes import Counts, Panes
 from streamproc.core.drift.processor import shards
+from streamproc.core.drift.states import DetectorState
 from streamproc.core.drift.tests import Tests
 
 SHOWN = 60

@@ -9,8 +9,9 @@ import polars as pl
 
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.calibrate import Reference, calibrate
-from streamproc.core.drift.detector import Change, Detector, DetectorState
+from streamproc.core.drift.detector import Change, Detector
 from streamproc.core.drift.panes import Counted, count
+from streamproc.core.drift.states import DetectorState
 
 
 def learned(frame: pl.DataFrame, events_per_alarm: float) -> Baseline:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from streamproc.core.drift.alarms import Incidents, monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, loads
 from streamproc.core.drift.calibrate import Reference, calibrate
-from streamproc.core.drift.detector import Change, Detector, DetectorState
+from streamproc.core.drift.detector import Change, Detector
 from streamproc.core.drift.kept import Kept, changes, keys, restore
 from streamproc.core.drift.panes import Counted, Layout, Panes, count, split
 from streamproc.core.drift.panes import dumps as dump_panes
 from streamproc.core.drift.panes import loads as load_panes
+from streamproc.core.drift.states import DetectorState
 
 EVENTS_PER_ALARM = 1e5
 

@@ -1,4 +1,4 @@
-"""The detector: panes in, changes of monitors out. What it knows is plain arrays that can be kept and given back.
+"""The detector: panes in, changes of monitors out.
 
 Windows are made of whole panes in the order in which they become whole. So what comes out depends on the panes alone,
 and neither on how batches cut them nor on how often the detector was stopped and continued.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.bins import Bins, Floats
 from streamproc.core.drift.panes import MOMENTS, Counts, Layout, Panes
+from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
 from streamproc.core.drift.tests import Tests
 
 Level: TypeAlias = Literal["stable", "warning", "drifting"]
@@ -47,8 +48,6 @@ class Place:
 
 Trace: TypeAlias = "Callable[[Tests, Floats, Place], None]"
 """Told of every window that was judged: its tests, the statistic of each side, and where it ended."""
-At: TypeAlias = tuple[int, int, int, int]
-"""The fields of a ``Place``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,65 +73,6 @@ class Change:
     moments: Floats | None
     decided: Mapping[str, Counts] = field(default_factory=dict)
     """The recent counts of all events in the columns that say what was decided."""
-
-
-class Length(NamedTuple):
-    """How long a window is: in events, or in records, whatever became of them."""
-
-    of_records: bool
-    events: int
-
-
-@dataclass(slots=True)
-class OpenPane:
-    """The parts so far of the last pane of a partition."""
-
-    number: int
-    time: int
-    rows: dict[int, Counts]
-    moments: Floats
-
-
-@dataclass(slots=True)
-class WindowState:
-    """One row's window of one length, and the CUSUMs that are fed by it.
-
-    Arrays of shape (sides,): ``cusum``, ``level`` (of ``LEVELS``), ``quiet`` (windows since it stood at its threshold);
-    ``onset`` of shape (sides, 4) has the place where each CUSUM last left zero.
-    """
-
-    counts: Counts
-    events: int
-    begin: At
-    cusum: Floats
-    level: NDArray[np.int8]
-    quiet: NDArray[np.int64]
-    onset: NDArray[np.int64]
-    watchful: bool = False
-    """Whether any level is not stable."""
-
-
-@dataclass(slots=True)
-class RowState:
-    """One row: its windows by length, and two blocks of recent counts, the last full one and the one that fills."""
-
-    windows: dict[Length, WindowState]
-    recent: Counts
-    moments: Floats
-    filling: int = 0
-
-
-@dataclass(slots=True)
-class DetectorState:
-    """Everything that changes. ``open`` is by partition, ``rows`` by row; ``panes`` counts those that became whole.
-
-    ``touched`` are the rows that changed since it was cleared.
-    """
-
-    panes: int = 0
-    open: dict[int, OpenPane] = field(default_factory=dict)
-    rows: dict[int, RowState] = field(default_factory=dict)
-    touched: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,13 +312,6 @@ def _judge(
         return []
     steps = tests.steps(sums[:full])
     return [Judged(*each) for each in zip(begins, lasts, steps, strict=False)]
-
-
-def merge_moments(into: Floats, more: Floats) -> None:
-    """Add moments, shape (columns, 4), to others in place."""
-    into[:, :2] += more[:, :2]
-    np.minimum(into[:, 2], more[:, 2], out=into[:, 2])
-    np.maximum(into[:, 3], more[:, 3], out=into[:, 3])
 
 
 def _new_window(tests: Tests, width: int) -> WindowState:

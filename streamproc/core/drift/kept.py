@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from streamproc.core.drift.alarms import Incident, Incidents
-from streamproc.core.drift.detector import Detector, DetectorState, Length, OpenPane, RowState, WindowState
+from streamproc.core.drift.detector import Detector
 from streamproc.core.drift.panes import MOMENTS
+from streamproc.core.drift.states import DetectorState, Length, OpenPane, RowState, WindowState
 
 VERSION = 1
 CLOCK, INCIDENTS = b"clock", b"incidents"

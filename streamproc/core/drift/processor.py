@@ -13,9 +13,10 @@ from streamproc.core.drift import kept as keeping
 from streamproc.core.drift.alarms import Incidents, alarm_record, state_record
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.bins import Bins
-from streamproc.core.drift.detector import Detector, DetectorState
+from streamproc.core.drift.detector import Detector
 from streamproc.core.drift.kept import Kept
 from streamproc.core.drift.panes import Layout, Panes, loads
+from streamproc.core.drift.states import DetectorState
 from streamproc.core.processor import Batch, Effects, Output, Seen, State, Steps
 from streamproc.core.records import TYPED, RecordType, Topics
 
