@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,16 @@ import polars as pl
 
 from streamproc.core.decide.drift import Watch, watched_columns
 from streamproc.core.drift.baseline import Baseline, loads
-from streamproc.core.drift.calibrate import Reference, calibrate
+from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS
 from streamproc.core.processor import NOTHING_SEEN, run
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, batch_of
 from streamproc.pipeline import Pipeline
-from streamproc.rows import Progress, chunks
+from streamproc.rows import Told, chunks
 
 log = logging.getLogger(__name__)
-
-FEWEST_EVENTS = 1_000
-
-Told = Callable[[int, Progress], None]
-"""Told of the events read so far, and of how far that is."""
 
 
 def baseline_path(file: Path) -> Path:
@@ -37,14 +32,14 @@ def baseline_path(file: Path) -> Path:
     return file.with_suffix(".baseline.json")
 
 
-def watching(pipeline: Pipeline) -> tuple[Pipeline, Baseline | None]:
+def watching(pipeline: Pipeline, told: Told | None = None) -> tuple[Pipeline, Baseline | None]:
     """The pipeline with panes of what it watches, and the baseline; as it is where it watches nothing.
 
     A baseline beside the file is used where it was made from this plan, model and reference. Else one is learned.
     """
     if pipeline.plan.drift is None:
         return pipeline, None
-    baseline = read_baseline(baseline_path(pipeline.loaded.path), pipeline) or learn(pipeline)
+    baseline = read_baseline(baseline_path(pipeline.loaded.path), pipeline) or learn(pipeline, told)
     watch = Watch.of(pipeline.plan, baseline)
     return replace(pipeline, processor=replace(pipeline.processor, watch=watch)), baseline
 
@@ -71,10 +66,12 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
 
 def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
     """The baseline of the pipeline's reference. Raises UserError where the reference cannot be used."""
+    from streamproc.core.drift.calibrate import Reference, calibrate  # SciPy takes most of a second to import
+
     drift = pipeline.plan.drift
     assert drift is not None
     path = _reference_path(pipeline)
-    parts = asyncio.run(_read(pipeline, path, told))
+    parts = asyncio.run(_read(pipeline, str(path), told))
     if not sum(len(part.events) for part in parts):
         raise UserError(
             f"no event of the reference {path} can be used", "every one is a dead letter: `streamproc batch`"
@@ -130,16 +127,18 @@ def _reference_path(pipeline: Pipeline) -> Path:
     return pipeline.loaded.path.parent / part.reference
 
 
-async def _read(pipeline: Pipeline, path: Path, told: Told | None) -> list[Counted]:
-    """What is to be watched in a file of events, decided as the worker would, chunk by chunk."""
-    parts, done = list[Counted](), 0
-    async for chunk in chunks(str(path)):
+async def _read(pipeline: Pipeline, source: str, told: Told | None) -> list[Counted]:
+    return [part async for part in watched_of(pipeline, source, told)]
+
+
+async def watched_of(pipeline: Pipeline, source: str, told: Told | None = None) -> AsyncIterator[Counted]:
+    """What there is to watch in a file of events, chunk by chunk, decided as one partition: row n has offset n."""
+    done = 0
+    async for chunk in chunks(source):
         if chunk.values:
             batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=done)
-            judging = pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH)
-            frame, _ = await asyncio.to_thread(run, judging, pipeline.answers.now)
-            parts.append(watched_columns(pipeline.plan, frame))
+            frame, _ = run(pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH), pipeline.answers.now)
             done += len(chunk.values)
+            yield watched_columns(pipeline.plan, frame)
         if told is not None:
             told(done, chunk.progress)
-    return parts

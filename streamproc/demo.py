@@ -24,7 +24,7 @@ import polars as pl
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streamproc.core.partitioner import partitions
-from streamproc.core.plan import DRIFT, Plan, Rule
+from streamproc.core.plan import Plan
 from streamproc.core.processor import Records
 from streamproc.core.records import text_headers
 from streamproc.errors import EnvironmentFault
@@ -297,7 +297,7 @@ def deciding(plan: Plan) -> list[str]:
 
 def following(plan: Plan) -> list[str]:
     """The topics of what follows from decisions."""
-    return [name for name in plan.written if name not in (*deciding(plan), plan.topics.panes)]
+    return [name for name in plan.written if name not in deciding(plan)]
 
 
 @asynccontextmanager
@@ -355,13 +355,11 @@ def _told(decision: bytes) -> tuple[int, int, int, str]:
     return source["partition"], source["offset"], source["timestamp"], whole["decision"]
 
 
-def _reads_drift(rule: Rule) -> bool:
-    return rule.when is not None and any(name.startswith(DRIFT) for name in rule.when.columns)
-
-
 def _add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
     if records.topic == plan.topics.decisions:
-        watching = [b'"rule":"%s"' % rule.id.encode() for rule in plan.rules if _reads_drift(rule)]
+        reads = frozenset() if plan.drift is None else frozenset(plan.drift.reads)
+        by_drift = [rule.id for rule in plan.rules if rule.when is not None and rule.when.columns & reads]
+        watching = [b'"rule":"%s"' % rule.encode() for rule in by_drift]
         for key, value in zip(records.keys, records.values, strict=True):
             partition, offset, timestamp, decision = _told(value or b"")
             if value is not None and any(rule in value for rule in watching):

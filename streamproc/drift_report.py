@@ -34,7 +34,7 @@ class History:
 
     at: list[int] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
-    changes: list[tuple[Change, dict[str, Any]]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def peak(self) -> float:
@@ -60,8 +60,6 @@ class Story:
     histories: dict[int, History] = field(default_factory=dict)
     incidents: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     panes: int = 0
-    begin: str = ""
-    end: str = ""
 
 
 def story_of(pipeline: str, baseline: Baseline, recover: int, parts: Iterable[tuple[int, Panes]]) -> Story:
@@ -78,8 +76,7 @@ def story_of(pipeline: str, baseline: Baseline, recover: int, parts: Iterable[tu
     for shard, part in parts:
         for change in detectors[shard].take(states[shard], part):
             record = alarm_record(pipeline, detectors[shard], change, incidents[shard])
-            story.histories[change.monitor].changes.append((change, record))
-            story.begin, story.end = story.begin or record["time"], record["time"]
+            story.histories[change.monitor].changes.append(change)
             if change.after == "drifting" and record["incident"] is not None:
                 story.incidents.setdefault(record["incident"]["id"], []).append(record)
     story.panes = max(state.panes for state in states)
@@ -114,7 +111,7 @@ its bins, grey in the reference and blue at its first alarm, or else when it las
 def _rank(story: Story, number: int) -> tuple[float, bool, float]:
     """What alarmed first stands first, everything before segments; then what came nearest to an alarm."""
     history = story.histories[number]
-    alarms = [change.end.ordinal for change, _ in history.changes if change.after == "drifting"]
+    alarms = [change.end.ordinal for change in history.changes if change.after == "drifting"]
     return min(alarms, default=inf), story.baseline.monitors[number].row != EVERYTHING, -history.peak
 
 
@@ -132,10 +129,10 @@ severity {first["severity"]}, PSI {first["psi"]}<br><span class=dim>in {escape(c
 def _monitor(story: Story, number: int) -> str:
     monitor, history = story.baseline.monitors[number], story.histories[number]
     column = next(bins for bins in story.baseline.bins if bins.name == monitor.column)
-    alarms = [change for change, _ in history.changes if change.after == "drifting"]
-    told = alarms[:1] or [change for change, _ in history.changes[-1:]]
+    alarms = [change for change in history.changes if change.after == "drifting"]
+    told = alarms[:1] or history.changes[-1:]
     bars = _bars(column, np.array(story.baseline.totals[monitor.column][monitor.row]), told[0].recent) if told else ""
-    state = history.changes[-1][0].after if history.changes else "stable"
+    state = history.changes[-1].after if history.changes else "stable"
     key = escape(monitor_key(story.baseline, monitor))
     return f"""<section><h3>{key} <span class={state}>{state}</span></h3>
 <div class=row>{_timeline(story, history)}{bars}</div></section>
@@ -161,7 +158,7 @@ def _timeline(story: Story, history: History) -> str:
 def _drifting(story: Story, history: History) -> str:
     """The stretches in which it was drifting."""
     whole, begin, found = max(story.panes, 1), None, list[str]()
-    for change, _ in history.changes:
+    for change in history.changes:
         if change.after == "drifting":
             begin = change.end.ordinal
         elif begin is not None:

@@ -22,6 +22,8 @@ LONGEST_LINE = 256 << 20
 TABLES: dict[str, Callable[[Path], pl.LazyFrame]] = {".csv": pl.scan_csv, ".parquet": pl.scan_parquet}
 
 Progress = tuple[int, int | None]  # how far, of how much; in bytes or in rows
+Told = Callable[[int, Progress], None]
+"""Told of the events read so far, and of how far that is."""
 
 
 @dataclass(frozen=True)

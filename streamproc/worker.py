@@ -44,7 +44,7 @@ def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
             name="decide",
             topics=(plan.events.topic,),
             processor=replace(pipeline.processor, stages=tuple(map(timed, pipeline.processor.stages))),
-            writes=plan.written,
+            writes=plan.written if plan.drift is None else (*plan.written, plan.topics.panes),
             start=plan.events.start,
         )
     ]

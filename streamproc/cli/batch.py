@@ -14,10 +14,9 @@ from typing import Any, BinaryIO
 import click
 import orjson
 import polars as pl
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from streamproc.cli.options import pipeline_argument
+from streamproc.cli.progress import deciding
 from streamproc.core.processor import Effects, Output
 from streamproc.core.records import text_headers
 from streamproc.errors import UserError
@@ -79,16 +78,13 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
 
 async def _decide(pipeline: Pipeline, offline: Offline, files: Files, source: str, partition: int) -> None:
     offset = 0
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("deciding", total=None)
+    with deciding("deciding") as told:
         async for chunk in chunks(source):
-            done, total = chunk.progress
             if chunk.values:
                 events = batch_of(pipeline.plan.events.topic, chunk.values, partition=partition, first_offset=offset)
                 files.write(offline.process(events))
                 offset += len(chunk.values)
-            progress.update(task, completed=done, total=total, description=counted(offset, "event"))
+            told(offset, chunk.progress)
 
 
 class Files:

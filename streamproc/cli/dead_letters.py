@@ -14,10 +14,10 @@ from typing import Any
 import click
 import orjson
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import scanning
 from streamproc.dead_letters import Choice, Letter, Opener, chosen, moment_of, one, open_body, where
@@ -139,8 +139,7 @@ def list_command(
             "yes" if is_noted(letter, notes) else "",
         )
         table.add_row(*map(escape, cells))
-    console = Console()
-    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
+    console_for(PLAIN_WIDTH).print(table)
     for name, count in counts.most_common():
         click.echo(f"{count:>8}  {name}")
     listed = "" if len(letters) == counts.total() else f", the youngest {len(letters)} listed"

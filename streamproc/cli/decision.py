@@ -12,10 +12,10 @@ from typing import Any
 import click
 import orjson
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options
 from streamproc.cli.progress import scanning
 from streamproc.core.records import Topics
@@ -169,7 +169,7 @@ def search_command(
         by = f"{one['tier']}: {one['rule']}" if one["tier"] == "automatic" else one["tier"]
         cells = (one["id"], _time(row.timestamp), one["key"] or "", one["decision"], by, score, reasons)
         table.add_row(*map(escape, cells))
-    _console().print(table)
+    console_for(PLAIN_WIDTH).print(table)
     click.echo(counted(len(rows), "decision") + (" (--limit shows more)" if len(rows) == limit else ""), err=True)
 
 
@@ -206,7 +206,7 @@ def _hide(value: Any, path: list[str]) -> None:
 
 
 def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[RuleTrace]) -> None:
-    console, one = _console(), found.decision
+    console, one = console_for(PLAIN_WIDTH), found.decision
     console.print(f"[bold]{escape(one['decision'])}[/bold]  {escape(one['id'])}", highlight=False)
     source = one["source"]
     head = Table(box=None, show_header=False, pad_edge=False)
@@ -261,8 +261,3 @@ def _value(value: Any) -> str:
 
 def _time(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)

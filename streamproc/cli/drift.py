@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ import polars as pl
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from streamproc.backtest import Backtest, delays, panes_of, run_backtest
-from streamproc.baselines import Told, baseline_path, learn, read_baseline
+from streamproc.backtest import Backtest, after, delays, panes_of, run_backtest
+from streamproc.baselines import baseline_path, learn, watching
+from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
-from streamproc.cli.progress import scanning
-from streamproc.core.decide.drift import Watch
+from streamproc.cli.progress import deciding, scanning
 from streamproc.core.drift.alarms import monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, Baseline
 from streamproc.core.drift.panes import loads as load_panes
@@ -68,7 +67,7 @@ def calibrate(file: Path, out: Path | None, as_json: bool) -> None:
       streamproc drift calibrate pipeline.yaml --out /tmp/baseline.json --json
     """
     pipeline = _open(file)
-    with _deciding("learning") as told:
+    with deciding("learning") as told:
         baseline = learn(pipeline, told)
     path = out or baseline_path(file)
     try:
@@ -100,13 +99,9 @@ def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json:
       streamproc drift backtest pipeline.yaml january.parquet
       streamproc drift backtest pipeline.yaml january.parquet --truth 35000 --no-compare --json
     """
-    pipeline = _open(file)
-    with _deciding("learning") as told:
-        baseline = read_baseline(baseline_path(file), pipeline) or learn(pipeline, told)
-    watching = replace(pipeline.processor, watch=Watch.of(pipeline.plan, baseline))
-    with _deciding("deciding") as told:
-        watched = replace(pipeline, processor=watching)
-        found = asyncio.run(run_backtest(watched, baseline, source, told, keep=compare))
+    pipeline, baseline = _open_watching(file)
+    with deciding("deciding") as told:
+        found = asyncio.run(run_backtest(pipeline, baseline, source, told, keep=compare))
     others = list[Rival]()
     if compare:
         with _comparing() as heard:
@@ -172,19 +167,16 @@ def report(file: Path, out: Path, source: str | None, connection: Connection) ->
       streamproc drift report pipeline.yaml --html drift.html
       streamproc drift report pipeline.yaml --html january.html --input january.parquet
     """
-    pipeline = _open(file)
-    with _deciding("learning") as told:
-        baseline = read_baseline(baseline_path(file), pipeline) or learn(pipeline, told)
+    pipeline, baseline = _open_watching(file)
     plan = pipeline.plan
     assert plan.drift is not None
     if source is not None:
-        watching = replace(pipeline.processor, watch=Watch.of(plan, baseline))
-        with _deciding("deciding") as told:
-            panes = asyncio.run(panes_of(replace(pipeline, processor=watching), source, told))
+        with deciding("deciding") as told:
+            panes = asyncio.run(panes_of(pipeline, source, told))
     else:
         panes = asyncio.run(_kept_panes(connection, plan.topics.panes))
     layouts = layouts_of(baseline)
-    read = [one for value in panes if (one := load_panes(value, baseline.hash, layouts)) is not None]
+    read = [one for value in panes if (one := load_panes(value or b"", baseline.hash, layouts)) is not None]
     if not read:
         raise UserError("there are no panes of this baseline", "run the pipeline, or give events with --input")
     story = story_of(plan.pipeline, baseline, plan.drift.recover, read)
@@ -195,7 +187,7 @@ def report(file: Path, out: Path, source: str | None, connection: Connection) ->
     click.echo(f"{counted(story.panes, 'pane')}, {counted(len(story.incidents), 'incident')}: {out}")
 
 
-async def _kept_panes(connection: Connection, topic: str) -> list[bytes]:
+async def _kept_panes(connection: Connection, topic: str) -> list[bytes | None]:
     async with reading(connection, topic) as reader:
         with scanning(topic) as progress:
             return [record.value async for records in reader.scan(progress=progress) for record in records]
@@ -206,6 +198,14 @@ def _open(file: Path) -> Pipeline:
     if pipeline.plan.drift is None:
         raise UserError(f"{file} watches nothing", "add `drift: {reference: …, false_alarms: 1 per 30d}`")
     return pipeline
+
+
+def _open_watching(file: Path) -> tuple[Pipeline, Baseline]:
+    pipeline = _open(file)
+    with deciding("learning") as told:
+        pipeline, baseline = watching(pipeline, told)
+    assert baseline is not None
+    return pipeline, baseline
 
 
 def _show_baseline(baseline: Baseline) -> None:
@@ -226,8 +226,7 @@ def _show_baseline(baseline: Baseline) -> None:
             waits = ["" if delay is None else f"{delay:,.0f}" for delay in monitor.delays]
             cells = (monitor.column, monitor.test, f"{monitor.window:,}", f"{threshold:.1f}", *waits)
             table.add_row(*map(escape, cells))
-    console = Console()
-    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
+    console_for(PLAIN_WIDTH).print(table)
     for line in [*told, *(f"off  {name}: {reason}" for name, reason in baseline.unwatched.items())]:
         click.echo(line)
     on = sum(monitor.fit is not None for monitor in baseline.monitors)
@@ -239,17 +238,13 @@ def _show_baseline(baseline: Baseline) -> None:
 def _as_json(found: Backtest, others: list[Rival], truth: int | None, baseline: Baseline) -> dict[str, Any]:
     shown: dict[str, Any] = {"events": found.events, "baseline": baseline.hash, "alarms": found.alarms}
     if truth is not None:
-        shown["false_alarms"] = len(found.alarms) - sum(alarm in _after(found, truth) for alarm in found.alarms)
-        shown["delays"] = delays(found.alarms, truth)
+        shown["false_alarms"] = len(found.alarms) - len(after(found.alarms, truth))
+        shown["delays"] = delays(found.alarms, truth, "monitor")
     shown["others"] = [
         {"name": other.name, "alarms": len(other.alarms), **({} if truth is None else _judged(other, truth))}
         for other in others
     ]
     return shown
-
-
-def _after(found: Backtest, truth: int) -> list[dict[str, Any]]:
-    return [alarm for alarm in found.alarms if alarm["window"]["to"]["offset"] > truth]
 
 
 def _judged(other: Rival, truth: int) -> dict[str, int | None]:
@@ -281,32 +276,15 @@ def _show_backtest(found: Backtest, others: list[Rival], truth: int | None) -> N
 
 
 def _show_delays(found: Backtest, truth: int) -> None:
-    after = _after(found, truth)
-    click.echo(f"before row {truth:,}: {counted(len(found.alarms) - len(after), 'alarm')}")
-    first = dict[str, int]()
-    for alarm in after:
-        first.setdefault(alarm["column"], alarm["window"]["to"]["offset"] - truth)
-    for column, delay in sorted(first.items(), key=lambda item: item[1]):
+    before = len(found.alarms) - len(after(found.alarms, truth))
+    click.echo(f"before row {truth:,}: {counted(before, 'alarm')}")
+    for column, delay in sorted(delays(found.alarms, truth, "column").items(), key=lambda item: item[1]):
         click.echo(f"{delay:>8,} events to the first alarm of {column}")
 
 
 @contextmanager
-def _deciding(what: str) -> Iterator[Told]:
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def told(events: int, progress: tuple[int, int | None]) -> None:
-            done, total = progress
-            bar.update(task, completed=done, total=total, description=f"{what}: {counted(events, 'event')}")
-
-        yield told
-
-
-@contextmanager
 def _comparing() -> Iterator[Any]:
-    console = Console(stderr=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as bar:
+    columns = TextColumn("{task.description}"), BarColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("comparing", total=None)
         yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)

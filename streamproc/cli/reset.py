@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.errors import UserError
 from streamproc.kafka.agent import Agent
@@ -147,8 +147,7 @@ def show(resets: Sequence[LaneReset]) -> None:
             holds = f"{move.low} to {move.high}"
             name = f"{move.agent}/{one.partition}"
             table.add_row(name, move.tp.topic, holds, before, str(move.target), "\n".join(consequences(move)))
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    console_for(140).print(table)
 
 
 def consequences(move: Move) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import click
 import orjson
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from streamproc.access import Grant, operator_grants, worker_grants
+from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.errors import Exit, UserError
 from streamproc.kafka import admin
@@ -138,7 +138,7 @@ def _compare(topic: TopicRole, info: TopicInfo | None) -> Row:
 
 
 def _print(rows: Sequence[Row], grants: Sequence[Grant], principals: dict[str, str]) -> None:
-    console = Console(width=None if Console().is_terminal else 160)
+    console = console_for(160)
     table = Table(box=box.SIMPLE, title="Topics", title_justify="left")
     for name in ("role", "topic", "workers", "partitions", "cleanup", "retention", "status"):
         table.add_column(name, overflow="fold")

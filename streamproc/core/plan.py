@@ -116,8 +116,7 @@ class Plan:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """Every topic that the decide agent writes to."""
+        """Every topic on which the decide agent says what becomes of single events."""
         topics = self.topics
         actions = {topic for topic in self.actions.values() if topic is not None}
-        panes = () if self.drift is None else (topics.panes,)
-        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions), *panes)
+        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions))

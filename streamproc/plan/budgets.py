@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJsonSchema
 
-from streamproc.core.drift.budget import Budget
+from streamproc.core.drift.budget import FEWEST_EVENTS, Budget
 from streamproc.plan.durations import to_duration
 
 MOST_WINDOWS = 10_000
@@ -30,8 +30,8 @@ def to_budget(value: object) -> Budget:
         if not period:
             raise ValueError(WRITTEN)
         return Budget(alarms, period=period)
-    if int(match[2]) < 1000 * alarms:
-        raise ValueError("a false alarm in fewer than 1000 events is no monitoring; " + WRITTEN)
+    if int(match[2]) < FEWEST_EVENTS * alarms:
+        raise ValueError(f"a false alarm in fewer than {FEWEST_EVENTS} events is no monitoring; {WRITTEN}")
     return Budget(alarms, events=float(match[2]))
 
 

@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 
 from streamproc.core.drift.baseline import EVERYTHING, Baseline, Linear, Monitor, loads
-from streamproc.core.drift.bins import MOST_KNOWN, CategoricalBins, NumericBins, make_bins
+from streamproc.core.drift.bins import MOST_KNOWN, CategoricalBins, NumericBins, make_bins, merged
 from streamproc.core.drift.budget import run_length, thresholds
 from streamproc.core.drift.calibrate import Reference, bin_scores, calibrate
 from streamproc.core.drift.dependence import long_run
 from streamproc.core.drift.detector import Change, Detector
-from streamproc.core.drift.fits import SLOW, merged, theta, wilson_hilferty
+from streamproc.core.drift.fits import SLOW, theta
 from streamproc.core.drift.panes import Counted, count
 from streamproc.core.drift.states import DetectorState
+from streamproc.core.drift.tests import wilson_hilferty
 
 N = 4_000
 ALARM = 1e6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -200,3 +202,10 @@ def test_panes_of_another_baseline_are_left_out(baseline: Baseline) -> None:
     )
     assert effects.counts == {("panes", "of_another_baseline"): 1}
     assert not effects.records and not effects.state
+
+
+def test_deciding_and_judging_need_no_scipy() -> None:
+    """It takes most of a second to import; only learning a baseline needs it."""
+    modules = "streamproc.worker, streamproc.cli.batch, streamproc.cli.run"
+    code = f"import sys, {modules}; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -72,6 +72,13 @@ def without_drift(text: str) -> str:
     return _WATCHING.sub("", text)
 
 
+def loans() -> pl.DataFrame:
+    """All 100,000 real applications in time order, as events; from row 75,000 on they are others."""
+    files = car_loans()
+    after = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
+    return pl.concat([pl.read_csv(files.reference).select(after.columns), after])
+
+
 def events(count: int, damaged: bool = True) -> list[tuple[bytes, bytes | None]]:
     """Real applications, as keys and values; some damaged on purpose."""
     rows = pl.read_csv(car_loans().analysis).select(pl.exclude("y_pred_proba", "y_pred")).head(count).to_dicts()

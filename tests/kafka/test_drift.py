@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import polars as pl
 
 from streamproc.backtest import run_backtest
 from streamproc.baselines import baseline_path, watching
-from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.kafka.connection import Connection
-from streamproc.offline import Offline, batch_of
-from streamproc.pipeline import Pipeline, open_pipeline
-from streamproc.sample import car_loans
-from tests.kafka.car_loan import Example, make, produce, worker
+from streamproc.pipeline import open_pipeline
+from tests.kafka.car_loan import Example, loans, make, produce, worker
 from tests.kafka.processes import Workers
 from tests.kafka.records import read_until
 from tests.record_schemas import record_problems
+from tests.torture.checks import replayed
 
 DRIFT = """
 drift:
@@ -36,13 +33,6 @@ SHIFT = 6_000
 """Of the events that are sent, those from here on are after the shift in the data."""
 EVENTS = 14_000
 SECONDS = 90.0
-
-
-def loans() -> pl.DataFrame:
-    """Real applications in time order, those before the first 40,000 left out; row 35,000 is where things change."""
-    files = car_loans()
-    after = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
-    return pl.concat([pl.read_csv(files.reference).select(after.columns), after])
 
 
 def make_watched(connection: Connection, partitions: int) -> Example:
@@ -62,17 +52,6 @@ def read(made: Example, role: str, enough: int) -> list[Any]:
     return records
 
 
-def replayed(pipeline: Pipeline, panes: list[Any]) -> list[tuple[bytes, bytes]]:
-    """Keys and values of what the drift processor makes of a panes log in one go."""
-    watched, baseline = watching(pipeline)
-    assert baseline is not None and watched.plan.drift is not None
-    processor = DriftProcessor(watched.plan.pipeline, baseline, recover=watched.plan.drift.recover)
-    log = batch_of(watched.plan.topics.panes, [record.value for record in panes])
-    effects = Offline(processor, watched.answers.now, tables=(TABLE,)).process(log)
-    [changes] = [output for output in effects.records if output.topic == watched.plan.topics.drift]
-    return list(zip(changes.keys, changes.values, strict=True))
-
-
 def test_alarms_survive_kills_and_are_those_of_an_undisturbed_run(connection: Connection, tmp_path: Path) -> None:
     made = make_watched(connection, partitions=2)
     pipeline = open_pipeline(made.file)
@@ -87,7 +66,8 @@ def test_alarms_survive_kills_and_are_those_of_an_undisturbed_run(connection: Co
             read(made, "decisions", part + 500)
             workers.kill(chance.randrange(2))
         read(made, "decisions", EVENTS)
-        expected = replayed(pipeline, made.read("panes"))  # committed with the decisions, so they are all there
+        panes = made.read("panes")  # committed with the decisions, so they are all there
+        expected = replayed(*watching(pipeline), panes)
         changes = read(made, "drift", len(expected))
     assert [(record.key, record.value) for record in changes] == expected
     alarms = [orjson.loads(record.value) for record in changes]

@@ -8,14 +8,13 @@ import subprocess
 from pathlib import Path
 
 import orjson
-import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from streamproc.cli import cli
 from streamproc.core.drift.baseline import loads
-from streamproc.sample import car_loans, example
-from tests.kafka.car_loan import without_drift
+from streamproc.sample import example
+from tests.kafka.car_loan import loans, without_drift
 
 REFERENCE, SHIFT = 40_000, 75_000
 DRIFT = """
@@ -38,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = file.read_text()
     before, after = text[: text.index("\ndrift:")], text[text.index("\nrules:\n") + len("\nrules:\n") :]
     file.write_text(before + DRIFT + after)
-    files = car_loans()
-    analysis = pl.read_csv(files.analysis).select(pl.exclude("y_pred_proba", "y_pred"))
-    whole = pl.concat([pl.read_csv(files.reference).select(analysis.columns), analysis])
+    whole = loans()
     whole[:REFERENCE].write_parquet(folder / "reference.parquet")
     whole[REFERENCE:].write_parquet(folder / "rest.parquet")
     return folder

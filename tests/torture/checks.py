@@ -13,7 +13,7 @@ import orjson
 
 from examples.counter.counter import TABLE
 from streamproc.baselines import watching
-from streamproc.core.drift.baseline import EVERYTHING, PANE
+from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline
 from streamproc.core.drift.panes import loads as load_panes
 from streamproc.core.drift.processor import TABLE as DRIFT_TABLE
 from streamproc.core.drift.processor import DriftProcessor
@@ -55,11 +55,6 @@ class Found:
     def letters(self) -> Sequence[Any]:
         return self.outputs[self.pipeline.plan.topics.dead_letters]
 
-    @property
-    def written(self) -> list[str]:
-        """What the decide agent writes of single events."""
-        return [topic for topic in self.pipeline.plan.written if topic != self.pipeline.plan.topics.panes]
-
     @cached_property
     def decided(self) -> list[Any]:
         """The decisions' contents."""
@@ -92,7 +87,7 @@ def ids(found: Found) -> Iterator[str]:
 
 def order(found: Found) -> Iterator[str]:
     """What comes from one partition stands in its order in every partition of every topic."""
-    for topic in found.written:
+    for topic in found.pipeline.plan.written:
         last: dict[tuple[int, int], int] = {}
         wrong = []
         for record in sorted(found.outputs[topic], key=lambda record: (record.partition, record.offset)):
@@ -105,7 +100,7 @@ def order(found: Found) -> Iterator[str]:
 
 def schemas(found: Found) -> Iterator[str]:
     """Every record is what its schema says."""
-    for topic in found.written:
+    for topic in found.pipeline.plan.written:
         told = (
             f"{record.partition}-{record.offset}: {problem}"
             for record in found.outputs[topic]
@@ -118,7 +113,7 @@ def same(found: Found) -> Iterator[str]:
     """The bytes are those of an offline run over the same events with the same answers of the model."""
     pipeline = replace(found.pipeline, answers=Replayed(found.pipeline.answers, unscored(found.decided)))
     expected = offline(pipeline, list(found.events), ROWS)
-    for topic in found.written:
+    for topic in found.pipeline.plan.written:
         written = found.outputs[topic]
         records = {source(r.value, r.headers): (r.key, r.value, tuple(r.headers)) for r in written}
         wanted = expected.get(topic, {})
@@ -183,25 +178,34 @@ def drift(found: Found) -> Iterator[str]:
     """Drift says, byte for byte, what one undisturbed pass over the panes says."""
     if found.pipeline.plan.drift is None:
         return
-    watched, baseline = watching(found.pipeline)
-    assert baseline is not None and watched.plan.drift is not None
-    topics = watched.plan.topics
-    processor = DriftProcessor(watched.plan.pipeline, baseline, recover=watched.plan.drift.recover)
-    run = Offline(processor, watched.answers.now, tables=(DRIFT_TABLE,))
-    by_lane: dict[int, list[Any]] = defaultdict(list)
-    for record in sorted(found.outputs[topics.panes], key=lambda record: record.offset):
-        by_lane[record.partition].append(record.value)
-    expected = list[tuple[bytes | None, bytes | None]]()
-    for lane, values in by_lane.items():
-        for output in run.process(batch_of(topics.panes, values, partition=lane)).records:
-            if output.topic == topics.drift:
-                expected += zip(output.keys, output.values, strict=True)
+    topics = found.pipeline.plan.topics
+    expected = replayed(*watching(found.pipeline), found.outputs[topics.panes])
     told = [(record.key, record.value) for record in found.outputs[topics.drift]]
     if not expected:
         yield "nothing drifted, so nothing was shown"
     if told != expected:
         different = sum(a != b for a, b in zip(told, expected, strict=False))
         yield f"{len(told)} changes instead of {len(expected)}, {different} differ"
+
+
+def replayed(
+    watched: Pipeline, baseline: Baseline | None, panes: Iterable[Any]
+) -> list[tuple[bytes | None, bytes | None]]:
+    """Keys and values of what the drift processor makes of a panes log, lane by lane in one go."""
+    assert baseline is not None and watched.plan.drift is not None
+    topics = watched.plan.topics
+    processor = DriftProcessor(watched.plan.pipeline, baseline, recover=watched.plan.drift.recover)
+    run = Offline(processor, watched.answers.now, tables=(DRIFT_TABLE,))
+    by_lane: dict[int, list[Any]] = defaultdict(list)
+    for record in sorted(panes, key=lambda record: record.offset):
+        by_lane[record.partition].append(record.value)
+    outputs = [
+        output
+        for lane, values in by_lane.items()
+        for output in run.process(batch_of(topics.panes, values, partition=lane)).records
+        if output.topic == topics.drift
+    ]
+    return [entry for output in outputs for entry in zip(output.keys, output.values, strict=True)]
 
 
 def ends(found: Found) -> Iterator[str]:

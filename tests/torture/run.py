@@ -226,7 +226,7 @@ async def _read(example: Example, pipeline: Pipeline) -> Found:
         return await read_until(example.connection, topic, None, READ_SECONDS)
 
     totals = subject.totals(example)
-    topics = [*pipeline.plan.written, pipeline.plan.topics.drift, totals]
+    topics = [*pipeline.plan.written, pipeline.plan.topics.panes, pipeline.plan.topics.drift, totals]
     return Found(
         pipeline,
         await everything(pipeline.plan.events.topic),

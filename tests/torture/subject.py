@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from examples.counter.counter import TABLE, Counter
 from streamproc import Agent
 from streamproc.agents import prepare_topics
@@ -11,7 +9,6 @@ from streamproc.baselines import baseline_path, learn
 from streamproc.core.drift.baseline import Baseline
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import Pipeline, open_pipeline
-from streamproc.sample import car_loans
 from streamproc.topics import check_topics, pipeline_topics
 from streamproc.worker import agents as pipeline_agents
 from tests.kafka import car_loan
@@ -33,8 +30,7 @@ def make(connection: Connection, partitions: int, replication: int) -> Example:
     """A copy of the example with an events topic of its own. Takes an event loop of its own."""
     copies = ("\nactions:\n", f"\ntopics: {{replication: {replication}}}\n\nactions:\n")
     example = car_loan.make(connection, partitions, [*CHANGES, copies])
-    reference = pl.read_csv(car_loans().reference).select(pl.exclude("y_pred_proba", "y_pred")).head(REFERENCE)
-    reference.write_parquet(example.file.parent / "reference.parquet")
+    car_loan.loans().head(REFERENCE).write_parquet(example.file.parent / "reference.parquet")
     baseline_path(example.file).write_bytes(learn(open_pipeline(example.file)).dumps())
     return example
 

@@ -64,25 +64,24 @@ def _shown(name: str, standing: Standing) -> str | float:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Counts what a baseline watches."""
+    """Counts what a baseline watches. ``topic`` is that of panes."""
 
-    plan: Plan
+    topic: str
     baseline: str
     layouts: dict[int, Layout]
 
     @classmethod
     def of(cls, plan: Plan, baseline: Baseline) -> Watch:
         """The watch of a plan, by a baseline."""
-        return cls(plan, baseline.hash, layouts(baseline))
+        return cls(plan.topics.panes, baseline.hash, layouts(baseline))
 
-    def outputs(self, frame: Frame) -> Iterator[tuple[int, Output]]:
-        """Panes records of a judged frame, with the partition of the lane whose they are."""
-        watched = watched_columns(self.plan, frame)
+    def outputs(self, watched: Counted) -> Iterator[tuple[int, Output]]:
+        """Panes records, with the partition of the lane whose they are."""
         for shard, layout in self.layouts.items():
             for panes in count(layout, watched):
                 values = [dumps(part, self.baseline, shard) for part in split(panes, LARGEST)]
                 keys, headers = [b"%d" % shard] * len(values), [TYPED["panes"]] * len(values)
-                yield panes.partition, Output(self.plan.topics.panes, keys, values, headers)
+                yield panes.partition, Output(self.topic, keys, values, headers)
 
 
 def watched_columns(plan: Plan, frame: Frame) -> Counted:

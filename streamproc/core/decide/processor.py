@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from streamproc.core.decide.columns import confidence_stage, features_stage
-from streamproc.core.decide.drift import Watch, drift_stage
+from streamproc.core.decide.drift import Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.events import contract_stage
@@ -54,7 +54,7 @@ class DecideProcessor:
         if self.watch is None:
             return effects
         panes = dict[int, list[Output]]()
-        for partition, output in self.watch.outputs(frame):
+        for partition, output in self.watch.outputs(watched_columns(self.plan, frame)):
             panes.setdefault(partition, []).append(output)
         return [
             replace(own, records=[*own.records, *panes.get(batch.partition, ())])

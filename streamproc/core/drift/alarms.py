@@ -81,7 +81,7 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
     monitor = baseline.monitors[change.monitor]
     assert monitor.fit is not None
     key = monitor_key(baseline, monitor)
-    column = next(bins for bins in detector.layout.bins if bins.name == monitor.column)
+    column = detector.layout.bins[detector.layout.places[monitor.column]]
     reference = np.array(baseline.totals[monitor.column][monitor.row], np.int64)
     severity, psi = effect(reference, change.recent)
     identity = f"{pipeline}\0{baseline.hash}\0{key}\0{change.after}\0{change.end}".encode()
@@ -139,9 +139,8 @@ def _place(place: Place, after: int = 0) -> dict[str, Any]:
 
 def _decisions(detector: Detector, change: Change) -> dict[str, Any]:
     """How decisions moved: their shares in the reference and among the last events, where they are watched."""
-    columns = {column.name: column for column in detector.layout.bins}
-    totals = detector.baseline.totals
-    return {
-        name: {"before": shares(columns[name], totals[name][EVERYTHING]), "now": shares(columns[name], recent)}
-        for name, recent in change.decided.items()
-    }
+    moved = dict[str, Any]()
+    for name, recent in change.decided.items():
+        column, before = detector.layout.bins[detector.layout.places[name]], detector.baseline.totals[name][EVERYTHING]
+        moved[name] = {"before": shares(column, before), "now": shares(column, recent)}
+    return moved

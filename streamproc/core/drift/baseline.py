@@ -140,11 +140,6 @@ class Baseline:
         """The segment of a row in words; empty for everything."""
         return "" if row == EVERYTHING else str(self.segments[row - 1])
 
-    def starts(self) -> dict[str, int]:
-        """Where each column's bins begin in a row of counts."""
-        sizes = [column.size for column in self.bins]
-        return dict(zip((column.name for column in self.bins), np.cumsum([0, *sizes]).tolist(), strict=False))
-
     def dumps(self) -> bytes:
         """As JSON, with its hash."""
         content = _content(self)

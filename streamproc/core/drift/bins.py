@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,9 @@ MOST_CATEGORIES: Final = 24
 MOST_KNOWN: Final = 10_000
 """A column with more different values than this is not watched as categories."""
 LONGEST_NAME: Final = 100
+EXPECTED: Final = 8.0
+"""So many events are expected in a merged bin, and of a share that has a test of its own, at the least."""
+MERGED_BINS: Final = 10
 OTHER, UNSEEN, MISSING = "other", "unseen", "missing"
 
 
@@ -43,10 +46,6 @@ class NumericBins:
     scale: float
     mean: float
     spread: float
-
-    @property
-    def kind(self) -> Literal["numeric"]:
-        return "numeric"
 
     @property
     def size(self) -> int:
@@ -95,26 +94,13 @@ class CategoricalBins:
         object.__setattr__(self, "_places", places)
 
     @property
-    def kind(self) -> Literal["categorical"]:
-        return "categorical"
-
-    @property
     def size(self) -> int:
         return len(self.categories) + 3
 
     def codes(self, column: pl.Series) -> Codes:
         """The bin of each value, shape (n,)."""
-        texts = as_text(column)
-        unseen, missing = len(self.categories) + 1, len(self.categories) + 2
-        if len(texts) > 4 * len(self._places):
-            codes = texts.replace_strict(self._places, default=unseen, return_dtype=pl.Int64)
-            return codes.set(texts.is_null(), missing).to_numpy() if texts.null_count() else codes.to_numpy()
-        places: dict[Any, int] = {None: missing}  # a small batch: cheaper than telling Polars of all known values
-        known = self._places
-        return np.fromiter(
-            (places.get(text, missing) if text is None else known.get(text, unseen) for text in texts),
-            np.int64,
-            len(texts),
+        return look_up(
+            as_text(column), self._places, unknown=len(self.categories) + 1, missing=len(self.categories) + 2
         )
 
     def label(self, place: int) -> str:
@@ -149,6 +135,33 @@ def as_text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
+def look_up(texts: pl.Series, places: Mapping[str, int], *, unknown: int, missing: int) -> Codes:
+    """The place of each text, shape (n,), with numbers for those that have none and for missing ones."""
+    if len(texts) > 4 * len(places):
+        codes = texts.replace_strict(places, default=unknown, return_dtype=pl.Int64)
+        return codes.set(texts.is_null(), missing).to_numpy() if texts.null_count() else codes.to_numpy()
+    # A small batch: cheaper than telling Polars of all places.
+    return np.fromiter((missing if text is None else places.get(text, unknown) for text in texts), np.int64, len(texts))
+
+
+def commonest(texts: pl.Series) -> list[str]:
+    """The different texts, the commonest first, and those that are as common in the order of their characters."""
+    counts = texts.drop_nulls().alias("text").value_counts()
+    return counts.sort(["count", "text"], descending=[True, False])["text"].to_list()
+
+
+def merged(shares: Floats, window: int) -> Codes:
+    """The first bins of neighbours merged until each expects at least 8 events in a window and there are about ten."""
+    need = max(EXPECTED / window, 0.8 / MERGED_BINS)
+    starts, mass = [0], 0.0
+    for place, share in enumerate(shares.tolist()):
+        if mass >= need and shares[place:].sum() >= need:
+            starts.append(place)
+            mass = 0.0
+        mass += share
+    return np.array(starts, np.int64)
+
+
 def make_bins(name: str, column: pl.Series) -> Bins | str:
     """The bins of a reference column, or why it cannot be watched."""
     valid = column.fill_nan(None).drop_nulls() if column.dtype.is_float() else column.drop_nulls()
@@ -160,11 +173,7 @@ def make_bins(name: str, column: pl.Series) -> Bins | str:
             return _numeric(name, finite, distinct)
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         return "it is neither a number nor a text"
-    counts = as_text(valid).value_counts(sort=True) if len(valid) else None
-    if counts is None:
-        return CategoricalBins(name, ())
-    order = counts.sort(["count", counts.columns[0]], descending=[True, False])
-    values = order[order.columns[0]].to_list()
+    values = commonest(as_text(valid))
     if len(values) > MOST_KNOWN or len(values) > len(valid) / 2 > FEW_VALUES:
         return f"it has {len(values):,} different values in {len(valid):,}: it looks like a key, not like a category"
     if any(len(value) > LONGEST_NAME for value in values[:MOST_CATEGORIES]):

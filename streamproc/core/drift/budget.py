@@ -8,6 +8,8 @@ from datetime import timedelta
 
 K = 0.5
 """Half the shift, in standard deviations of a window's score, for which the CUSUM is the best test."""
+FEWEST_EVENTS = 1_000
+"""To one false alarm: more of them is no monitoring."""
 OVERSHOOT = 1.166
 """How much a CUSUM in discrete time oversteps its threshold, at both ends (Siegmund 1985, chapter X)."""
 

@@ -22,6 +22,7 @@ from streamproc.core.drift.baseline import (
     hashed,
 )
 from streamproc.core.drift.bins import (
+    EXPECTED,
     MISSING,
     OTHER,
     UNSEEN,
@@ -31,10 +32,11 @@ from streamproc.core.drift.bins import (
     Floats,
     NumericBins,
     as_text,
+    commonest,
     make_bins,
 )
 from streamproc.core.drift.budget import Thresholds, run_length, thresholds
-from streamproc.core.drift.fits import EXPECTED, SHAPE_WINDOW, Fitted, fit_linear, fit_rare, fit_shape
+from streamproc.core.drift.fits import SHAPE_WINDOW, Fitted, fit_linear, fit_rare, fit_shape
 
 LOCATION, SPREAD, SHAPE, RANGE = "location", "spread", "shape", "range"
 TAILS = (("tail_1", 0.99), ("tail_01", 0.999))
@@ -102,10 +104,7 @@ def _segments(reference: Reference) -> list[Segment]:
     for name in reference.segments:
         if name not in reference.columns.columns:
             raise ValueError(f"the segments' column {name!r} is not in the reference")
-        texts = as_text(reference.columns[name]).drop_nulls()
-        counts = texts.value_counts(sort=True)
-        order = counts.sort(["count", counts.columns[0]], descending=[True, False])
-        segments += [Segment(name, value) for value in order[order.columns[0]].head(MOST_SEGMENTS).to_list()]
+        segments += [Segment(name, value) for value in commonest(as_text(reference.columns[name]))[:MOST_SEGMENTS]]
     return segments
 
 
@@ -124,49 +123,46 @@ def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float) -> floa
     return looks * (1 + len(segments))
 
 
-def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> Iterator[Monitor]:
+def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> list[Monitor]:
     """Every test of a column in a row. ``codes`` are the bins of the row's events, in time order."""
     missing = column.size - 1
     valid = codes[codes != missing]
     of_all = np.bincount(codes, minlength=column.size)[:missing]
     stretch: int = 2 ** max(0, round(math.log2(len(codes) / max(len(valid), 1))))
-
-    def monitor(test: str, fitted: Fitted | str | None, longer: int = 1) -> Iterator[Monitor]:
-        if isinstance(fitted, str):
-            yield Monitor(column.name, row, test, off=fitted)
-        elif fitted is not None:
-            delays = expected_delays(test, fitted, limits, longer)
-            window = fitted.window * longer
-            yield Monitor(column.name, row, test, window, fitted.tau, fitted.fit, "", delays, fitted.note)
-
     made = list[Monitor]()
+
+    def add(test: str, fitted: Fitted | str, longer: int = 1) -> None:
+        if isinstance(fitted, str):
+            made.append(Monitor(column.name, row, test, off=fitted))
+            return
+        delays, window = expected_delays(test, fitted, limits, longer), fitted.window * longer
+        made.append(Monitor(column.name, row, test, window, fitted.tau, fitted.fit, "", delays, fitted.note))
+
     if isinstance(column, NumericBins):
         location, spread = bin_scores(of_all / max(len(valid), 1))
         clustered: float | str = 1.0
         if location.any():
             fitted = fit_linear(location[valid], location, limits)
-            made += monitor(LOCATION, fitted, stretch)
+            add(LOCATION, fitted, stretch)
             clustered = fitted if isinstance(fitted, str) else _clustered(fitted)
         if spread.any():
-            made += monitor(SPREAD, fit_linear(spread[valid], spread, limits, dead_band=SPREAD_BAND), stretch)
+            add(SPREAD, fit_linear(spread[valid], spread, limits, dead_band=SPREAD_BAND), stretch)
         outside = (RANGE, (0, len(column.edges)), 1)
         for test, places, own in (*_tails(column, of_all), outside):
-            made += monitor(
-                test, clustered if isinstance(clustered, str) else _rare(valid, places, clustered, own), stretch
-            )
+            add(test, clustered if isinstance(clustered, str) else _rare(valid, places, clustered, own), stretch)
     else:
         for place, category in enumerate(shared_out(column)):
             if 0 < of_all[place] < len(valid):
-                made += monitor(SHARE + category, _share(valid, place, column.size, limits, of_all=False), stretch)
+                add(SHARE + category, _share(valid, place, column.size, limits, of_all=False), stretch)
         for test, place in ((OTHER, missing - 2), (UNSEEN, missing - 1)):
             if test == UNSEEN or of_all[place] < len(valid) / 2:
-                made += monitor(test, _rare(valid if len(valid) else codes, (place,)))
+                add(test, _rare(valid if len(valid) else codes, (place,)))
     if np.count_nonzero(of_all) > (1 if isinstance(column, NumericBins) else 2):
         slowest = max((m.window // stretch for m in made if m.test in (LOCATION, SPREAD)), default=0)
-        made += monitor(SHAPE, fit_shape(valid, missing, limits, slowest), stretch)
+        add(SHAPE, fit_shape(valid, missing, limits, slowest), stretch)
     if len(valid):
-        made += monitor(MISSING, _share(codes, missing, column.size, limits, of_all=True))
-    yield from made
+        add(MISSING, _share(codes, missing, column.size, limits, of_all=True))
+    return made
 
 
 def shared_out(column: CategoricalBins) -> tuple[str, ...]:

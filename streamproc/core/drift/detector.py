@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.bins import Bins, Floats
-from streamproc.core.drift.panes import MOMENTS, Counts, Layout, Panes
+from streamproc.core.drift.panes import Counts, Layout, Panes, no_moments
 from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
 from streamproc.core.drift.tests import Tests
 
@@ -105,14 +105,10 @@ class Detector:
         trace: Trace | None = None,
     ) -> None:
         self.baseline, self.layout, self._recover, self._trace = baseline, Layout.of(baseline, bins), recover, trace
-        names = {column.name for column in self.layout.bins}
-        starts = zip(self.layout.bins, self.layout.starts.tolist(), strict=True)
-        self._decisions = {
-            column.name: slice(start, start + column.size) for column, start in starts if column.name in DECISIONS
-        }
+        self._decisions = {name: self.layout.inside(name) for name in DECISIONS if name in self.layout.places}
         by_row = dict[int, dict[Length, list[tuple[int, Monitor]]]]()
         for number, monitor in enumerate(baseline.monitors):
-            if monitor.fit is not None and monitor.column in names:
+            if monitor.fit is not None and monitor.column in self.layout.places:
                 length = Length(monitor.column in baseline.record_columns, monitor.window)
                 by_row.setdefault(monitor.row, {}).setdefault(length, []).append((number, monitor))
         self.tests: dict[int, dict[Length, Tests]] = {
@@ -151,9 +147,7 @@ class Detector:
                 yield held
                 held = None
             if held is None:
-                moments = np.zeros((len(self.layout.numeric), MOMENTS))
-                moments[:, 2:] = np.inf, -np.inf
-                held = OpenPane(number, int(panes.times[place]), {}, moments)
+                held = OpenPane(number, int(panes.times[place]), {}, no_moments(len(self.layout.numeric)))
             held.time = max(held.time, int(panes.times[place]))
             merge_moments(held.moments, panes.moments[place])
             for line in range(lines[place], lines[place + 1]):
@@ -171,8 +165,7 @@ class Detector:
     def _new_row(self, row: int) -> RowState:
         width = self.layout.width
         windows = {length: _new_window(tests, width) for length, tests in self.tests[row].items()}
-        moments = np.zeros((2, len(self.layout.numeric) if row == EVERYTHING else 0, MOMENTS))
-        moments[:, :, 2:] = np.inf, -np.inf
+        moments = no_moments(2, len(self.layout.numeric) if row == EVERYTHING else 0)
         return RowState(windows, np.zeros((2, width), np.int64), moments)
 
     def _add(
@@ -208,8 +201,7 @@ class Detector:
             held.filling += every[number]
             if held.filling >= RECENT:
                 held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
-                held.moments[0] = held.moments[1]
-                held.moments[1, :, :2], held.moments[1, :, 2], held.moments[1, :, 3] = 0.0, np.inf, -np.inf
+                held.moments[0], held.moments[1] = held.moments[1], no_moments(held.moments.shape[1])
 
     def _step(self, tests: Tests, its: WindowState, judged: Judged) -> tuple[NDArray[np.int8] | None, Floats]:
         """Feed one window to the CUSUMs. The levels before, where any of them changed, and the statistics."""
@@ -255,9 +247,7 @@ class Detector:
                 ),
             )
             monitor = self.baseline.monitors[number]
-            place = next(place for place, column in enumerate(self.layout.bins) if column.name == monitor.column)
-            begin = int(self.layout.starts[place])
-            recent = held.recent.sum(axis=0)[begin : begin + self.layout.bins[place].size]
+            recent = held.recent.sum(axis=0)[self.layout.inside(monitor.column)]
             yield Change(
                 number,
                 LEVELS[was],

@@ -14,9 +14,10 @@ import numpy as np
 from scipy.special import betaincinv, chdtri
 
 from streamproc.core.drift.baseline import PANE, Linear, Rare, Shape
-from streamproc.core.drift.bins import Codes, Floats
+from streamproc.core.drift.bins import Codes, Floats, merged
 from streamproc.core.drift.budget import K, Thresholds
 from streamproc.core.drift.dependence import LongRun, lag_one, long_run, window_sums
+from streamproc.core.drift.tests import wilson_hilferty
 
 SHAPE_WINDOW = 4 * PANE
 FEWEST_WINDOWS = 12
@@ -29,8 +30,6 @@ SIGNIFICANT = 0.01
 REPLAYED = 0.6
 """How much of its threshold a CUSUM may use on the reference itself."""
 WIDER = 1.15
-EXPECTED = 8.0
-MERGED_BINS = 10
 RARE_LEVEL = 0.99
 """How surely the reference's true rate of something rare is below the one that counts as normal."""
 
@@ -170,25 +169,6 @@ def exponent(scores: Floats, sd: float, window: int, tau: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if grows(middle) else (middle, high)
     return low
-
-
-def wilson_hilferty(distance: Floats, df: float | Floats) -> Floats:
-    """A chi-squared distance as a standard normal (Wilson and Hilferty 1931)."""
-    spread = 2 / (9 * df)
-    z: Floats = (np.cbrt(distance / df) - (1 - spread)) / np.sqrt(spread)
-    return z
-
-
-def merged(shares: Floats, window: int) -> Codes:
-    """The first bins of neighbours merged until each expects at least 8 events in a window and there are about ten."""
-    need = max(EXPECTED / window, 0.8 / MERGED_BINS)
-    starts, mass = [0], 0.0
-    for place, share in enumerate(shares.tolist()):
-        if mass >= need and shares[place:].sum() >= need:
-            starts.append(place)
-            mass = 0.0
-        mass += share
-    return np.array(starts, np.int64)
 
 
 def largest_cusum(z: Floats, allowance: float) -> float:

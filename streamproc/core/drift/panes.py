@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline
-from streamproc.core.drift.bins import Bins, Codes, Floats, NumericBins, as_text, numbers
+from streamproc.core.drift.bins import Bins, Codes, Floats, NumericBins, as_text, look_up, numbers
 
 Counts = NDArray[np.int64]
 
@@ -36,10 +36,11 @@ NUMBERS = 2**44
 class Layout:
     """Where things stand in a row of counts: the bins of each column, one column after another.
 
-    ``width`` bins in all.
+    ``width`` bins in all. ``places`` has the number of each column by its name.
     """
 
     bins: tuple[Bins, ...]
+    places: Mapping[str, int]
     starts: Codes
     width: int
     numeric: tuple[NumericBins, ...]
@@ -59,7 +60,14 @@ class Layout:
         numeric = tuple(column for column in bins if isinstance(column, NumericBins))
         centres, scales = (np.array([getattr(one, name) for one in numeric]) for name in ("centre", "scale"))
         starts, width = np.cumsum(sizes)[:-1], int(sizes.sum())
-        return cls(bins, starts, width, numeric, centres, scales, rows, baseline.rows)
+        places = {column.name: place for place, column in enumerate(bins)}
+        return cls(bins, places, starts, width, numeric, centres, scales, rows, baseline.rows)
+
+    def inside(self, name: str) -> slice:
+        """Where the bins of a column stand in a row of counts."""
+        place = self.places[name]
+        begin = int(self.starts[place])
+        return slice(begin, begin + self.bins[place].size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,13 @@ class Panes:
     pane_of: Counts
     rows: Counts
     counts: Counts
+
+
+def no_moments(*shape: int) -> Floats:
+    """The moments of nothing, of this shape and (4,)."""
+    moments = np.zeros((*shape, MOMENTS))
+    moments[..., 2:] = np.inf, -np.inf
+    return moments
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -229,18 +244,10 @@ def _entries(
     if by_event:
         yield _Entries(of_event * layout.rows + EVERYTHING, by_event)
         for name, places in layout.segment_rows.items():
-            rows = segment_rows(batch.columns[name], places)
+            rows = look_up(as_text(batch.columns[name]), places, unknown=EVERYTHING, missing=EVERYTHING)
             inside = np.flatnonzero(rows != EVERYTHING)
             keys = (of_event * layout.rows + rows)[inside]
             yield _Entries(keys, [(number, codes[inside]) for number, codes in by_event])
-
-
-def segment_rows(column: pl.Series, places: Mapping[str, int]) -> Codes:
-    """The row of each value's segment; ``EVERYTHING`` where it has none. Shape (n,)."""
-    texts = as_text(column)
-    if len(texts) > 4 * len(places):
-        return texts.replace_strict(places, default=EVERYTHING, return_dtype=pl.Int64).fill_null(EVERYTHING).to_numpy()
-    return np.fromiter((places.get(text, EVERYTHING) for text in texts), np.int64, len(texts))
 
 
 def _tally(layout: Layout, entries: Iterable[_Entries], panes: int) -> tuple[Counts, Counts, Counts]:
@@ -271,8 +278,7 @@ def _times(batch: Counted, of_record: Codes, panes: int) -> Counts:
 
 def _moments(layout: Layout, values: Mapping[str, Floats], of_event: Codes, panes: int) -> Floats:
     """The moments of the numeric columns of each pane, shape (panes, columns, 4)."""
-    moments = np.zeros((panes, len(layout.numeric), MOMENTS))
-    moments[:, :, 2:] = np.inf, -np.inf
+    moments = no_moments(panes, len(layout.numeric))
     if not len(of_event):
         return moments
     order = None

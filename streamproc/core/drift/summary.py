@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from streamproc.core.drift.bins import Bins, Floats, NumericBins
-from streamproc.core.drift.fits import merged
+from streamproc.core.drift.bins import Bins, Floats, NumericBins, merged
 from streamproc.core.drift.panes import FIXED, Counts
 
 SHOWN_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -73,12 +72,11 @@ def effect(reference: Counts, current: Counts) -> tuple[float, float]:
     PSI is the population stability index: the sum of (q - p) ln(q / p). Both over about ten merged bins and that of
     missing values.
     """
-    whole = max(int(reference.sum()), 1)
+    whole, n = max(int(reference.sum()), 1), int(current.sum())
     starts = np.append(merged(reference[:-1] / whole, 10**9), len(reference) - 1)
     p = np.add.reduceat(reference, starts) / whole
-    q = np.add.reduceat(current, starts) / max(int(current.sum()), 1)
-    outside = [_share(int(current[place]), int(current.sum())) for place in (0, len(current) - 2)]
-    beyond = max((share for place, share in zip((0, -2), outside, strict=True) if reference[place] == 0), default=0.0)
+    q = np.add.reduceat(current, starts) / max(n, 1)
+    beyond = max((_share(int(current[place]), n) for place in (0, -2) if not reference[place]), default=0.0)
     floor = np.maximum(p, LEAST_SHARE)
     severity = math.sqrt(float(((q - p) ** 2 / floor).sum()) + beyond * beyond / LEAST_SHARE)
     a, b = np.maximum(p, LEAST_SHARE), np.maximum(q, LEAST_SHARE)

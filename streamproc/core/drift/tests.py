@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from streamproc.core.drift.baseline import Linear, Monitor, Rare, Shape
 from streamproc.core.drift.bins import Codes, Floats
 from streamproc.core.drift.budget import Thresholds
-from streamproc.core.drift.fits import wilson_hilferty
 from streamproc.core.drift.panes import Counts, Layout
 
 Mask = NDArray[np.bool_]
@@ -76,15 +75,14 @@ class Tests:
     __test__ = False  # pytest takes classes of this name for tests
 
     def __init__(self, layout: Layout, monitors: Sequence[tuple[int, Monitor]], limits: Thresholds) -> None:
-        column_of = {column.name: place for place, column in enumerate(layout.bins)}
         self._starts = layout.starts
         self._missing = np.append(layout.starts[1:], layout.width) - 1
         linear = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Linear)]
         shape = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Shape)]
         rare = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Rare)]
-        self._linear = _linear([(column_of[m.column], fit) for _, m, fit in linear], layout)
-        self._shape = _shape([(column_of[m.column], fit) for _, m, fit in shape], layout)
-        self._rare = _rare([(column_of[m.column], fit) for _, m, fit in rare], layout)
+        self._linear = _linear([(layout.places[m.column], fit) for _, m, fit in linear], layout)
+        self._shape = _shape([(layout.places[m.column], fit) for _, m, fit in shape], layout)
+        self._rare = _rare([(layout.places[m.column], fit) for _, m, fit in rare], layout)
         self.sides = (
             *(Side(n, "up") for n, _, _ in linear),
             *(Side(n, "down") for n, _, _ in linear),
@@ -136,6 +134,13 @@ class Tests:
             steps.append(hits * r.hit + (n - hits) * r.miss)
             enough.append(n > 0)
         return np.where(np.concatenate(enough, axis=1), np.concatenate(steps, axis=1) - self._allowance, 0.0)
+
+
+def wilson_hilferty(distance: Floats, df: float | Floats) -> Floats:
+    """A chi-squared distance as a standard normal (Wilson and Hilferty 1931)."""
+    spread = 2 / (9 * df)
+    z: Floats = (np.cbrt(distance / df) - (1 - spread)) / np.sqrt(spread)
+    return z
 
 
 def _linear(fits: Sequence[tuple[int, Linear]], layout: Layout) -> _Linear | None:
