@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import yaml
 
 from streamproc.core.processor import Batch, Records
 from streamproc.demo import free_ports
@@ -90,6 +92,11 @@ actions: {{approve: {name}.approvals}}
 """
 
 
+def quoted(text: str) -> str:
+    """As YAML on one line: unlike in JSON, control characters beyond ASCII must be escaped there."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
+
+
 @pytest.mark.timeout(240)
 def test_random_expressions_mean_the_same_through_kafka(connection: Any, tmp_path: Path) -> None:
     from hypothesis import HealthCheck, Phase, given, settings
@@ -113,8 +120,8 @@ def test_random_expressions_mean_the_same_through_kafka(connection: Any, tmp_pat
         made = car_loan.make(connection)
         folder, name = made.file.parent, made.name
         (folder / "event.schema.json").write_bytes(orjson.dumps(SCHEMA))
-        lines = "\n".join(f"  f{number}: {orjson.dumps(one).decode()}" for number, one in enumerate(features))
-        condition = orjson.dumps(f"id >= 0 AND ({rule})").decode()
+        lines = "\n".join(f"  f{number}: {quoted(one)}" for number, one in enumerate(features))
+        condition = quoted(f"id >= 0 AND ({rule})")
         rules = f"  - {{id: a, when: {condition}, decide: review}}\n  - {{id: b, decide: approve}}"
         made.file.write_text(RANDOM.format(name=name, features=lines, rules=rules))
         rows = [(b"%d" % number, value) for number, value in enumerate(values)]
