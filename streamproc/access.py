@@ -65,7 +65,7 @@ def worker_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicR
 
 
 def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicRole]) -> list[Grant]:
-    """What a person needs for ``decision``, ``dead-letters``, ``reset`` and ``topics``."""
+    """What a person needs for ``decision``, ``dead-letters``, ``drift``, ``reset`` and ``topics``."""
     plan = loaded.plan
     topics, name = plan.topics, plan.pipeline
     marks = redriven_topic(loaded).spec.name
@@ -74,6 +74,13 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
     def on_topic(topic: str, operations: tuple[str, ...], why: str) -> Grant:
         return Grant("operator", "topic", topic, operations, why)
 
+    watching = (
+        (topics.drift, read, "drift explain"),
+        (topics.panes, read, "drift report"),
+        (topics.drift_state, read, "drift incidents"),
+        (topics.control, ("Read", "Write", "Describe", "DescribeConfigs"), "drift ack; drift rebase"),
+        (topics.audit, ("Read", "Write", "Describe", "DescribeConfigs"), "drift ack; drift rebase: what was said"),
+    )
     changelogs = [row.spec.name for row in rows if row.role == "changelog"]
     return [
         on_topic(plan.events.topic, ("Read", "Write", "Describe", "DescribeConfigs"), "decision show; redrive"),
@@ -82,13 +89,14 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
         on_topic(topics.dead_letters, read, "dead-letters"),
         on_topic(marks, ("Read", "Write", "Create", "Describe", "DescribeConfigs"), "what was redriven already"),
         *(on_topic(topic, ("Read", "Write", "Describe"), "reset --drop-state") for topic in changelogs),
+        *(on_topic(topic, operations, why) for topic, operations, why in watching if plan.drift is not None),
         Grant("operator", "group", name, ("Read", "Describe"), "reset"),
         Grant(
             "operator",
             "transactional-id",
             f"{name}-",
             ("Write", "Describe"),
-            "redrive; reset, which ends transactions of dead workers",
+            "redrive; drift ack and rebase; reset, which ends transactions of dead workers",
             prefixed=True,
         ),
     ]

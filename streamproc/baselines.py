@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS
-from streamproc.core.processor import NOTHING_SEEN, run
+from streamproc.core.processor import NOTHING_SEEN, Batch, run
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, batch_of
-from streamproc.pipeline import Pipeline
+from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.plan.models import StreamReference
 from streamproc.rows import Told, chunks
 
 log = logging.getLogger(__name__)
@@ -32,16 +33,41 @@ def baseline_path(file: Path) -> Path:
     return file.with_suffix(".baseline.json")
 
 
+def open_watched(file: Path) -> Pipeline:
+    """The pipeline in the clear. Raises UserError where it watches nothing."""
+    pipeline = open_pipeline(file, masked=False)
+    if pipeline.plan.drift is None:
+        raise UserError(f"{file} watches nothing", "add `drift: {reference: …, false_alarms: 1 per 30d}`")
+    return pipeline
+
+
 def watching(pipeline: Pipeline, told: Told | None = None) -> tuple[Pipeline, Baseline | None]:
     """The pipeline with panes of what it watches, and the baseline; as it is where it watches nothing.
 
     A baseline beside the file is used where it was made from this plan, model and reference. Else one is learned.
+    Raises UserError where that is to be learned from a topic: `kept_or_learned` says what may be had without Kafka.
     """
     if pipeline.plan.drift is None:
         return pipeline, None
-    baseline = read_baseline(baseline_path(pipeline.loaded.path), pipeline) or learn(pipeline, told)
+    baseline = kept_or_learned(pipeline, told)
+    if baseline is None:
+        hint = "`streamproc drift calibrate` keeps a baseline beside the file"
+        raise UserError("what is normal is still to be learned from a topic", hint)
+    return with_baseline(pipeline, baseline), baseline
+
+
+def kept_or_learned(pipeline: Pipeline, told: Told | None = None) -> Baseline | None:
+    """The baseline beside the file, or that of the reference file; ``None`` where a topic is the reference."""
+    kept = read_baseline(baseline_path(pipeline.loaded.path), pipeline)
+    if kept is not None or stream_reference(pipeline) is not None:
+        return kept
+    return learn(pipeline, told)
+
+
+def with_baseline(pipeline: Pipeline, baseline: Baseline) -> Pipeline:
+    """The pipeline with panes of what the baseline watches."""
     watch = Watch.of(pipeline.plan, baseline)
-    return replace(pipeline, processor=replace(pipeline.processor, watch=watch)), baseline
+    return replace(pipeline, processor=replace(pipeline.processor, watch=watch))
 
 
 def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
@@ -65,31 +91,35 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
 
 
 def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
-    """The baseline of the pipeline's reference. Raises UserError where the reference cannot be used."""
+    """The baseline of the pipeline's reference file. Raises UserError where that cannot be used."""
+    path = _reference_path(pipeline)
+    parts = asyncio.run(_read(pipeline, str(path), told))
+    return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline))
+
+
+def baseline_of(pipeline: Pipeline, parts: Sequence[Counted], what: str, source: Mapping[str, Any]) -> Baseline:
+    """The baseline of events. ``what`` they are is for people, ``source`` goes into the baseline.
+
+    Raises UserError where they cannot be used.
+    """
     from streamproc.core.drift.calibrate import Reference, calibrate  # SciPy takes most of a second to import
 
     drift = pipeline.plan.drift
     assert drift is not None
-    path = _reference_path(pipeline)
-    parts = asyncio.run(_read(pipeline, str(path), told))
     if not sum(len(part.events) for part in parts):
-        raise UserError(
-            f"no event of the reference {path} can be used", "every one is a dead letter: `streamproc batch`"
-        )
+        raise UserError(f"no event of {what} can be used", "every one is a dead letter: `streamproc batch`")
     columns = pl.concat([part.columns for part in parts])
     record_columns = {
         name: pl.concat([part.record_columns[name] for part in parts]) for name in drift.watch if name == DEAD_LETTERS
     }
     record_times = np.concatenate([part.times for part in parts])
     times = np.concatenate([part.times[part.events] for part in parts])
-    seconds = 0.0
-    if pipeline.plan.events.time is not None:
-        seconds = float(times.max() - times.min()) / 1e6
-        if columns.width:
-            columns = columns[np.argsort(times, kind="stable")]
-        if not any(len(part.events) < len(part.times) for part in parts):  # of dead letters the event time is not known
-            order = np.argsort(record_times, kind="stable")
-            record_columns = {name: column[order] for name, column in record_columns.items()}
+    seconds = float(times.max() - times.min()) / 1e6  # rows of a file without event times all have one time
+    if columns.width:
+        columns = columns[np.argsort(times, kind="stable")]
+    if not any(len(part.events) < len(part.times) for part in parts):  # of dead letters the event time is not known
+        order = np.argsort(record_times, kind="stable")
+        record_columns = {name: column[order] for name, column in record_columns.items()}
     try:
         events = drift.budget.events_per_alarm(len(times) / seconds if seconds > 0 else None)
     except ValueError as error:
@@ -99,8 +129,8 @@ def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
         message = f"`false_alarms` allows one in {events:,.0f} events of this stream, which is no monitoring"
         raise UserError(message, f"allow at most one in {FEWEST_EVENTS:,}")
     watched = [name for name in drift.watch if name != DEAD_LETTERS]
-    source: dict[str, Any] = {**source_of(pipeline), "events": len(times), "seconds": seconds or None}
-    baseline = calibrate(Reference(columns, watched, drift.segments, record_columns), events, source)
+    made_from: dict[str, Any] = {**source, "events": len(times), "seconds": seconds or None}
+    baseline = calibrate(Reference(columns, watched, drift.segments, record_columns), events, made_from)
     if not baseline.bins:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in baseline.unwatched.items())
         raise UserError(f"nothing can be watched: {reasons}", "name other columns in `drift.watch`")
@@ -109,7 +139,11 @@ def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
 
 def source_of(pipeline: Pipeline) -> dict[str, Any]:
     """What a baseline belongs to."""
-    plan, path = pipeline.plan, _reference_path(pipeline)
+    plan, stream = pipeline.plan, stream_reference(pipeline)
+    model = None if plan.model is None else plan.model.version
+    if stream is not None:
+        return {"pipeline": plan.pipeline, "plan": plan.hash, "model": model, "reference": stream.topic}
+    path = _reference_path(pipeline)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -117,13 +151,19 @@ def source_of(pipeline: Pipeline) -> dict[str, Any]:
         raise UserError(
             f"the reference {path} cannot be read: {error.strerror}", "`drift.reference` names it"
         ) from error
-    model = None if plan.model is None else plan.model.version
     return {"pipeline": plan.pipeline, "plan": plan.hash, "model": model, "reference": digest}
+
+
+def stream_reference(pipeline: Pipeline) -> StreamReference | None:
+    """The topic that is the reference, where it is one."""
+    part = pipeline.loaded.file.drift
+    assert part is not None
+    return part.reference if isinstance(part.reference, StreamReference) else None
 
 
 def _reference_path(pipeline: Pipeline) -> Path:
     part = pipeline.loaded.file.drift
-    assert part is not None
+    assert part is not None and isinstance(part.reference, str)
     return pipeline.loaded.path.parent / part.reference
 
 
@@ -137,8 +177,13 @@ async def watched_of(pipeline: Pipeline, source: str, told: Told | None = None) 
     async for chunk in chunks(source):
         if chunk.values:
             batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=done)
-            frame, _ = run(pipeline.processor.judge([batch], NOTHING_SEEN, EPOCH), pipeline.answers.now)
             done += len(chunk.values)
-            yield watched_columns(pipeline.plan, frame)
+            yield judged(pipeline, [batch])
         if told is not None:
             told(done, chunk.progress)
+
+
+def judged(pipeline: Pipeline, batches: Sequence[Batch]) -> Counted:
+    """What there is to watch in batches of the events topic, decided as if nothing drifted."""
+    frame, _ = run(pipeline.processor.judge(batches, NOTHING_SEEN, EPOCH), pipeline.answers.now)
+    return watched_columns(pipeline.plan, frame)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 10, 100, 500, 1000, 2000, 4000, 8000, 16000, 32000)
@@ -40,6 +40,24 @@ class Latency:
         yield family
 
 
+class Statistics:
+    """A gauge by monitor that is asked for when it is scraped; ``source`` gives the values, of which the largest are
+    shown."""
+
+    def __init__(self, name: str, documentation: str, most: int, registry: CollectorRegistry) -> None:
+        self._name, self._documentation, self._most = name, documentation, most
+        self._labelnames = ("monitor",)
+        self.source: Callable[[], Mapping[str, float]] = dict
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauge for Prometheus."""
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labelnames)
+        for monitor, value in sorted(self.source().items(), key=lambda item: -item[1])[: self._most]:
+            family.add_metric([monitor], value)
+        yield family
+
+
 # Counted by the processor: its effects carry the increments, so a batch that is discarded is not counted.
 COUNTED = {
     name: Counter(f"streamproc_{name}", text, ["label"], registry=REGISTRY)
@@ -52,6 +70,7 @@ COUNTED = {
         "unscored": "Events without a usable score, by reason",
         "stale": "Events older than max_age, by topic",
         "panes": "Records of panes that the drift agent was given, by what became of them",
+        "drift_windows": "Windows that drift monitors were judged on",
         "drift_changes": "Changes of drift monitors, by their new state",
         "records": "Records written by agents of the user's own, by topic",
     }.items()
@@ -61,6 +80,21 @@ DRIFT_LEVEL = Gauge(
     "streamproc_drift_level",
     "How a monitor of drift stands: 1 warning, 2 drifting; those that are stable are left out",
     ["monitor"],
+    registry=REGISTRY,
+)
+MOST_STATISTICS = 200
+DRIFT_STATISTIC = Statistics(
+    "streamproc_drift_statistic",
+    "The statistic of a monitor of drift as a part of its threshold, by the worker that judges it; of so many the"
+    f" {MOST_STATISTICS} largest that are not 0",
+    MOST_STATISTICS,
+    REGISTRY,
+)
+INCIDENTS = Gauge(
+    "streamproc_drift_incidents",
+    "Incidents of drift that are not over, by how people stand to them: open, acknowledged, snoozed; each worker tells"
+    " of all",
+    ["state"],
     registry=REGISTRY,
 )
 LATENCY = Latency(

@@ -26,6 +26,8 @@ Role = Literal[
     "panes",
     "drift",
     "drift-state",
+    "control",
+    "audit",
     "changelog",
     "redriven",
 ]
@@ -64,6 +66,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
             TopicRole("panes", "read and write", spec(topics.panes, partitions)),
             TopicRole("drift", "write", spec(topics.drift, 1)),
             TopicRole("drift-state", "read and write", spec(topics.drift_state, 1, **compacted)),
+            TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
+            TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
         ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]

@@ -8,29 +8,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from streamproc import metrics
-from streamproc.app import PROBE_SECONDS, WorkerSettings, build_app, run_worker
+from streamproc.app import PROBE_SECONDS, App, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
-from streamproc.baselines import watching
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
-from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.processor import TABLE, DriftProcessor
-from streamproc.core.drift.view import VIEW, DriftView
-from streamproc.core.processor import NOTHING_SEEN, Answer, Ask
-from streamproc.kafka.agent import Agent, SeenNow
+from streamproc.core.processor import Answer, Ask
+from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
-from streamproc.kafka.follower import following
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
+from streamproc.seeing import seeing
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
@@ -66,10 +62,9 @@ async def work(
 ) -> None:
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
-    pipeline, baseline = await asyncio.to_thread(watching, pipeline)
-    plan, own = pipeline.plan, agents(pipeline, baseline)
+    plan = pipeline.plan
     events = await events_topic(connection, plan.events.topic)
-    await check_topics(connection, pipeline_topics(pipeline.loaded, own, events.partitions), create=create)
+    await check_topics(connection, pipeline_topics(pipeline.loaded, agents(pipeline), events.partitions), create=create)
     if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
         metrics.RETENTION.labels(plan.events.topic).set(retention / 1000)
     kept = artefacts(pipeline)
@@ -80,49 +75,25 @@ async def work(
     metrics.RESTARTS.set(restarts)
     warm_up(pipeline)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
-    async with _seeing(pipeline, baseline, connection) as seen:
-        await run_worker(
-            build_app(
-                plan.pipeline,
-                own,
-                connection,
-                plan.topics.dead_letters,
-                settings,
-                answerer=pipeline.answers,
-                seen=seen,
-            )
+    async with seeing(pipeline, connection) as sight:
+        own = agents(pipeline, sight.own)
+        app = build_app(
+            plan.pipeline,
+            own,
+            connection,
+            plan.topics.dead_letters,
+            settings,
+            answerer=sight.answer,
+            seen=sight.seen,
         )
+        for agent in own:
+            if isinstance(agent.processor, DriftProcessor):
+                metrics.DRIFT_STATISTIC.source = partial(_statistics, app, agent.processor, agent.name)
+        await run_worker(app)
 
 
-@asynccontextmanager
-async def _seeing(pipeline: Pipeline, baseline: Baseline | None, connection: Connection) -> AsyncIterator[SeenNow]:
-    """What decisions see of what the pipeline follows."""
-    if baseline is None:
-        yield lambda: NOTHING_SEEN
-        return
-
-    def view(values: Mapping[bytes, bytes]) -> DriftView:
-        states = list(filter(None, map(_read_state, values.values())))
-        for state in states:
-            if state["baseline"] == baseline.hash and (level := LEVELS.index(state["state"])):
-                metrics.DRIFT_LEVEL.labels(state["monitor"]).set(level)
-            else:
-                metrics.DRIFT_LEVEL.remove(state["monitor"])
-        return DriftView.of(states, baseline.hash)
-
-    async with following(connection, pipeline.plan.topics.drift_state, VIEW, view) as follower:
-        yield follower.seen
-
-
-def _read_state(value: bytes) -> dict[str, Any] | None:
-    """A record of the drift-state topic; ``None`` for what is none of ours."""
-    try:
-        state: dict[str, Any] = orjson.loads(value)
-        assert state["state"] in LEVELS and {"monitor", "column", "segment", "severity", "baseline"} <= set(state)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AssertionError):
-        log.warning("a record on the drift-state topic is none of streamproc's, and is left out")
-        return None
-    return state
+def _statistics(app: App, processor: DriftProcessor, agent: str) -> dict[str, float]:
+    return processor.statistics(app.lanes.of(agent))
 
 
 def timed(stage: Stage) -> Stage:

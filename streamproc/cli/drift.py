@@ -19,10 +19,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from streamproc.backtest import Backtest, after, delays, panes_of, run_backtest
-from streamproc.baselines import baseline_path, learn, watching
+from streamproc.baselines import baseline_path, learn, open_watched, stream_reference, watching
+from streamproc.cli import drift_control
 from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import deciding, scanning
+from streamproc.control import current_baseline
 from streamproc.core.drift.alarms import monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, Baseline
 from streamproc.core.drift.panes import loads as load_panes
@@ -32,8 +34,9 @@ from streamproc.drift_text import explained
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import reading
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.pipeline import Pipeline
 from streamproc.rivals import Rival, rivals
+from streamproc.stream_reference import learned
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
@@ -49,26 +52,39 @@ def drift() -> None:
       streamproc drift backtest pipeline.yaml january.parquet --truth 35000
       streamproc drift explain pipeline.yaml
       streamproc drift report pipeline.yaml --html drift.html
+      streamproc drift incidents pipeline.yaml
+      streamproc drift ack pipeline.yaml 91408d8a --why "looking at it" --owner ada
+      streamproc drift rebase pipeline.yaml --why "prices rose, as announced"
     """
+
+
+for command in (drift_control.incidents, drift_control.ack, drift_control.rebase):
+    drift.add_command(command)
 
 
 @drift.command()
 @pipeline_argument
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where it goes.  [default: beside FILE]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every monitor.")
-def calibrate(file: Path, out: Path | None, as_json: bool) -> None:
+@connection_options
+def calibrate(file: Path, out: Path | None, as_json: bool, connection: Connection) -> None:
     """Learn what is normal from the reference that FILE names, and keep it as a baseline.
 
-    Workers use it where it belongs to the plan, the model and the reference; else each learns its own.
+    Workers use it where it belongs to the plan, the model and the reference; else each learns its own. Kafka is needed
+    only where a topic is the reference.
 
     \b
     Examples:
       streamproc drift calibrate pipeline.yaml
       streamproc drift calibrate pipeline.yaml --out /tmp/baseline.json --json
     """
-    pipeline = _open(file)
+    pipeline = open_watched(file)
+    stream = stream_reference(pipeline)
     with deciding("learning") as told:
-        baseline = learn(pipeline, told)
+        if stream is None:
+            baseline = learn(pipeline, told)
+        else:
+            _, baseline = asyncio.run(learned(connection, pipeline, stream.topic, stream.events, told))
     path = out or baseline_path(file)
     try:
         path.write_bytes(baseline.dumps())
@@ -127,7 +143,7 @@ def explain(file: Path, wanted: str | None, as_json: bool, connection: Connectio
       streamproc drift explain pipeline.yaml
       streamproc drift explain pipeline.yaml --alarm 91408d8a
     """
-    topic = _open(file).plan.topics.drift
+    topic = open_watched(file).plan.topics.drift
 
     async def find() -> dict[str, Any] | None:
         last = None
@@ -167,14 +183,20 @@ def report(file: Path, out: Path, source: str | None, connection: Connection) ->
       streamproc drift report pipeline.yaml --html drift.html
       streamproc drift report pipeline.yaml --html january.html --input january.parquet
     """
-    pipeline, baseline = _open_watching(file)
-    plan = pipeline.plan
-    assert plan.drift is not None
     if source is not None:
+        pipeline, baseline = _open_watching(file)
         with deciding("deciding") as told:
             panes = asyncio.run(panes_of(pipeline, source, told))
     else:
-        panes = asyncio.run(_kept_panes(connection, plan.topics.panes))
+        pipeline = open_watched(file)
+        with deciding("learning") as told:
+            present = asyncio.run(current_baseline(connection, pipeline, told))
+        if present is None:
+            raise UserError("the running pipeline is still learning what is normal", "wait for more events")
+        baseline = present
+        panes = asyncio.run(_kept_panes(connection, pipeline.plan.topics.panes))
+    plan = pipeline.plan
+    assert plan.drift is not None
     layouts = layouts_of(baseline)
     read = [one for value in panes if (one := load_panes(value or b"", baseline.hash, layouts)) is not None]
     if not read:
@@ -193,15 +215,8 @@ async def _kept_panes(connection: Connection, topic: str) -> list[bytes | None]:
             return [record.value async for records in reader.scan(progress=progress) for record in records]
 
 
-def _open(file: Path) -> Pipeline:
-    pipeline = open_pipeline(file, masked=False)
-    if pipeline.plan.drift is None:
-        raise UserError(f"{file} watches nothing", "add `drift: {reference: …, false_alarms: 1 per 30d}`")
-    return pipeline
-
-
 def _open_watching(file: Path) -> tuple[Pipeline, Baseline]:
-    pipeline = _open(file)
+    pipeline = open_watched(file)
     with deciding("learning") as told:
         pipeline, baseline = watching(pipeline, told)
     assert baseline is not None

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from streamproc.core.processor import Headers
 
-RecordType = Literal["decision", "review-item", "dead-letter", "artefact", "panes", "drift", "drift-state"]
+RecordType = Literal["decision", "review-item", "dead-letter", "artefact", "panes", "drift", "drift-state", "control"]
 
 TYPE: Final = "sp-type"
 VERSION: Final = "sp-version"
@@ -31,6 +31,7 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "panes": 1,
     "drift": 1,
     "drift-state": 1,
+    "control": 1,
 }
 
 TYPED: Final[dict[RecordType, Headers]] = {
@@ -68,6 +69,8 @@ class Topics:
     panes: str
     drift: str
     drift_state: str
+    control: str
+    audit: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -79,6 +82,8 @@ class Topics:
             panes=f"{pipeline}.panes",
             drift=f"{pipeline}.drift",
             drift_state=f"{pipeline}.drift-state",
+            control=f"{pipeline}.control",
+            audit=f"{pipeline}.audit",
         )
 
 

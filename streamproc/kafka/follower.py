@@ -1,10 +1,10 @@
-"""Following a compacted topic: the newest value of every key, and how far it has been read."""
+"""Following compacted topics: the newest value of every key, and how far they have been read."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -23,21 +23,30 @@ POLL_MS = 1_000
 FIRST_READ_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 
-View: TypeAlias = Callable[[Mapping[bytes, bytes]], Any]
-"""What the newest values mean: made anew whenever one of them changed."""
+Values: TypeAlias = Mapping[str, Mapping[bytes, bytes]]
+"""By topic, the newest value of each key."""
+Views: TypeAlias = Callable[[Values], Mapping[str, Any]]
+"""What the newest values mean, by the names of the views: made anew whenever one of them changed."""
 
 
 class Follower:
-    """The view of one topic under a name, as a snapshot that is replaced and never changed. Made by ``following``."""
+    """The views of some topics, as a snapshot that is replaced and never changed. Made by ``following``."""
 
-    def __init__(self, consumer: Any, topic: str, name: str, view: View) -> None:
-        self._consumer, self._topic, self._name, self._view = consumer, topic, name, view
-        self._values: dict[bytes, bytes] = {}
-        self._seen = Seen({name: view({})})
+    def __init__(self, consumer: Any, topics: Sequence[str], views: Views) -> None:
+        self._consumer, self._views = consumer, views
+        self._values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
+        self._seen = Seen(views(self._values))
+        self._polled = asyncio.Condition()
 
     def seen(self) -> Seen:
         """The present snapshot."""
         return self._seen
+
+    async def show(self) -> None:
+        """Make the views anew of what is known, because what they depend on changed."""
+        tps = sorted(self._consumer.assignment())
+        offsets = {f"{tp.topic}-{tp.partition}": await self._consumer.position(tp) for tp in tps}
+        self._seen = Seen(self._views(self._values), offsets)
 
     async def catch_up(self) -> None:
         """Read all that is there now. Raises BrokerUnavailable where that takes too long."""
@@ -46,42 +55,60 @@ class Follower:
         ends = await self._consumer.end_offsets(tps)
         try:
             async with asyncio.timeout(FIRST_READ_SECONDS):
-                while any([await self._consumer.position(tp) < ends[tp] for tp in tps]):
+                while not await self._is_at(ends):
                     await self._poll()
         except TimeoutError as error:
-            raise BrokerUnavailable(f"{self._topic} could not be read in {FIRST_READ_SECONDS:.0f} s") from error
-        await self._show(tps)
+            topics = ", ".join(self._values)
+            raise BrokerUnavailable(f"{topics} could not be read in {FIRST_READ_SECONDS:.0f} s") from error
+        await self.show()
 
     async def follow(self) -> None:
         """Keep up, for ever: a broker that is away is waited for."""
         while True:
             try:
                 if await self._poll():
-                    await self._show(self._consumer.assignment())
+                    await self.show()
             except kafka_errors.KafkaError as error:
-                log.warning("following %s: %s, trying again", self._topic, type(error).__name__)
+                log.warning("following %s: %s, trying again", ", ".join(self._values), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
+            async with self._polled:
+                self._polled.notify_all()
+
+    async def shows_all(self) -> None:
+        """Wait until the snapshot shows all that is committed now. A broker that is away is waited for."""
+        tps = self._consumer.assignment()
+        while True:
+            try:
+                ends = await self._consumer.end_offsets(tps)
+                break
+            except kafka_errors.KafkaError as error:
+                log.warning("asking for the end of %s: %s", ", ".join(self._values), type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+        async with self._polled:
+            while any(self._seen.offsets.get(f"{tp.topic}-{tp.partition}", 0) < end for tp, end in ends.items()):
+                await self._polled.wait()
+
+    async def _is_at(self, ends: Mapping[TopicPartition, int]) -> bool:
+        return all([await self._consumer.position(tp) >= end for tp, end in ends.items()])
 
     async def _poll(self) -> bool:
-        changed = False
-        for records in (await self._consumer.getmany(timeout_ms=POLL_MS)).values():
+        """Take what is new. Whether anything was passed, be it only the mark of a transaction."""
+        tps = self._consumer.assignment()
+        before = [await self._consumer.position(tp) for tp in tps]
+        for tp, records in (await self._consumer.getmany(timeout_ms=POLL_MS)).items():
+            values = self._values[tp.topic]
             for record in records:
-                changed = True
                 if record.value is None:
-                    self._values.pop(record.key, None)
+                    values.pop(record.key, None)
                 elif record.key is not None:
-                    self._values[record.key] = record.value
-        return changed
-
-    async def _show(self, tps: Any) -> None:
-        offsets = {f"{tp.topic}-{tp.partition}": await self._consumer.position(tp) for tp in sorted(tps)}
-        self._seen = Seen({self._name: self._view(self._values)}, offsets)
+                    values[record.key] = record.value
+        return before != [await self._consumer.position(tp) for tp in tps]
 
 
 @asynccontextmanager
-async def following(connection: Connection, topic: str, name: str, view: View) -> AsyncIterator[Follower]:
+async def following(connection: Connection, topics: Sequence[str], views: Views) -> AsyncIterator[Follower]:
     """A follower that has read all there was, and keeps up until the end."""
-    infos = await admin.describe(connection, [topic])
+    infos = await admin.describe(connection, topics)
     consumer = AIOKafkaConsumer(
         **connection.client_kwargs(),
         isolation_level="read_committed",
@@ -90,10 +117,10 @@ async def following(connection: Connection, topic: str, name: str, view: View) -
     )
     try:
         await consumer.start()
-        consumer.assign([TopicPartition(topic, number) for number in range(infos[topic].partitions)])
-        follower = Follower(consumer, topic, name, view)
+        consumer.assign([TopicPartition(topic, part) for topic in topics for part in range(infos[topic].partitions)])
+        follower = Follower(consumer, topics, views)
         await follower.catch_up()
-        keeping_up = asyncio.create_task(guard(follower.follow()), name=f"following {topic}")
+        keeping_up = asyncio.create_task(guard(follower.follow()), name=f"following {', '.join(topics)}")
         try:
             yield follower
         finally:

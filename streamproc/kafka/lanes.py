@@ -282,6 +282,10 @@ class Lanes:
         """See ``Vitals.stuck``."""
         return self._vitals.stuck(self._held.lanes, seconds)
 
+    def of(self, agent: str) -> set[int]:
+        """The partition numbers of an agent's lanes that this worker owns."""
+        return {lane.partition for lane in self._held.lanes if lane.agent == agent}
+
     def health(self) -> dict[str, Any]:
         """For ``/healthz``: whether all is well, and the state of every lane."""
         return self._vitals.health(self._held.lanes, min(self._settings.watchdog / 2, 15.0))

@@ -64,7 +64,7 @@ class TopicReader:
 
     async def one(self, partition: int, offset: int) -> Any | None:
         """The record at an offset, or ``None`` where none is kept there."""
-        async for records in self._between(partition, offset, offset + 1):
+        async for records in self.between(partition, offset, offset + 1):
             for record in records:
                 return record
         return None
@@ -75,7 +75,14 @@ class TopicReader:
         low, end = await self._consumer.beginning_offsets([tp]), await self._consumer.end_offsets([tp])
         return low[tp], end[tp]
 
-    async def _between(self, partition: int, first: int, end: int) -> AsyncIterator[list[Any]]:
+    async def first_since(self, partition: int, start: datetime) -> int:
+        """The offset of the first record that is not older than a time (aware); the end where there is none."""
+        tp = TopicPartition(self.topic, partition)
+        found = await self._offsets_since([tp], start)
+        return found[tp]
+
+    async def between(self, partition: int, first: int, end: int) -> AsyncIterator[list[Any]]:
+        """The committed records of a partition with offsets from ``first`` up to ``end``, where they are kept."""
         tp = TopicPartition(self.topic, partition)
         low, high = await self.kept(partition)
         if not low <= first < high:
@@ -85,20 +92,22 @@ class TopicReader:
         while not await self._is_through({tp: min(end, high)}):
             yield [record for record in await self._poll() if record.offset < end]
 
+    async def _offsets_since(self, tps: list[TopicPartition], start: datetime) -> dict[TopicPartition, int]:
+        stamp = max(0, int(start.timestamp() * 1000))
+        ends = await self._consumer.end_offsets(tps)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(tps, stamp))
+        return {tp: ends[tp] if found.get(tp) is None else found[tp].offset for tp in tps}
+
     async def _begin(self, start: Start, only: Collection[int] | None) -> dict[TopicPartition, int]:
         numbers = range(self.partitions) if only is None else sorted(only)
         tps = [TopicPartition(self.topic, number) for number in numbers]
         self._consumer.assign(tps)
         low = await self._consumer.beginning_offsets(tps)
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(tps)
-        found: dict[TopicPartition, Any] = {}
-        if isinstance(start, datetime):
-            stamp = max(0, int(start.timestamp() * 1000))
-            found = await self._consumer.offsets_for_times(dict.fromkeys(tps, stamp))
+        since = await self._offsets_since(tps, start) if isinstance(start, datetime) else {}
         for tp in tps:
             if isinstance(start, datetime):
-                entry = found.get(tp)
-                first = ends[tp] if entry is None else entry.offset
+                first = since[tp]
             elif isinstance(start, int):
                 first = max(start, low[tp])
             else:

@@ -99,8 +99,10 @@ def _bare(annotation: Any) -> Any:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The part that stands here, or in the items of a list here."""
+    """The part that stands here, or may stand here, or in the items of a list here."""
     annotation = _bare(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return next(filter(None, map(_model, get_args(annotation))), None)
     if get_origin(annotation) is list:
         return _model(get_args(annotation)[0])
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.plan.budgets import FalseAlarms, Windows
 from streamproc.plan.durations import Age, Duration
@@ -96,11 +96,25 @@ Watch = Annotated[list[Text] | None, BeforeValidator(_all_or_named, json_schema_
 """Names, or ``None`` for all that there is."""
 
 
+class StreamReference(Part):
+    """The newest events of a topic as the reference: what the stream itself is like."""
+
+    topic: Text = Field(description="A topic with events of the contract; mostly the events topic itself")
+    events: int = Field(50_000, ge=1_000, le=1_000_000, description="So many of them")
+
+
+Reference = Annotated[
+    Annotated[Text, Tag("file")] | Annotated[StreamReference, Tag("stream")],
+    Discriminator(lambda value: "stream" if isinstance(value, dict | StreamReference) else "file"),
+]
+
+
 class DriftPart(Part):
     """What is watched for drift, and how many false alarms there may be."""
 
-    reference: Text = Field(
-        description="A sample of events in time order: NDJSON, CSV or Parquet, relative to this file"
+    reference: Reference = Field(
+        description="A sample of events in time order: NDJSON, CSV or Parquet, relative to this file;"
+        " or `{topic: …, events: 50000}`, the newest events of a topic"
     )
     false_alarms: FalseAlarms = Field(description="Over all monitors together: `1 per 30d`, or `1 per 1000000 events`")
     watch: Watch = Field(None, description="Columns; `*` for all fields, features and decisions")

@@ -22,7 +22,7 @@ from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.drift.view import VIEW, DriftView, Standing
 from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import DriftPlan, Plan, Rule
-from streamproc.core.processor import NOTHING_SEEN, Batch, Seen, run
+from streamproc.core.processor import NOTHING_SEEN, Answer, Batch, Seen, run
 from streamproc.offline import EPOCH, Offline, batch_of
 from tests.fast.plans import TOPIC, make_plan, mean_score
 from tests.record_schemas import record_problems
@@ -197,7 +197,8 @@ def test_what_is_no_panes_record_stops_nothing(baseline: Baseline) -> None:
 
 def test_panes_of_another_baseline_are_left_out(baseline: Baseline) -> None:
     other = replace(baseline, hash="f" * 32)
-    effects = Offline(DriftProcessor("t", other, recover=20), mean_score, tables=(TABLE,)).process(
+    unknown = Answer.nothing(1, "unknown", "1")
+    effects = Offline(DriftProcessor("t", other, recover=20), lambda ask: unknown, tables=(TABLE,)).process(
         batch_of(PANES, panes_log(baseline, 5_000))
     )
     assert effects.counts == {("panes", "of_another_baseline"): 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ from streamproc.core.plan import DEAD_LETTERS, DECISION, DRIFT, DRIFT_ANY, DRIFT
 from streamproc.core.processor import Answer, Ask, Output
 from streamproc.core.records import TYPED
 
+WATCH: Final = "watch"
+"""The name in ``Seen`` of the watch that goes before the processor's own."""
 LARGEST = 1 << 20
 """Counts, and so bytes, of one record of panes, about."""
 ACCEPTED = "accepted"

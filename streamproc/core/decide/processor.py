@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from streamproc.core.decide.columns import confidence_stage, features_stage
-from streamproc.core.decide.drift import Watch, drift_stage, watched_columns
+from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.events import contract_stage
@@ -24,7 +24,7 @@ from streamproc.core.sensitive import Masker
 class DecideProcessor:
     """Decides events by a plan. ``masker`` is needed where the plan has sensitive fields.
 
-    With a ``watch`` it sends panes of what it counts.
+    With a ``watch``, its own or one that it sees, it sends panes of what it counts.
     """
 
     plan: Plan
@@ -51,10 +51,11 @@ class DecideProcessor:
         """The same for the batches of several lanes, in one frame: on small batches the fixed cost is most of it."""
         frame, context = yield from self.judge(batches, seen, now)
         effects = make_effects(self.plan, self.encoder, frame, context, self.masker)
-        if self.watch is None:
+        watch: Watch | None = seen.views.get(WATCH, self.watch)
+        if watch is None:
             return effects
         panes = dict[int, list[Output]]()
-        for partition, output in self.watch.outputs(watched_columns(self.plan, frame)):
+        for partition, output in watch.outputs(watched_columns(self.plan, frame)):
             panes.setdefault(partition, []).append(output)
         return [
             replace(own, records=[*own.records, *panes.get(batch.partition, ())])

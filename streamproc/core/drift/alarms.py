@@ -130,7 +130,9 @@ def _told(baseline: Baseline, incident: Incident) -> dict[str, Any]:
 def state_record(record: Mapping[str, Any]) -> bytes:
     """What the compacted topic keeps of a change: the monitor's present state."""
     kept = ("monitor", "column", "segment", "test", "state", "severity", "time", "baseline", "id")
-    return orjson.dumps({name: record[name] for name in kept})
+    incident = record["incident"] if record["state"] == "drifting" else None
+    of = None if incident is None else {"id": incident["id"], "since": incident["since"]}
+    return orjson.dumps({**{name: record[name] for name in kept}, "incident": of})
 
 
 def _place(place: Place, after: int = 0) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import orjson
@@ -18,6 +18,9 @@ PANE = 64
 DIGITS = 9
 EVERYTHING = 0
 """The row of counts of all events; the others are of one segment each."""
+
+BASELINES: Final = "baselines"
+"""The source of look-ups of baselines, in their JSON, by their hash."""
 
 Family: TypeAlias = Literal["linear", "shape", "rare"]
 

@@ -94,7 +94,10 @@ class Judged:
 
 
 class Detector:
-    """Judges the monitors of a baseline, or those of some of its columns. ``recover`` is in windows."""
+    """Judges the monitors of a baseline, or those of some of its columns. ``recover`` is in windows.
+
+    ``judged`` counts the windows, for people.
+    """
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class Detector:
         }
         self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
+        self.judged = 0
 
     def take(self, state: DetectorState, *parts: Panes) -> list[Change]:
         """Add parts of panes to the state, one after another, and say what changed."""
@@ -137,6 +141,17 @@ class Detector:
             found += ((row, change) for change in self._add(row, held, its, decided))
         found.sort(key=lambda one: (one[1].end.ordinal, one[0]))
         return [replace(change, decided=decided.get(change.end.ordinal, {})) for _, change in found]
+
+    def statistics(self, state: DetectorState) -> Iterator[tuple[int, float]]:
+        """Each monitor's number and its statistic as a part of its threshold, of the side that stands highest."""
+        for row, held in list(state.rows.items()):
+            for length, its in held.windows.items():
+                tests, cusum = self.tests[row][length], its.cusum
+                parts = (cusum / tests.threshold).tolist()
+                highest = dict[int, float]()
+                for side, part in zip(tests.sides, parts, strict=True):
+                    highest[side.monitor] = max(part, highest.get(side.monitor, 0.0))
+                yield from highest.items()
 
     def _whole(self, state: DetectorState, panes: Panes) -> Iterator[OpenPane]:
         """Panes that have all of their events, in their order; the last one stays open until it has."""
@@ -183,6 +198,7 @@ class Detector:
         for length, tests in self.tests[row].items():
             its = held.windows[length]
             for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records]):
+                self.judged += 1
                 ends.setdefault(judged.last, []).append((tests, its, judged))
         for number, pane in enumerate(panes):
             held.recent[1] += pane.counts

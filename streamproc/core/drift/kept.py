@@ -89,6 +89,14 @@ def keys(detector: Detector, partitions: Iterable[int]) -> list[bytes]:
     return [CLOCK, INCIDENTS, *map(open_key, sorted(partitions)), *map(row_key, detector.tests)]
 
 
+def baseline_of(clock: bytes | None) -> str | None:
+    """The hash of the baseline by which the state was made, from what stands under ``CLOCK``.
+
+    Raises ValueError where it is of another version of this program.
+    """
+    return None if clock is None else _versioned(_Clock, clock).baseline
+
+
 def restore(detector: Detector, kept: Kept, values: Mapping[bytes, bytes | None]) -> None:
     """Take over what stands under these keys; what is of another baseline is over.
 
@@ -124,10 +132,15 @@ def changes(detector: Detector, kept: Kept, partitions: Iterable[int]) -> dict[b
 
 
 def _read(kind: type[T], raw: bytes, detector: Detector) -> T | None:
+    held = _versioned(kind, raw)
+    return held if held.baseline == detector.baseline.hash else None
+
+
+def _versioned(kind: type[T], raw: bytes) -> T:
     held = msgspec.msgpack.decode(raw, type=kind)
     if held.version != VERSION:
         raise ValueError(f"drift state of version {held.version} is met, and this is for version {VERSION}")
-    return held if held.baseline == detector.baseline.hash else None
+    return held
 
 
 def _encode_open(pane: OpenPane, baseline: str) -> bytes:

@@ -96,7 +96,9 @@ def no_moments(*shape: int) -> Floats:
     return moments
 
 
-class _Record(msgspec.Struct, frozen=True, array_like=True):
+class PanesRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The value of a panes record, not yet unpacked: ``panes_by`` the layouts of its baseline does that."""
+
     version: int
     baseline: str
     shard: int
@@ -109,16 +111,34 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     rows: bytes
     counts: bytes
 
+    def panes_by(self, layouts: Mapping[int, Layout]) -> tuple[int, Panes] | None:
+        """Shard and panes; ``None`` where they are of another version."""
+        layout = layouts.get(self.shard)
+        if self.version != VERSION or layout is None:
+            return None
+        rows = np.frombuffer(self.rows, "<u2").astype(np.int64)
+        panes = np.frombuffer(self.panes, "<i8").astype(np.int64)
+        return self.shard, Panes(
+            self.partition,
+            self.next,
+            panes,
+            np.frombuffer(self.times, "<i8").astype(np.int64),
+            np.frombuffer(self.moments, "<f8").reshape(len(panes), len(layout.numeric), MOMENTS),
+            np.frombuffer(self.pane_of, "<u4").astype(np.int64),
+            rows,
+            np.frombuffer(self.counts, "u1").astype(np.int64).reshape(len(rows), layout.width),
+        )
+
 
 VERSION = 1
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Record).decode
+_decode = msgspec.msgpack.Decoder(PanesRecord).decode
 
 
 def dumps(panes: Panes, baseline: str, shard: int) -> bytes:
     """The value of a panes record: msgpack, its arrays little-endian."""
     return _encode(
-        _Record(
+        PanesRecord(
             VERSION,
             baseline,
             shard,
@@ -153,30 +173,21 @@ def split(panes: Panes, most: int) -> Iterator[Panes]:
         begin, first = number + 1, end
 
 
+def read(raw: bytes) -> PanesRecord:
+    """What stands in a record. Raises ValueError on garbage."""
+    try:
+        return _decode(raw)
+    except msgspec.MsgspecError as error:
+        raise ValueError("it is no panes record") from error
+
+
 def loads(raw: bytes, baseline: str, layouts: Mapping[int, Layout]) -> tuple[int, Panes] | None:
     """Shard and panes of a record; ``None`` where it is of another baseline or version.
 
     Raises ValueError on garbage.
     """
-    try:
-        record = _decode(raw)
-    except msgspec.MsgspecError as error:
-        raise ValueError("it is no panes record") from error
-    layout = layouts.get(record.shard)
-    if record.version != VERSION or record.baseline != baseline or layout is None:
-        return None
-    rows = np.frombuffer(record.rows, "<u2").astype(np.int64)
-    panes = np.frombuffer(record.panes, "<i8").astype(np.int64)
-    return record.shard, Panes(
-        record.partition,
-        record.next,
-        panes,
-        np.frombuffer(record.times, "<i8").astype(np.int64),
-        np.frombuffer(record.moments, "<f8").reshape(len(panes), len(layout.numeric), MOMENTS),
-        np.frombuffer(record.pane_of, "<u4").astype(np.int64),
-        rows,
-        np.frombuffer(record.counts, "u1").astype(np.int64).reshape(len(rows), layout.width),
-    )
+    record = read(raw)
+    return record.panes_by(layouts) if record.baseline == baseline else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from streamproc.core.drift import kept as keeping
-from streamproc.core.drift.alarms import Incidents, alarm_record, state_record
-from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.alarms import Incidents, alarm_record, monitor_key, state_record
+from streamproc.core.drift.baseline import BASELINES, Baseline
+from streamproc.core.drift.baseline import loads as load_baseline
 from streamproc.core.drift.bins import Bins
 from streamproc.core.drift.detector import Detector
 from streamproc.core.drift.kept import Kept
-from streamproc.core.drift.panes import Layout, Panes, loads
+from streamproc.core.drift.panes import Layout, Panes, PanesRecord, read
 from streamproc.core.drift.states import DetectorState
-from streamproc.core.processor import Batch, Effects, Output, Seen, State, Steps
+from streamproc.core.processor import Answer, Batch, Effects, Lookup, Output, Seen, State, Steps
 from streamproc.core.records import TYPED, RecordType, Topics
 
 TABLE: Final = "drift"
+OWN: Final = -1
+"""The rank of the baseline that a processor was made with; those that it looks up have greater ones."""
+MOST_KNOWN: Final = 4
+PANES_COUNTED: Final = ("taken", "of_another_baseline", "unreadable")
 SHARD_COLUMNS: Final = 64
 """So many columns are watched together; further ones are another shard, which another lane may watch."""
 
@@ -35,83 +40,170 @@ def layouts(baseline: Baseline) -> dict[int, Layout]:
     return {number: Layout.of(baseline, bins) for number, bins in enumerate(shards(baseline))}
 
 
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """The detectors of a baseline. One of a greater ``rank`` takes over from those before."""
+
+    rank: int
+    baseline: str
+    detectors: Sequence[Detector]
+    layouts: Mapping[int, Layout]
+
+    @classmethod
+    def by(cls, baseline: Baseline, recover: int, rank: int) -> _Judge:
+        detectors = [Detector(baseline, bins=bins, recover=recover) for bins in shards(baseline)]
+        by_shard = {number: detector.layout for number, detector in enumerate(detectors)}
+        return cls(rank, baseline.hash, detectors, by_shard)
+
+
 @dataclass(slots=True)
 class _Cached:
     """What was restored or written last, and the state that it stands for."""
 
+    baseline: str
     values: dict[bytes, bytes | None] = field(default_factory=dict)
     kept: Kept = field(default_factory=lambda: Kept(DetectorState(), Incidents()))
 
 
 class DriftProcessor:
-    """Watches the monitors of a baseline. ``recover`` is how many quiet windows end an alarm."""
+    """Watches the monitors of a baseline. ``recover`` is how many quiet windows end an alarm.
+
+    Panes of a baseline that it does not know make it look that up. Where there is such a one, it takes over with its
+    first panes: what was kept by the one before is over.
+    """
 
     def __init__(self, pipeline: str, baseline: Baseline, *, recover: int) -> None:
-        self._pipeline, self._topics = pipeline, Topics.of(pipeline)
-        self._detectors = [Detector(baseline, bins=bins, recover=recover) for bins in shards(baseline)]
-        self._layouts = {number: detector.layout for number, detector in enumerate(self._detectors)}
-        self._baseline = baseline.hash
+        self._pipeline, self._topics, self._recover = pipeline, Topics.of(pipeline), recover
+        self._judges = {baseline.hash: _Judge.by(baseline, recover, OWN)}
         self._cache: dict[tuple[int, int], _Cached] = {}
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Changes of monitors that a batch of panes brings about."""
-        counts = dict.fromkeys((("panes", "taken"), ("panes", "of_another_baseline"), ("panes", "unreadable")), 0)
-        parts = dict[int, list[Panes]]()
+        counts = dict.fromkeys((("panes", what) for what in PANES_COUNTED), 0)
+        records = list[PanesRecord]()
         for value in batch.topics[self._topics.panes].values:
             try:
-                read = loads(value or b"", self._baseline, self._layouts)
+                records.append(read(value or b""))
             except ValueError:  # not one of ours, or of a later version: it must not stop the lane
                 counts["panes", "unreadable"] += 1
-                continue
-            if read is None:
-                counts["panes", "of_another_baseline"] += 1
-            else:
-                parts.setdefault(read[0], []).append(read[1])
-                counts["panes", "taken"] += 1
-        written, alarms, states = dict[bytes, bytes | None](), list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
+        if unknown := sorted({record.baseline for record in records} - self._judges.keys()):
+            [answer] = yield [Lookup(BASELINES, [name.encode() for name in unknown])]
+            self._learn(unknown, answer)
+        parts = dict[int, list[tuple[_Judge, Panes]]]()
+        for record in records:
+            judge = self._judges.get(record.baseline)
+            panes = None if judge is None else record.panes_by(judge.layouts)
+            if judge is not None and panes is not None:
+                parts.setdefault(panes[0], []).append((judge, panes[1]))
+        told, written = _Told(), dict[bytes, bytes | None]()
         for shard, its in sorted(parts.items()):
-            partitions = sorted({part.partition for part in its})
-            held = self._held(batch.partition, shard, partitions, state)
-            detector = self._detectors[shard]
-            for change in detector.take(held.kept.state, *its):
-                record = alarm_record(self._pipeline, detector, change, held.kept.incidents)
-                key = record["monitor"].encode()
-                alarms.append((key, orjson.dumps(record)))
-                states.append((key, state_record(record)))
-                name = "drift_changes", change.after
-                counts[name] = counts.get(name, 0) + 1
-            changes = keeping.changes(detector, held.kept, partitions)
-            held.values |= changes
-            written |= {_key(shard, key): value for key, value in changes.items()}
+            for judge, panes_of in self._turns(shard, its, state):
+                counts["panes", "taken"] += len(panes_of)
+                written |= self._judged(batch.partition, shard, judge, panes_of, state, told)
+        counts["panes", "of_another_baseline"] = len(records) - counts["panes", "taken"]
+        counts["drift_windows", "judged"] = told.windows
+        for level in told.levels:
+            counts["drift_changes", level] = counts.get(("drift_changes", level), 0) + 1
         return Effects(
             records=[
-                *_output(self._topics.drift, "drift", alarms),
-                *_output(self._topics.drift_state, "drift-state", states),
+                *_output(self._topics.drift, "drift", told.alarms),
+                *_output(self._topics.drift_state, "drift-state", told.states),
             ],
             state={TABLE: written} if written else {},
             counts={name: count for name, count in counts.items() if count},
         )
-        yield []
+
+    def _learn(self, names: Sequence[str], answer: Answer) -> None:
+        """Take the baselines that were found, and forget all but the newest few."""
+        for name, raw in zip(names, answer.values, strict=True):
+            if raw is not None:
+                self._judges[name] = _Judge.by(load_baseline(raw), self._recover, int(answer.version))
+        newest = sorted(self._judges.values(), key=lambda judge: (judge.rank == OWN, judge.rank))[-MOST_KNOWN:]
+        self._judges = {judge.baseline: judge for judge in newest}
+
+    def _turns(
+        self, shard: int, parts: Sequence[tuple[_Judge, Panes]], state: State
+    ) -> list[tuple[_Judge, list[Panes]]]:
+        """The panes to take, by whom; those of a baseline that another has taken over from are left out."""
+        [clock] = state.get_many(TABLE, [_key(shard, keeping.CLOCK)])
+        held = self._judges.get(keeping.baseline_of(clock) or "")
+        turns = list[tuple[_Judge, list[Panes]]]()
+        for judge, panes in parts:
+            if held is None or judge.rank > held.rank:
+                held = judge
+            if judge is held:
+                if not turns or turns[-1][0] is not judge:
+                    turns.append((judge, []))
+                turns[-1][1].append(panes)
+        return turns
+
+    def _judged(
+        self, lane: int, shard: int, judge: _Judge, parts: Sequence[Panes], state: State, told: _Told
+    ) -> dict[bytes, bytes | None]:
+        """What the panes bring about is told; the changes of state."""
+        partitions, detector = sorted({part.partition for part in parts}), judge.detectors[shard]
+        held = self._held(lane, shard, detector, partitions, state)
+        before = detector.judged
+        changes_found = detector.take(held.kept.state, *parts)
+        told.windows += detector.judged - before
+        for change in changes_found:
+            told.change(alarm_record(self._pipeline, detector, change, held.kept.incidents))
+        changes = keeping.changes(detector, held.kept, partitions)
+        held.values |= changes
+        return {_key(shard, key): value for key, value in changes.items()}
+
+    def statistics(self, lanes: Collection[int]) -> dict[str, float]:
+        """Each monitor's statistic as a part of its threshold, where it is not 0, as far as these lanes judge them."""
+        found = dict[str, float]()
+        for (lane, shard), held in list(self._cache.items()):
+            judge = self._judges.get(held.baseline)
+            if lane in lanes and judge is not None:
+                detector = judge.detectors[shard]
+                monitors = detector.baseline.monitors
+                named = detector.statistics(held.kept.state)
+                found |= {monitor_key(detector.baseline, monitors[number]): part for number, part in named if part > 0}
+        return found
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """Nothing happens by time alone."""
         return Effects()
         yield []
 
-    def _held(self, lane: int, shard: int, partitions: Sequence[int], state: State) -> _Cached:
+    def _held(self, lane: int, shard: int, detector: Detector, partitions: Sequence[int], state: State) -> _Cached:
         """The state of a shard.
 
         What was decoded for the last batch is used again where the lane's tables agree with it.
         """
-        wanted = keeping.keys(self._detectors[shard], partitions)
+        baseline = detector.baseline.hash
+        wanted = keeping.keys(detector, partitions)
         values = dict(zip(wanted, state.get_many(TABLE, [_key(shard, key) for key in wanted]), strict=True))
         held = self._cache.get((lane, shard))
-        if held is None or any(held.values[key] != value for key, value in values.items() if key in held.values):
-            held = self._cache[lane, shard] = _Cached()
+        if (
+            held is None
+            or held.baseline != baseline
+            or any(held.values[key] != value for key, value in values.items() if key in held.values)
+        ):
+            held = self._cache[lane, shard] = _Cached(baseline)
         unread = {key: value for key, value in values.items() if key not in held.values}
-        keeping.restore(self._detectors[shard], held.kept, unread)
+        keeping.restore(detector, held.kept, unread)
         held.values |= unread
         return held
+
+
+@dataclass(slots=True)
+class _Told:
+    """The records of a batch: key and value of each."""
+
+    alarms: list[tuple[bytes, bytes]] = field(default_factory=list)
+    states: list[tuple[bytes, bytes]] = field(default_factory=list)
+    levels: list[str] = field(default_factory=list)
+    windows: int = 0
+
+    def change(self, record: Mapping[str, Any]) -> None:
+        key = record["monitor"].encode()
+        self.alarms.append((key, orjson.dumps(record)))
+        self.states.append((key, state_record(record)))
+        self.levels.append(record["state"])
 
 
 def _key(shard: int, key: bytes) -> bytes:

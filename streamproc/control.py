@@ -1,0 +1,110 @@
+"""The control topic of a pipeline: saying something on it, and what was said last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from streamproc.baselines import kept_or_learned
+from streamproc.core.control import Control, Said, dumps, loads
+from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.panes import read as read_panes
+from streamproc.core.plan import Plan
+from streamproc.core.records import TYPED, Topics
+from streamproc.errors import BrokerUnavailable, UserError, causes
+from streamproc.kafka.connection import Connection
+from streamproc.kafka.reader import reading
+from streamproc.pipeline import Pipeline
+from streamproc.redrive import TAKEN_OVER
+from streamproc.rows import Told
+from streamproc.topics import LARGE_BYTES
+
+LOOKED_AT = 100
+"""So many offsets at the end of a topic hold a record, and not only marks of transactions."""
+
+log = logging.getLogger(__name__)
+
+
+def control_of(values: Mapping[bytes, bytes]) -> Control:
+    """What holds, from the newest value of each key; what cannot be read is left out, and told."""
+    said = list[Said]()
+    for value in values.values():
+        try:
+            said.append(loads(value))
+        except ValueError as error:
+            log.warning("a record on the control topic is left out: %s", error)
+    return Control.of(said)
+
+
+async def read_control(connection: Connection, pipeline: str) -> Control:
+    """What holds now."""
+    values = dict[bytes, bytes]()
+    async with reading(connection, Topics.of(pipeline).control) as reader:
+        async for records in reader.scan():
+            for record in records:
+                values[record.key] = record.value
+    return control_of(values)
+
+
+async def current_baseline(connection: Connection, pipeline: Pipeline, told: Told | None = None) -> Baseline | None:
+    """The baseline that workers judge by: said on the control topic, kept beside the file, or learned from that."""
+    said = said_baseline(await read_control(connection, pipeline.plan.pipeline), pipeline.plan)
+    return said or await asyncio.to_thread(kept_or_learned, pipeline, told)
+
+
+def said_baseline(control: Control, plan: Plan) -> Baseline | None:
+    """The baseline that was said to be normal for a plan. Raises UserError where it cannot be read."""
+    try:
+        return control.baseline(plan.hash, None if plan.model is None else plan.model.version)
+    except ValueError as error:
+        raise UserError(f"the baseline on topic {plan.topics.control} cannot be used: {error}") from error
+
+
+async def counted_by(connection: Connection, panes: str) -> str | None:
+    """The hash of the baseline by which workers count, as the newest record of panes says; ``None`` without any."""
+    newest: tuple[int, str] | None = None
+    async with reading(connection, panes) as reader:
+        for partition in range(reader.partitions):
+            start, end = await reader.kept(partition)
+            async for records in reader.between(partition, max(start, end - LOOKED_AT), end):
+                for record in records:
+                    found = record.timestamp, read_panes(record.value).baseline
+                    newest = found if newest is None else max(newest, found)
+    return None if newest is None else newest[1]
+
+
+async def say(connection: Connection, record: Said) -> None:
+    """Put a record on the control topic and on the audit topic, on both or on neither.
+
+    Raises UserError where it is too large, or somebody else is saying something at the same time.
+    """
+    topics, value = Topics.of(record.pipeline), dumps(record)
+    if len(value) > LARGE_BYTES - 1024:
+        raise UserError(
+            f"a control record of {len(value):,} bytes is more than topic {topics.control} takes",
+            "watch fewer columns, or within fewer segments",
+        )
+    producer = AIOKafkaProducer(
+        **connection.client_kwargs(),
+        transactional_id=f"{record.pipeline}-control",
+        max_request_size=LARGE_BYTES,
+        max_batch_size=LARGE_BYTES,
+    )
+    try:
+        await producer.start()
+        async with producer.transaction():
+            sent = [
+                await producer.send(topic, value, key=record.key, headers=list(TYPED["control"]))
+                for topic in (topics.control, topics.audit)
+            ]
+            await asyncio.gather(*sent)  # a record that was refused must abort the transaction
+    except (kafka_errors.KafkaError, kafka_errors.IllegalOperation) as error:
+        if any(isinstance(cause, TAKEN_OVER) for cause in causes(error)):
+            raise UserError(f"somebody else is controlling {record.pipeline} at this moment", "try again") from error
+        raise BrokerUnavailable(f"the control record was not written: {error!r}", "try again") from error
+    finally:
+        await producer.stop()

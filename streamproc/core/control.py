@@ -1,0 +1,123 @@
+"""What people tell a running pipeline, as records of its control topic: what is normal now, who looks at an incident.
+
+The topic is compacted, by what a record is about; every record also stands on the audit topic, which keeps them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeAlias
+
+import msgspec
+
+from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.baseline import loads as load_baseline
+from streamproc.core.records import VERSIONS
+
+VERSION: Final = VERSIONS["control"]
+BASELINE_KEY: Final = b"baseline"
+INCIDENT_KEY: Final = b"incident/"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The next offset of a partition of the events topic."""
+
+    partition: int
+    offset: int
+
+
+class _Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What every control record says: when, by whom and why."""
+
+    version: int = VERSION
+    pipeline: str
+    time: datetime
+    by: str
+    why: str
+
+
+class NewNormal(_Said, frozen=True, kw_only=True, tag="baseline"):
+    """What is normal from now on, for one plan and model; ``baseline`` is its JSON.
+
+    It was learned from the events of ``topic`` from ``start`` up to ``end``, or from a file where that is null. No two
+    have the same hash, whatever they were learned from: panes by a new one tell that it took over.
+    """
+
+    plan: str
+    model: str | None
+    topic: str | None
+    start: tuple[Place, ...]
+    end: tuple[Place, ...]
+    baseline: msgspec.Raw
+
+    @property
+    def key(self) -> bytes:
+        return BASELINE_KEY
+
+
+class IncidentNote(_Said, frozen=True, kw_only=True, tag="incident"):
+    """That somebody has seen an incident, who owns it, and until when nobody wants to hear of it."""
+
+    incident: str
+    acknowledged: bool
+    owner: str | None = None
+    snoozed_until: datetime | None = None
+
+    @property
+    def key(self) -> bytes:
+        return INCIDENT_KEY + self.incident.encode()
+
+    def is_snoozed(self, now: datetime) -> bool:
+        return self.snoozed_until is not None and now < self.snoozed_until
+
+
+Said: TypeAlias = NewNormal | IncidentNote
+_decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+_encode = msgspec.json.Encoder().encode
+
+
+def dumps(record: Said) -> bytes:
+    """The value of a control record, as schemas/control.schema.json has it."""
+    return _encode(record)
+
+
+def loads(raw: bytes) -> Said:
+    """The record of a value. Raises ValueError where it is none, or of a later version."""
+    try:
+        record = _decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"it is no control record: {error}") from error
+    if record.version != VERSION:
+        raise ValueError(f"it has version {record.version}, and this is for version {VERSION}")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What holds now: the last word on the baseline, and on each incident by its id."""
+
+    normal: NewNormal | None = None
+    incidents: Mapping[str, IncidentNote] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Iterable[Said]) -> Control:
+        """From the newest record of each key."""
+        normal, incidents = None, dict[str, IncidentNote]()
+        for record in records:
+            if isinstance(record, NewNormal):
+                normal = record
+            else:
+                incidents[record.incident] = record
+        return cls(normal, incidents)
+
+    def baseline(self, plan: str, model: str | None) -> Baseline | None:
+        """The baseline that was said to be normal for this plan and model, where one was.
+
+        Raises ValueError where it is none that this program can read.
+        """
+        said = self.normal
+        if said is None or (said.plan, said.model) != (plan, model):
+            return None
+        return load_baseline(bytes(said.baseline))
