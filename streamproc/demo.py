@@ -41,6 +41,7 @@ TOLD = re.compile(
     rb'\{"id":"[^"\\]*","source":\{"topic":"[^"\\]*","partition":(\d+),"offset":(\d+),"timestamp":(\d+)\},'
     rb'"key":(?:"[^"\\]*"|null|-?\d+),"time":"[^"\\]*","decision":"([^"\\]*)",'
 )
+CHANGED, CAPPED = b'"without_drift":"', b'"drift_capped":"'
 QUIET_SECONDS = 60.0
 POLL_MS = 100
 PACE_SECONDS = 0.02
@@ -69,7 +70,9 @@ class Tally:
     reviews: int = 0
     dead_letters: int = 0
     by_drift: dict[str, list[bytes]] = field(default_factory=dict)
-    """Keys of the events that a rule decided which reads drift, by what automation would have decided."""
+    """Keys of the events whose decision drift changed, by what would have been decided without it."""
+    capped: int = 0
+    """Events whose decision drift would have changed if it had not changed enough already."""
     latencies: list[float] = field(default_factory=list)
     """Seconds from an event's record timestamp until its decision was read."""
     started: float = 0.0
@@ -112,13 +115,14 @@ class Tally:
         """How many decisions drift changed, and how many of those would have been errors, as their labels say."""
         repaid = _repaid() if self.by_drift else {}
         should = {"approve": True, "decline": False}  # of loans that are repaid
+        without = dict(sorted(self.by_drift.items()))
         wrong = {
-            would_be: sum(repaid[key] != should[would_be] for key in keys)
-            for would_be, keys in sorted(self.by_drift.items())
-            if would_be in should
+            decision: sum(repaid[key] != should[decision] for key in keys)
+            for decision, keys in without.items()
+            if decision in should
         }
-        changed = {would_be: len(keys) for would_be, keys in sorted(self.by_drift.items())}
-        return {"changed": sum(changed.values()), "would_be": changed, "would_be_wrong": wrong}
+        changed = {decision: len(keys) for decision, keys in without.items()}
+        return {"changed": sum(changed.values()), "capped": self.capped, "without": changed, "wrong": wrong}
 
 
 def _repaid() -> dict[bytes, bool]:
@@ -357,13 +361,11 @@ def _told(decision: bytes) -> tuple[int, int, int, str]:
 
 def _add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
     if records.topic == plan.topics.decisions:
-        reads = frozenset() if plan.drift is None else frozenset(plan.drift.reads)
-        by_drift = [rule.id for rule in plan.rules if rule.when is not None and rule.when.columns & reads]
-        watching = [b'"rule":"%s"' % rule.encode() for rule in by_drift]
         for key, value in zip(records.keys, records.values, strict=True):
             partition, offset, timestamp, decision = _told(value or b"")
-            if value is not None and any(rule in value for rule in watching):
-                tally.by_drift.setdefault(orjson.loads(value)["would_be"] or "nothing", []).append(key or b"")
+            if value is not None and CHANGED in value:
+                tally.by_drift.setdefault(orjson.loads(value)["without_drift"], []).append(key or b"")
+            tally.capped += value is not None and CAPPED in value
             tally.decided[partition, offset] += 1
             tally.decisions[decision] += 1
             tally.latencies.append(now - timestamp / 1000)

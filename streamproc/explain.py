@@ -17,7 +17,17 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import compile_expression
-from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE
+from streamproc.core.plan import (
+    CONFIDENCE,
+    DEAD_LETTERS,
+    DECISION,
+    DRIFT,
+    DRIFT_ANY,
+    DRIFT_SEVERITY,
+    EVENT_TIME,
+    SCORE,
+    WOULD_BE,
+)
 from streamproc.errors import ExpressionError, UserError
 from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
 from streamproc.plan.reader import parse
@@ -77,6 +87,17 @@ def read_plan(body: bytes) -> ArchivedPlan | None:
     if file is None or document.problems:
         return None
     return ArchivedPlan(file, _reads(file, archived["contract"]))
+
+
+def by_drift(decision: Mapping[str, Any]) -> str | None:
+    """What drift did to a decision; ``None`` where the pipeline does not limit that, so that nobody asked."""
+    if "without_drift" not in decision:
+        return None
+    if decision["without_drift"] is not None:
+        return f"changed the decision: without it {decision['without_drift']}"
+    if decision["drift_capped"] is not None:
+        return f"left out, because max_extra_review was used up: with it {decision['drift_capped']}"
+    return "did not change the decision"
 
 
 def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[RuleTrace]:
@@ -152,6 +173,9 @@ def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozens
         known[name] = expression.dtype
         reads[text] = expression.columns | expression.params
     known |= KNOWN_AFTER
+    if file.drift is not None:
+        watched = [DRIFT + name for name in (*known, DECISION, WOULD_BE, DEAD_LETTERS)]
+        known |= {**dict.fromkeys(watched, pl.String()), DRIFT_ANY: pl.String(), DRIFT_SEVERITY: pl.Float64(), **known}
     conditions = [part.when for part in file.rules] + [part.when for part in file.fallback]
     for when in conditions:
         if when is not None:

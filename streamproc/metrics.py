@@ -72,6 +72,9 @@ COUNTED = {
         "panes": "Records of panes that the drift agent was given, by what became of them",
         "drift_windows": "Windows that drift monitors were judged on",
         "drift_changes": "Changes of drift monitors, by their new state",
+        "drift_changed": "Decisions that drift changed, by what was decided (with max_extra_review)",
+        "drift_capped": "Decisions that drift was not let change (max_extra_review), by what it would have decided",
+        "drift_escalations": "Times that a lane began to keep drift from changing decisions, by topic",
         "records": "Records written by agents of the user's own, by topic",
     }.items()
 }

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 
 from streamproc.core.processor import Changes
-from streamproc.core.state import Tables, changelog_key
+from streamproc.core.state import LANE_TABLE, Tables, changelog_key
 from streamproc.errors import BrokerUnavailable, FencedOffsets, UserError
 from streamproc.kafka import admin
 from streamproc.kafka.agent import Agent
@@ -89,7 +89,7 @@ class LaneReset:
 
 
 class _Keys(Tables):
-    """Only the keys of a changelog, whatever tables they are of."""
+    """Only the keys of a changelog, of whatever tables but the lane's own: what that has is written anew anyway."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Keys(Tables):
 
     def apply(self, changes: Changes) -> None:
         for table, entries in changes.items():
-            for key, value in entries.items():
+            for key, value in () if table == LANE_TABLE else entries.items():
                 raw = changelog_key(table, key)
                 if value is None:
                     self.live.pop(raw, None)

@@ -18,9 +18,11 @@ import orjson
 from streamproc import metrics
 from streamproc.app import PROBE_SECONDS, App, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
+from streamproc.core.decide.cap import TABLE as CAP_TABLE
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
@@ -40,7 +42,8 @@ def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
             name="decide",
             topics=(plan.events.topic,),
             processor=replace(pipeline.processor, stages=tuple(map(timed, pipeline.processor.stages))),
-            writes=plan.written if plan.drift is None else (*plan.written, plan.topics.panes),
+            tables=(CAP_TABLE,),  # kept where nothing is capped too: what a plan before this one wrote may be there
+            writes=_written_by_deciding(plan),
             start=plan.events.start,
         )
     ]
@@ -49,6 +52,11 @@ def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
         topics = plan.topics
         made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
     return made
+
+
+def _written_by_deciding(plan: Plan) -> tuple[str, ...]:
+    watched = () if plan.drift is None else (plan.topics.panes,)
+    return (*plan.written, *watched, *((plan.topics.drift,) if plan.capped else ()))
 
 
 async def work(

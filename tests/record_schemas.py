@@ -9,7 +9,17 @@ import orjson
 
 from streamproc.sample import schema
 
-NAMES = ("decision", "review-item", "dead-letter", "artefact", "redrive", "drift", "drift-state", "control")
+NAMES = (
+    "decision",
+    "review-item",
+    "dead-letter",
+    "artefact",
+    "redrive",
+    "drift",
+    "drift-escalation",
+    "drift-state",
+    "control",
+)
 SCHEMAS: dict[str, Any] = {name: orjson.loads(schema(name).read_bytes()) for name in NAMES}
 _registry = jsonschema_rs.Registry([(one["$id"], one) for one in SCHEMAS.values()])
 _VALIDATORS: dict[str, Any] = {

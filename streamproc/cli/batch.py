@@ -17,6 +17,7 @@ import polars as pl
 
 from streamproc.cli.options import pipeline_argument
 from streamproc.cli.progress import deciding
+from streamproc.core.decide.cap import TABLE
 from streamproc.core.processor import Effects, Output
 from streamproc.core.records import text_headers
 from streamproc.errors import UserError
@@ -63,7 +64,7 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
     """
     pipeline = open_pipeline(file)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
-    offline = Offline(pipeline.processor, pipeline.answers.now, now=moment)
+    offline = Offline(pipeline.processor, pipeline.answers.now, tables=(TABLE,), now=moment)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,8 +143,9 @@ SOURCE = pl.Struct({"topic": pl.String, "partition": pl.Int64, "offset": pl.Int6
 COLUMNS: dict[str, dict[str, Any]] = {
     "decisions": {
         "id": pl.String, "source": SOURCE, "key": pl.String, "time": pl.String, "decision": pl.String,
-        "tier": pl.String, "why": pl.String, "rule": pl.String, "would_be": pl.String, "rules": LISTS,
-        "reasons": LISTS, "observed": LISTS, "undecided": LISTS, "score": pl.Float64, "scored": pl.Boolean,
+        "tier": pl.String, "why": pl.String, "rule": pl.String, "would_be": pl.String,
+        "without_drift": pl.String, "drift_capped": pl.String, "rules": LISTS, "reasons": LISTS, "observed": LISTS,
+        "undecided": LISTS, "score": pl.Float64, "scored": pl.Boolean,
         "score_reason": pl.String, "confidence": pl.Float64, "features": pl.String, "pipeline": pl.String,
         "plan": pl.String, "model": pl.String, "seen": pl.String,
     },

@@ -20,7 +20,7 @@ from streamproc.cli.options import connection_options
 from streamproc.cli.progress import scanning
 from streamproc.core.records import Topics
 from streamproc.decisions import Event, Found, archived, event_of, find, search
-from streamproc.explain import WHY, ArchivedPlan, RuleTrace, explain, read_plan
+from streamproc.explain import WHY, ArchivedPlan, RuleTrace, by_drift, explain, read_plan
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Start
 from streamproc.operations import moment, pipeline_name
@@ -215,10 +215,12 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     score = "none" if one["score"] is None else f"{one['score']:.6g}"
     if one["score_reason"]:
         score += f" ({one['score_reason']})"
+    drift = by_drift(one)
     rows = {
         "why": f"{WHY.get(one['why'], one['why'])}" + (f": {one['rule']}" if one["rule"] else ""),
         "tier": one["tier"],
         "automation alone": one["would_be"] or "no decision",
+        **({} if drift is None else {"drift": drift}),
         "reasons": ", ".join(one["reasons"]) or "none",
         "score": score,
         "confidence": "none" if one["confidence"] is None else f"{one['confidence']:.6g}",

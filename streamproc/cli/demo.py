@@ -169,10 +169,9 @@ def _print(console: Console, summary: dict[str, Any], damaged: int, pipeline: Pi
         table.add_row(f"  {name}", f"{count:,}  ({count / summary['events']:.1%})")
     drift = summary["drift"]
     if drift["changed"]:
-        wrong = sum(drift["would_be_wrong"].values())
-        told = (
-            f"{drift['changed']:,} sent to review because the score drifted, {wrong:,} of which would have been errors"
-        )
+        wrong, capped = sum(drift["wrong"].values()), drift["capped"]
+        told = f"{drift['changed']:,} decided otherwise because the score drifted, {wrong:,} would have been errors"
+        told += f"; {capped:,} more were not, because max_extra_review was used up" if capped else ""
         table.add_row("  by drift", told)
     table.add_row("actions", f"{summary['actions']:,}")
     table.add_row("review items", f"{summary['reviews']:,}")

@@ -29,6 +29,7 @@ from streamproc.core.drift.alarms import monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, Baseline
 from streamproc.core.drift.panes import loads as load_panes
 from streamproc.core.drift.processor import layouts as layouts_of
+from streamproc.core.records import TYPE
 from streamproc.drift_report import page, story_of
 from streamproc.drift_text import explained
 from streamproc.errors import UserError
@@ -151,6 +152,8 @@ def explain(file: Path, wanted: str | None, as_json: bool, connection: Connectio
             with scanning(topic) as progress:
                 async for records in reader.scan(progress=progress):
                     for record in records:
+                        if dict(record.headers).get(TYPE) != b"drift":
+                            continue
                         change = orjson.loads(record.value)
                         if change["state"] == "drifting" if wanted is None else change["id"].startswith(wanted):
                             last = change

@@ -71,7 +71,8 @@ class DriftPlan:
     """What is watched, within which segments, and how many false alarms there may be.
 
     ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``aside`` are columns that
-    drift itself may move, which do not count as drift of anything. ``recover`` is in windows.
+    drift itself may move, which do not count as drift of anything. ``recover`` is in windows, ``max_extra_review``, the
+    share of a lane's events whose decision drift may change, in millionths.
     """
 
     watch: tuple[str, ...]
@@ -80,6 +81,7 @@ class DriftPlan:
     reads: tuple[str, ...] = ()
     aside: frozenset[str] = frozenset()
     recover: int = 20
+    max_extra_review: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ class Plan:
     def topics(self) -> Topics:
         """The pipeline's own topics; the events topic and the action topics are not among them."""
         return Topics.of(self.pipeline)
+
+    @property
+    def capped(self) -> bool:
+        """Whether drift may change decisions, and only so many."""
+        return self.drift is not None and bool(self.drift.reads) and self.drift.max_extra_review is not None
 
     @property
     def decisions(self) -> frozenset[str]:

@@ -9,7 +9,17 @@ from typing import Final, Literal
 
 from streamproc.core.processor import Headers
 
-RecordType = Literal["decision", "review-item", "dead-letter", "artefact", "panes", "drift", "drift-state", "control"]
+RecordType = Literal[
+    "decision",
+    "review-item",
+    "dead-letter",
+    "artefact",
+    "panes",
+    "drift",
+    "drift-escalation",
+    "drift-state",
+    "control",
+]
 
 TYPE: Final = "sp-type"
 VERSION: Final = "sp-version"
@@ -30,6 +40,7 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "artefact": 1,
     "panes": 1,
     "drift": 1,
+    "drift-escalation": 1,
     "drift-state": 1,
     "control": 1,
 }

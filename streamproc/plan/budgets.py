@@ -1,8 +1,10 @@
-"""Budgets of false alarms, and numbers of windows, as people write them."""
+"""Budgets of false alarms, numbers of windows, and shares, as people write them."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
+from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJsonSchema
@@ -12,6 +14,7 @@ from streamproc.plan.durations import to_duration
 
 MOST_WINDOWS = 10_000
 WRITTEN = "write `1 per 30d`, or `1 per 1000000 events`"
+_SHARE = r"(\d{1,3}(?:\.\d{1,9})?)%"
 _BUDGET = r"(\d{1,6}) per (?:(\d{1,15}) events|(\S+))"
 
 
@@ -43,6 +46,25 @@ def to_windows(value: object) -> int:
     return int(match[1])
 
 
+def to_share(value: object) -> int:
+    """``10%`` or ``0.1`` in millionths. Raises ValueError for anything that is no share, or is finer than that.
+
+    >>> to_share("10%"), to_share(0.1), to_share(1)
+    (100000, 100000, 1000000)
+    """
+    number = Decimal(0)
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        number = Decimal(str(value))
+    elif isinstance(value, str) and (match := re.fullmatch(_SHARE, value, re.ASCII)):
+        number = Decimal(match[1]) / 100
+    if not 0 < number <= 1:
+        raise ValueError("write a share of the events, more than nothing and at most all: `10%`, or `0.1`")
+    millionths = number * 1_000_000
+    if millionths != int(millionths):
+        raise ValueError("write a share with no more than four digits behind the point: `0.0001%` is the least")
+    return int(millionths)
+
+
 def _written(budget: Any) -> str:
     per = f"{budget.events:.0f} events" if budget.events is not None else f"{budget.period.total_seconds():g}s"
     return f"{budget.alarms:g} per {per}"
@@ -55,3 +77,16 @@ FalseAlarms = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_BUDGET}$"}),
 ]
 Windows = Annotated[int, BeforeValidator(to_windows, json_schema_input_type=int | str)]
+Share = Annotated[
+    int,
+    BeforeValidator(to_share, json_schema_input_type=float | str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {"type": "string", "pattern": f"^{_SHARE}$"},
+            ]
+        }
+    ),
+]
+"""In millionths."""

@@ -42,7 +42,8 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
 def _drift(drift: DriftPlan) -> list[Any]:
     budget = drift.budget
     allowed = [budget.alarms, budget.events, None if budget.period is None else budget.period.total_seconds()]
-    return [drift.watch, drift.segments, allowed, drift.recover]
+    cap = [] if drift.max_extra_review is None else [drift.max_extra_review]
+    return [drift.watch, drift.segments, allowed, drift.recover, *cap]
 
 
 def _rule(rule: Rule) -> list[Any]:

@@ -69,6 +69,11 @@ def make_drift(
     moved = confidence is not None and any(name.startswith(DRIFT) for name in confidence.columns)
     if not watch:
         document.problem(("drift",), "nothing is watched", "name columns in `watch`, or take some out of `exclude`")
+    if part.max_extra_review is not None and not reads & own and _all_read(document, file, read):
+        at: Path_ = ("drift", "max_extra_review")
+        message = "`max_extra_review` limits what drift changes, and no rule, confidence or fallback reads drift"
+        hint = "let one read a column such as `drift_any`, or take `max_extra_review` out"
+        document.problem(at, message, hint, at_key=True)
     return DriftPlan(
         watch=watch,
         budget=part.false_alarms,
@@ -76,7 +81,16 @@ def make_drift(
         reads=tuple(sorted(reads & own)),
         aside=frozenset({DECISION, WOULD_BE, *([CONFIDENCE] if moved else [])}),
         recover=part.recover,
+        max_extra_review=part.max_extra_review,
     )
+
+
+def _all_read(document: Document, file: PipelineFile, read: list[Expression]) -> bool:
+    """Whether every expression that may read drift is sound: one that is wrong may be the one that reads it."""
+    if any(path[0] in ("confidence", "rules", "fallback") for path in document.broken if path):
+        return False
+    texts = [file.confidence, *(rule.when for rule in file.rules), *(rule.when for rule in file.fallback)]
+    return len([text for text in texts if text is not None]) == len(read)
 
 
 def _watched(

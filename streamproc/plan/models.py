@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-from streamproc.plan.budgets import FalseAlarms, Windows
+from streamproc.plan.budgets import FalseAlarms, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -121,6 +121,9 @@ class DriftPart(Part):
     exclude: list[Text] = Field([], description="Columns that are not watched")
     segments: list[Text] = Field([], description="Columns within whose values all is watched too")
     recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")
+    max_extra_review: Share | None = Field(
+        None, description="The share of events whose decision drift may change: `10%`, or `0.1`"
+    )
 
 
 class TopicsPart(Part):

@@ -15,9 +15,19 @@ from streamproc.core.drift.bins import as_text
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.panes import Counted, Layout, count, dumps, split
 from streamproc.core.drift.processor import layouts
-from streamproc.core.drift.view import NO_DRIFT, VIEW, DriftView, Standing
-from streamproc.core.plan import DEAD_LETTERS, DECISION, DRIFT, DRIFT_ANY, DRIFT_SEVERITY, EVENT_TIME, WOULD_BE, Plan
-from streamproc.core.processor import Answer, Ask, Output
+from streamproc.core.drift.view import NO_DRIFT, STEADY, VIEW, DriftView, Standing
+from streamproc.core.plan import (
+    DEAD_LETTERS,
+    DECISION,
+    DRIFT,
+    DRIFT_ANY,
+    DRIFT_SEVERITY,
+    EVENT_TIME,
+    WOULD_BE,
+    DriftPlan,
+    Plan,
+)
+from streamproc.core.processor import Answer, Ask, Output, Seen
 from streamproc.core.records import TYPED
 
 WATCH: Final = "watch"
@@ -48,9 +58,7 @@ def drift_stage(plan: Plan) -> Stage:
 
 def _column(name: str, frame: Frame, view: DriftView, aside: frozenset[str]) -> pl.Series:
     """How what the name stands for does, for each event: everywhere, or in a segment that the event is in."""
-    everywhere, within = view.of_column(
-        None if name in (DRIFT_ANY, DRIFT_SEVERITY) else name.removeprefix(DRIFT), aside
-    )
+    everywhere, within = view.of_column(_stands_for(name), aside)
     standings = [everywhere]
     numbers = np.zeros(len(frame), np.int64)
     for segment, standing in within.items():
@@ -59,6 +67,25 @@ def _column(name: str, frame: Frame, view: DriftView, aside: frozenset[str]) -> 
             standings.append(standings[before].worse(standing))
             numbers[inside & (numbers == before)] = len(standings) - 1
     return pl.Series(name, [_shown(name, standing) for standing in standings]).gather(numbers)
+
+
+def stirs(drift: DriftPlan, seen: Seen) -> bool:
+    """Whether any of the columns that are read may be for any event what it is not where nothing drifts."""
+    view: DriftView = seen.views.get(VIEW, NO_DRIFT)
+    if not (view.everywhere or view.within):
+        return False
+    standings = [view.of_column(_stands_for(name), drift.aside) for name in drift.reads]
+    return any(within or everywhere != STEADY for everywhere, within in standings)
+
+
+def steady(drift: DriftPlan) -> list[pl.Expr]:
+    """The columns that are read, as they are where nothing drifts."""
+    return [pl.lit(_shown(name, STEADY)).alias(name) for name in drift.reads]
+
+
+def _stands_for(name: str) -> str | None:
+    """The column that a name is about; ``None`` for all of them together."""
+    return None if name in (DRIFT_ANY, DRIFT_SEVERITY) else name.removeprefix(DRIFT)
 
 
 def _shown(name: str, standing: Standing) -> str | float:

@@ -22,7 +22,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 def make_effects(plan: Plan, encoder: Encoder, frame: Frame, context: Context, masker: Masker | None) -> list[Effects]:
     """Everything that follows from a judged frame, lane by lane. The counts of all are with the first."""
-    outputs = _decided(plan, encoder, frame, context, masker)
+    outputs = [*_decided(plan, encoder, frame, context, masker), *frame.outputs]
     if frame.refused:
         outputs.append(_dead_letters(plan, frame, masker))
     frame.count("events", plan.events.topic, len(frame.records))
@@ -34,7 +34,10 @@ def make_effects(plan: Plan, encoder: Encoder, frame: Frame, context: Context, m
                 share.append(output.part(begin, end))
             begin = end
     counts = [frame.counts, *({} for _ in shares[1:])]
-    return [Effects(records=share, counts=own) for share, own in zip(shares, counts, strict=True)]
+    return [
+        Effects(records=share, state=frame.changes.get(lane, {}), counts=own)
+        for lane, (share, own) in enumerate(zip(shares, counts, strict=True))
+    ]
 
 
 def _decided(

@@ -156,6 +156,8 @@ def _quoted(text: pl.Expr) -> pl.Expr:
 @lru_cache(MOST_KNOWN)
 def verdict_json(verdict: Verdict) -> str:
     """A verdict as the inside of a JSON object."""
+    drifted = verdict.drifted
+    by_drift = {} if drifted is None else {"without_drift": drifted.without, "drift_capped": drifted.capped}
     return (
         orjson.dumps(
             {
@@ -164,6 +166,7 @@ def verdict_json(verdict: Verdict) -> str:
                 "why": verdict.why,
                 "rule": verdict.rule,
                 "would_be": verdict.would_be,
+                **by_drift,
                 "rules": verdict.rules,
                 "reasons": verdict.reasons,
                 "observed": verdict.observed,

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.verdict import Verdicts
-from streamproc.core.processor import Answer, Ask, Headers, Records, Seen
+from streamproc.core.processor import Answer, Ask, Changes, Headers, Output, Records, Seen, State
 from streamproc.core.records import DeadLetter
 
 StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
@@ -21,10 +21,11 @@ StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answ
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is the same for every event of a batch."""
+    """What is the same for every event of a batch. ``states`` are those of its lanes, in their order."""
 
     now: datetime
     seen: Seen
+    states: Sequence[State] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ class Frame:
     verdicts: Verdicts | None = None
     stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    changes: dict[int, Changes] = field(default_factory=dict)
+    """What stages change in the tables of lanes, by the lane's place in the batch."""
+    outputs: list[tuple[Output, NDArray[np.int64]]] = field(default_factory=list)
+    """What stages send, with the ascending numbers of the source records that it comes from."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from streamproc.core.decide.cap import cap_stage
 from streamproc.core.decide.columns import confidence_stage, features_stage
 from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
@@ -38,7 +39,9 @@ class DecideProcessor:
         """The processor of a plan. Raises ValueError where sensitive fields would have no masker."""
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
-        makers = (contract_stage, features_stage, model_stage, drift_stage, confidence_stage, rules_stage)
+        makers = [contract_stage, features_stage, model_stage, drift_stage, confidence_stage, rules_stage]
+        if plan.capped:
+            makers.append(cap_stage)
         watch = None if baseline is None else Watch.of(plan, baseline)
         return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker, watch)
 
@@ -49,7 +52,7 @@ class DecideProcessor:
 
     def process_lanes(self, batches: Sequence[Batch], states: Sequence[State], seen: Seen, now: datetime) -> LanesSteps:
         """The same for the batches of several lanes, in one frame: on small batches the fixed cost is most of it."""
-        frame, context = yield from self.judge(batches, seen, now)
+        frame, context = yield from self.judge(batches, seen, now, states)
         effects = make_effects(self.plan, self.encoder, frame, context, self.masker)
         watch: Watch | None = seen.views.get(WATCH, self.watch)
         if watch is None:
@@ -63,11 +66,14 @@ class DecideProcessor:
         ]
 
     def judge(
-        self, batches: Sequence[Batch], seen: Seen, now: datetime
+        self, batches: Sequence[Batch], seen: Seen, now: datetime, states: Sequence[State] = ()
     ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
-        """The batches' events through all stages, up to their verdicts."""
+        """The batches' events through all stages, up to their verdicts.
+
+        The lanes' states are needed where something that is seen drifts.
+        """
         records = LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches])
-        frame, context = Frame(records), Context(now, seen)
+        frame, context = Frame(records), Context(now, seen, states)
         for stage in self.stages:
             yield from stage.run(frame, context)
         return frame, context

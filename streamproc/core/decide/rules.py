@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.frame import Context, Frame, Stage
-from streamproc.core.decide.verdict import MOST_KNOWN, Verdict, Verdicts, Why
+from streamproc.core.decide.verdict import MOST_KNOWN, Drifted, Verdict, Verdicts, Why
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Answer, Ask
 
@@ -96,6 +96,7 @@ def decide(plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scor
         reasons=tuple(rule.reason for rule in matched if rule.reason is not None),
         observed=tuple(rule.id for rule, outcome in pairs if outcome == TRUE and rule.observe),
         undecided=tuple(rule.id for rule, outcome in pairs if outcome == NULL),
+        drifted=Drifted() if plan.capped else None,
     )
 
 

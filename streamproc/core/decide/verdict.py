@@ -16,11 +16,23 @@ Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
+class Drifted:
+    """What drift did to a decision: at most one of the two, and nothing where both would be the same.
+
+    ``without`` is what would have been decided if nothing drifted. ``capped`` is what drift would have decided, had it
+    not changed as much already as it may: such a decision is the one that is made where nothing drifts.
+    """
+
+    without: str | None = None
+    capped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the rules make of one combination of outcomes.
 
     ``why`` says what led here, ``rule`` is the rule that decided. ``would_be`` is what automation alone would have
-    decided: the first matching rule that does not ask for review.
+    decided: the first matching rule that does not ask for review. ``drifted`` is there where the plan caps drift.
     """
 
     decision: str
@@ -32,6 +44,7 @@ class Verdict:
     reasons: tuple[str, ...]
     observed: tuple[str, ...]
     undecided: tuple[str, ...]
+    drifted: Drifted | None = None
 
 
 @dataclass(frozen=True, slots=True)
