@@ -242,7 +242,7 @@ def joined(parts: Sequence[Effects]) -> tuple[dict[str, list[Any]], Counter[tupl
     return found, sum((Counter(part.counts) for part in parts), Counter())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     share=st.sampled_from([1, 3_000, TENTH, TOKEN]),
     trust=st.sampled_from(TRUST),

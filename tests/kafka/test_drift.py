@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import orjson
 
 from streamproc.backtest import run_backtest
 from streamproc.baselines import baseline_path, watching
+from streamproc.core.records import TYPE
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import open_pipeline
-from tests.kafka.car_loan import Example, loans, make, produce, worker
+from tests.kafka.car_loan import Example, command, loans, make, produce, worker
 from tests.kafka.processes import Workers
 from tests.kafka.records import read_until
 from tests.record_schemas import record_problems
@@ -100,6 +103,72 @@ def test_decisions_follow_drift(connection: Connection) -> None:
     assert all(one["seen"][topic] > 0 for one in after)
     assert not any(one["rule"] == "doubtful-in-drift" for one in before)
     assert any(one["rule"] == "doubtful-in-drift" for one in after)
+
+
+CAPPED = """
+drift: {reference: reference.parquet, false_alarms: 1 per 1000000 events, watch: [score], max_extra_review: 10%}
+
+rules:
+  - {id: all-in-drift, when: drift_score = 'drifting', decide: review, reason: D02}
+"""
+"""A rule that would send the whole book to people."""
+
+
+def test_what_drift_changes_is_capped_and_told_once_though_workers_are_killed(
+    connection: Connection, tmp_path: Path
+) -> None:
+    made = make(connection, 2, [("\nrules:\n", CAPPED)])
+    loans().head(40_000).write_parquet(made.file.parent / "reference.parquet")
+    _, baseline = watching(open_pipeline(made.file))
+    assert baseline is not None
+    baseline_path(made.file).write_bytes(baseline.dumps())
+    rows, chance, count = sent()[SHIFT - 1_000 :], random.Random(5), 0
+    run = ["-m", "streamproc", "run", str(made.file), "--kafka", connection.address, "--session-timeout", "6"]
+    with Workers(run, 2, tmp_path / "workers.log", {}) as workers:
+        deadline, decisions = time.monotonic() + SECONDS, list[dict[str, Any]]()
+        while not any(one["without_drift"] for one in decisions):
+            assert time.monotonic() < deadline
+            produce(connection, made.topic("events"), rows[count : (count := count + 500)])
+            decisions = [orjson.loads(record.value) for record in read(made, "decisions", count)]
+        for _ in range(4):
+            produce(connection, made.topic("events"), rows[count : (count := count + 1_000)])
+            read(made, "decisions", count - 700)
+            workers.kill(chance.randrange(2))
+        decisions = [orjson.loads(record.value) for record in read(made, "decisions", count)]
+    lanes = defaultdict[int, list[dict[str, Any]]](list)
+    for one in sorted(decisions, key=lambda one: one["source"]["offset"]):
+        lanes[one["source"]["partition"]].append(one)
+    told = [record for record in made.read("drift") if dict(record.headers)[TYPE] == b"drift-escalation"]
+    escalations = {record.key: orjson.loads(record.value) for record in told}
+    assert len(decisions) == count
+    assert len(told) == len(escalations) == len(lanes) == 2
+    for record in [*made.read("drift"), *made.read("decisions")]:
+        assert record_problems(record.value, record.headers) == []
+    for lane, own in lanes.items():
+        first = counted_by_hand(own)
+        assert {key: escalations[b"%d" % lane][key] for key in first} == first
+        extra = sum(one["without_drift"] is not None for one in own)
+        assert 200 < extra <= (1_000 + len(own)) / 10
+    assert "of score" in command(made, "drift", "explain", str(made.file)).output  # and trips over no escalation
+
+
+def counted_by_hand(decisions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Hold what drift changed in a lane against a plain count; what the one escalation must say."""
+    held, at, since, changed, escalations = Fraction(100), 0, 0, 0, list[dict[str, Any]]()
+    for one in decisions:
+        if one["without_drift"] is None and one["drift_capped"] is None:
+            continue
+        offset = one["source"]["offset"]
+        held, at = min(Fraction(100), held + Fraction(offset - at, 10)), offset
+        if held == 100:
+            since, changed = offset, 0
+        assert (held >= 1) == (one["without_drift"] is not None) == (one["rule"] == "all-in-drift")
+        if held >= 1:
+            held, changed = held - 1, changed + 1
+        elif not escalations:
+            escalations.append({"id": one["id"], "offset": offset, "since": since, "changed": changed, "capped": 1})
+    [only] = escalations
+    return only
 
 
 def test_a_backtest_alarms_as_the_worker_does(connection: Connection, tmp_path: Path) -> None:
