@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamproc import demo
+from streamproc.artefacts import artefacts
 from streamproc.core.decide import DecideProcessor, bucket
 from streamproc.core.decide.bucket import BURST, TOKEN, Bucket
 from streamproc.core.decide.cap import KEY, TABLE
@@ -27,9 +31,12 @@ from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, DriftPlan, Plan,
 from streamproc.core.processor import NOTHING_SEEN, Batch, Effects, Records, Seen, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
-from streamproc.explain import by_drift
+from streamproc.explain import by_drift, read_plan
 from streamproc.offline import EPOCH, Offline, batch_of
+from streamproc.pipeline import open_pipeline
 from streamproc.plan.budgets import to_share
+from streamproc.sample import example
+from streamproc.worker import agents
 from tests.fast.plans import TOPIC, flat, make_plan, mean_score
 from tests.fast.test_drift_decide import seen
 from tests.record_schemas import record_problems
@@ -304,6 +311,31 @@ def test_a_decision_tells_what_drift_did() -> None:
     assert by_drift({"without_drift": None, "drift_capped": None}) == "did not change the decision"
     assert by_drift({"without_drift": "approve", "drift_capped": None}) == "changed the decision: without it approve"
     assert "with it review" in (by_drift({"without_drift": None, "drift_capped": "review"}) or "")
+
+
+def test_the_example_is_capped_and_its_rules_say_what_they_read_of_drift() -> None:
+    pipeline = open_pipeline(example("car_loan") / "pipeline.yaml")
+    assert pipeline.plan.capped
+    assert pipeline.plan.drift is not None and pipeline.plan.drift.max_extra_review == TENTH
+    [body] = [one.body for one in artefacts(pipeline) if one.kind == "plan"]
+    archived = read_plan(body)
+    assert archived is not None
+    [rule] = [rule for rule in archived.file.rules if rule.id == "unsure-in-drift"]
+    assert archived.reads[rule.when or ""] >= {"drift_score", "confidence"}
+
+
+def test_the_limit_is_a_part_of_the_plan_and_its_state_outlives_it(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.yaml"
+    shutil.copytree(example("car_loan"), tmp_path, dirs_exist_ok=True)
+    text, plans = file.read_text(), {}
+    for line in ("  max_extra_review: 10%", "  max_extra_review: 0.1", "  max_extra_review: 20%", ""):
+        file.write_text(re.sub(r"  max_extra_review: 10%.*", line, text))
+        [decide, _] = agents(open_pipeline(file))
+        assert decide.tables == (TABLE,)  # a lane could not be restored otherwise, once there is something in it
+        plan = open_pipeline(file).plan
+        assert (plan.topics.drift in decide.writes) == plan.capped == bool(line)
+        plans[line] = plan.hash
+    assert len(set(plans.values())) == 3
 
 
 def test_the_demo_counts_what_drift_changed() -> None:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from streamproc.core.decide.bucket import TOKEN, Bucket, encode, read
 from streamproc.core.decide.columns import confidence_stage
 from streamproc.core.decide.drift import steady, stirs
+from streamproc.core.decide.encode import ISO
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.decide.rules import rules_stage
 from streamproc.core.decide.verdict import Drifted, Verdict, Verdicts
-from streamproc.core.drift.alarms import instant
 from streamproc.core.plan import EVENT_TIME, DriftPlan, Plan
 from streamproc.core.processor import Answer, Ask, Output
 from streamproc.core.records import TYPED
@@ -126,12 +126,12 @@ def _show(frame: Frame, still: Frame, rows: NDArray[np.int64], moved: Sequence[s
 def _tell(plan: Plan, drift: DriftPlan, frame: Frame, escalated: Sequence[tuple[int, Bucket]]) -> None:
     """Send a record for each lane in which drift began to be capped."""
     rows = np.array([row for row, _ in escalated], np.int64)
-    shown = frame.columns[rows].select(*drift.reads, pl.col(EVENT_TIME).dt.epoch("us")).rows(named=True)
+    shown = frame.columns[rows].select(*drift.reads, pl.col(EVENT_TIME).dt.strftime(ISO)).rows(named=True)
     partitions = frame.records.partitions[frame.rows[rows]].tolist()
     assert drift.max_extra_review is not None and frame.verdicts is not None
     values = list[bytes]()
     for (row, bucket), partition, columns in zip(escalated, partitions, shown, strict=True):
-        time = instant(columns.pop(EVENT_TIME))
+        time = columns.pop(EVENT_TIME)
         told = {
             "id": frame.ids[row],
             "version": ESCALATION_VERSION,
