@@ -42,15 +42,16 @@ class Bucket(msgspec.Struct, array_like=True):
 
         ``share`` is in millionths. An offset that was passed already is one after a reset: the bucket is full again.
         """
-        passed = offset - self.at
-        self.level = most(share) if passed < 0 else min(most(share), self.level + share * passed)
-        self.at = offset
-        if self.level == most(share):
+        passed, full = offset - self.at, most(share)
+        level = self.level + share * passed
+        if level >= full or passed < 0:
+            level = full
             self.since, self.changed, self.capped = offset, 0, 0
-        if 2 * self.level >= most(share):
+        if 2 * level >= full:
             self.told = False
-        if self.level >= TOKEN:
-            self.level -= TOKEN
+        self.at, self.level = offset, level
+        if level >= TOKEN:
+            self.level = level - TOKEN
             self.changed += 1
             return "changed"
         self.capped += 1
@@ -67,7 +68,7 @@ class Bucket(msgspec.Struct, array_like=True):
 
 def most(share: int) -> int:
     """What a full bucket holds: never less than one event, or drift could change none at all."""
-    return max(TOKEN, BURST * share)
+    return BURST * share if BURST * share > TOKEN else TOKEN
 
 
 encode = msgspec.msgpack.Encoder().encode

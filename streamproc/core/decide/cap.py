@@ -92,23 +92,23 @@ def _settle(frame: Frame, still: Frame, wanted: NDArray[np.int64], capped: NDArr
     """Give the rows that drift wants to change their verdicts, which say so."""
     assert frame.verdicts is not None and still.verdicts is not None
     drifting, stable = frame.verdicts.distinct, still.verdicts.distinct
-    pairs = np.stack([frame.verdicts.of_row[wanted], still.verdicts.of_row[wanted], capped], axis=1)
-    kinds, of_pair = np.unique(pairs, axis=0, return_inverse=True)
+    pairs = frame.verdicts.of_row[wanted] * len(stable) + still.verdicts.of_row[wanted]
+    kinds, of_kind = np.unique(2 * pairs + capped, return_inverse=True)
     made = list[Verdict]()
-    for a, b, is_capped in kinds.tolist():
-        with_drift, without = drifting[a], stable[b]
-        if is_capped:
+    for kind in kinds.tolist():
+        with_drift, without = drifting[kind // 2 // len(stable)], stable[kind // 2 % len(stable)]
+        if kind % 2:
             made.append(replace(without, drifted=Drifted(capped=with_drift.decision)))
         else:
             made.append(replace(with_drift, drifted=Drifted(without=without.decision)))
-    for verdict, rows in zip(made, np.bincount(of_pair.reshape(-1)).tolist(), strict=True):
+    for verdict, rows in zip(made, np.bincount(of_kind).tolist(), strict=True):
         assert verdict.drifted is not None
         name, decision = "drift_changed", verdict.decision
         if verdict.drifted.capped is not None:
             name, decision = "drift_capped", verdict.drifted.capped
         frame.count(name, decision, rows)
     of_row = frame.verdicts.of_row.copy()
-    of_row[wanted] = of_pair.reshape(-1) + len(drifting)
+    of_row[wanted] = of_kind + len(drifting)
     used, of_row = np.unique(of_row, return_inverse=True)
     distinct = [*drifting, *made]
     frame.verdicts = Verdicts([distinct[number] for number in used.tolist()], of_row)
