@@ -11,6 +11,8 @@ BAR = "█"
 
 def explained(alarm: Mapping[str, Any]) -> str:
     """A record of schemas/drift.schema.json for people."""
+    if alarm["reference"] is None:
+        return _volume(alarm)
     segment = alarm["segment"]
     where = f" where {segment['column']} = {segment['value']}" if segment else ""
     side = {"up": ", upwards", "down": ", downwards"}.get(alarm["direction"] or "", "")
@@ -30,6 +32,23 @@ def explained(alarm: Mapping[str, Any]) -> str:
         named = ", ".join(incident["monitors"]) + more
         lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
     lines += ["", *_summary(alarm), "", *_plot(alarm["changed_most"]), *_decisions(alarm["decisions"])]
+    return "\n".join(lines)
+
+
+def _volume(alarm: Mapping[str, Any]) -> str:
+    """A record about volume: there is a figure and its limit, and nothing to compare."""
+    segment, end, test = alarm["segment"], alarm["window"]["to"], alarm["test"]
+    where = "all partitions together" if segment is None else f"partition {segment['value']}"
+    unit = "s" if test in ("silence", "age") else " records a minute"
+    lines = [
+        f"{alarm['state']}: {test} of {where}",
+        f"  alarm     {alarm['id']} after {end['time']} (partition {end['partition']}, offset {end['offset']:,})",
+        f"  evidence  {alarm['statistic']:,.1f}{unit}, where {alarm['threshold']:,.1f}{unit} is the limit",
+    ]
+    if alarm["incident"] is not None:
+        incident = alarm["incident"]
+        named = ", ".join(incident["monitors"])
+        lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
     return "\n".join(lines)
 
 

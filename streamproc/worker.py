@@ -48,7 +48,8 @@ def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
         )
     ]
     if plan.drift is not None:
-        processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=plan.drift.recover)
+        drift = plan.drift
+        processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
         topics = plan.topics
         made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
     return made

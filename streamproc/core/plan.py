@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
+from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
 from streamproc.core.records import BodyForm, Topics
 
@@ -81,6 +82,7 @@ class DriftPlan:
     reads: tuple[str, ...] = ()
     aside: frozenset[str] = frozenset()
     recover: int = 20
+    volume: VolumePlan | None = None
     max_extra_review: int | None = None
 
 

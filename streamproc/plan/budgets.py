@@ -15,6 +15,7 @@ from streamproc.plan.durations import to_duration
 MOST_WINDOWS = 10_000
 WRITTEN = "write `1 per 30d`, or `1 per 1000000 events`"
 _SHARE = r"(\d{1,3}(?:\.\d{1,9})?)%"
+_RATE = r"(\d{1,12}) per (\S+)"
 _BUDGET = r"(\d{1,6}) per (?:(\d{1,15}) events|(\S+))"
 
 
@@ -65,6 +66,19 @@ def to_share(value: object) -> int:
     return int(millionths)
 
 
+def to_rate(value: object) -> float:
+    """``100 per 1m`` in events a minute. Raises ValueError for anything else.
+
+    >>> to_rate("100 per 10s")
+    600.0
+    """
+    match = re.fullmatch(_RATE, value, re.ASCII) if isinstance(value, str) else None
+    period = to_duration(match[2]) if match is not None else None
+    if match is None or not period or int(match[1]) == 0:
+        raise ValueError("write a number of events per time: `100 per 1m`")
+    return int(match[1]) / period.total_seconds() * 60
+
+
 def _written(budget: Any) -> str:
     per = f"{budget.events:.0f} events" if budget.events is not None else f"{budget.period.total_seconds():g}s"
     return f"{budget.alarms:g} per {per}"
@@ -76,6 +90,12 @@ FalseAlarms = Annotated[
     PlainSerializer(_written),
     WithJsonSchema({"type": "string", "pattern": f"^{_BUDGET}$"}),
 ]
+Rate = Annotated[
+    float,
+    BeforeValidator(to_rate, json_schema_input_type=Annotated[str, StringConstraints(pattern=f"^{_RATE}$")]),
+    WithJsonSchema({"type": "string", "pattern": f"^{_RATE}$"}),
+]
+"""In events a minute."""
 Windows = Annotated[int, BeforeValidator(to_windows, json_schema_input_type=int | str)]
 Share = Annotated[
     int,

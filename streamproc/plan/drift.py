@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from streamproc.core.drift.volume import Limits, VolumePlan
 from streamproc.core.expressions import Expression
 from streamproc.core.plan import (
     CONFIDENCE,
@@ -18,7 +19,7 @@ from streamproc.core.plan import (
     DriftPlan,
 )
 from streamproc.plan.document import Document, Path_
-from streamproc.plan.models import DriftPart, PipelineFile
+from streamproc.plan.models import DriftPart, LimitsPart, PipelineFile, VolumePart
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope
 
@@ -81,6 +82,7 @@ def make_drift(
         reads=tuple(sorted(reads & own)),
         aside=frozenset({DECISION, WOULD_BE, *([CONFIDENCE] if moved else [])}),
         recover=part.recover,
+        volume=_volume(part.volume),
         max_extra_review=part.max_extra_review,
     )
 
@@ -91,6 +93,17 @@ def _all_read(document: Document, file: PipelineFile, read: list[Expression]) ->
         return False
     texts = [file.confidence, *(rule.when for rule in file.rules), *(rule.when for rule in file.fallback)]
     return len([text for text in texts if text is not None]) == len(read)
+
+
+def _volume(part: VolumePart | None) -> VolumePlan | None:
+    if part is None:
+        return None
+    return VolumePlan(_limits(part), _limits(part.partitions or LimitsPart()))  # type: ignore[call-arg]
+
+
+def _limits(part: LimitsPart) -> Limits:
+    silence, age = (None if one is None else one.total_seconds() for one in (part.silence, part.age))
+    return Limits(silence, part.least, part.most, age)
 
 
 def _watched(

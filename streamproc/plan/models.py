@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-from streamproc.plan.budgets import FalseAlarms, Share, Windows
+from streamproc.plan.budgets import FalseAlarms, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -109,6 +109,23 @@ Reference = Annotated[
 ]
 
 
+class LimitsPart(Part):
+    """What is too little, too much or too late, of some partitions."""
+
+    silence: Duration | None = Field(None, description="No event for so long is an alarm")
+    least: Rate | None = Field(None, description="Fewer events are an alarm: `100 per 1m`")
+    most: Rate | None = Field(None, description="More events are an alarm: `50000 per 1m`")
+    age: Duration | None = Field(
+        None, description="Events that are later than this when they come, on average of a minute, are one"
+    )
+
+
+class VolumePart(LimitsPart):
+    """Whether events come at all, how many, and how late: limits of all partitions together."""
+
+    partitions: LimitsPart | None = Field(None, description="The same limits, of each partition")
+
+
 class DriftPart(Part):
     """What is watched for drift, and how many false alarms there may be."""
 
@@ -120,6 +137,7 @@ class DriftPart(Part):
     watch: Watch = Field(None, description="Columns; `*` for all fields, features and decisions")
     exclude: list[Text] = Field([], description="Columns that are not watched")
     segments: list[Text] = Field([], description="Columns within whose values all is watched too")
+    volume: VolumePart | None = Field(None, description="Whether events come at all, how many, and how late")
     recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")
     max_extra_review: Share | None = Field(
         None, description="The share of events whose decision drift may change: `10%`, or `0.1`"

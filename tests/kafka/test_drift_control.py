@@ -138,6 +138,36 @@ def test_the_stream_itself_is_the_reference(connection: Connection) -> None:
     assert "not over" in command(made, "drift", "incidents", str(made.file)).output
 
 
+def test_a_producer_that_stops_is_told_of_and_so_is_that_it_goes_on(connection: Connection) -> None:
+    made = make_watched(connection, partitions=2)
+    text = made.file.read_text()
+    limits = "  volume: {silence: 4s, partitions: {silence: 2s}}\n"
+    made.file.write_text(text.replace("  segments: [salary_range]\n", f"  segments: [salary_range]\n{limits}"))
+    names = ["volume/silence", "volume/silence [partition = 0]", "volume/silence [partition = 1]"]
+
+    def changes(enough: int) -> list[dict[str, Any]]:
+        found = [
+            orjson.loads(one.value)
+            for one in read(made, "drift", enough)
+            if record_problems(one.value, one.headers) == []
+        ]
+        return [one for one in found if one["column"] == "volume"]
+
+    with worker(made):
+        produce(connection, made.topic("events"), rows(0, 500))
+        stopped = changes(3)
+        assert sorted(one["monitor"] for one in stopped) == names
+        assert {one["state"] for one in stopped} == {"drifting"}
+        assert all(one["statistic"] > one["threshold"] for one in stopped)
+        [incident] = told(made, "incidents", str(made.file), "--json")
+        assert sorted(incident["monitors"]) == names
+        assert "silence of" in command(made, "drift", "explain", str(made.file)).output
+        produce(connection, made.topic("events"), rows(500, 500))
+        again = changes(6)[3:]
+        assert sorted(one["monitor"] for one in again) == names
+        assert {one["state"] for one in again} == {"stable"}
+
+
 def test_the_newest_events_of_a_topic(connection: Connection) -> None:
     made = make(connection, 3)
     produce(connection, made.topic("events"), rows(0, 3_000))

@@ -14,8 +14,9 @@ from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.bins import as_text
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.panes import Counted, Layout, count, dumps, split
-from streamproc.core.drift.processor import layouts
+from streamproc.core.drift.processor import VOLUME_SHARD, layouts
 from streamproc.core.drift.view import NO_DRIFT, STEADY, VIEW, DriftView, Standing
+from streamproc.core.drift.volume import arrivals_of
 from streamproc.core.plan import (
     DEAD_LETTERS,
     DECISION,
@@ -94,22 +95,34 @@ def _shown(name: str, standing: Standing) -> str | float:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Counts what a baseline watches. ``topic`` is that of panes."""
+    """Counts what a baseline watches, and where the plan watches ``volume`` what came when.
+
+    ``topic`` is that of panes.
+    """
 
     topic: str
     baseline: str
     layouts: dict[int, Layout]
+    volume: bool = False
 
     @classmethod
     def of(cls, plan: Plan, baseline: Baseline) -> Watch:
         """The watch of a plan, by a baseline."""
-        return cls(plan.topics.panes, baseline.hash, layouts(baseline))
+        return cls(
+            plan.topics.panes,
+            baseline.hash,
+            layouts(baseline),
+            plan.drift is not None and plan.drift.volume is not None,
+        )
 
     def outputs(self, watched: Counted) -> Iterator[tuple[int, Output]]:
         """Panes records, with the partition of the lane whose they are."""
+        arrivals = arrivals_of(watched) if self.volume else {}
         for shard, layout in self.layouts.items():
             for panes in count(layout, watched):
-                values = [dumps(part, self.baseline, shard) for part in split(panes, LARGEST)]
+                came = arrivals.pop(panes.partition, ()) if shard == VOLUME_SHARD else ()
+                parts = enumerate(split(panes, LARGEST))
+                values = [dumps(part, self.baseline, shard, () if number else came) for number, part in parts]
                 keys, headers = [b"%d" % shard] * len(values), [TYPED["panes"]] * len(values)
                 yield panes.partition, Output(self.topic, keys, values, headers)
 
@@ -137,4 +150,5 @@ def watched_columns(plan: Plan, frame: Frame) -> Counted:
     records = frame.records
     times = records.timestamps * 1000
     times[frame.rows] = frame.columns[EVENT_TIME].dt.epoch("us").to_numpy()
-    return Counted(records.partitions, records.offsets, times, frame.rows, pl.DataFrame(columns), letters)
+    own = records.partitions, records.offsets, times, frame.rows, pl.DataFrame(columns), letters
+    return Counted(*own, records.timestamps)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -44,17 +45,22 @@ class Incidents:
 
     running: list[Incident] = field(default_factory=list)
 
-    def of(self, change: Change, alarm: str, since: str) -> Incident | None:
-        """The incident that a change belongs to: for an alarm one that it joins or opens, for a recovery its own."""
-        number = change.monitor
+    def of(
+        self, number: int, after: str, onset: int, end: int, together: int, alarm: str, since: str
+    ) -> Incident | None:
+        """The incident that a change belongs to: for an alarm one that it joins or opens, for a recovery its own.
+
+        It joins one whose last alarm was no more than ``together`` before its ``onset``; these and its ``end`` are
+        ordinals.
+        """
         own = next((incident for incident in self.running if number in incident.open), None)
-        if change.after == "drifting":
+        if after == "drifting":
             if own is None:
-                own = next((i for i in self.running if change.onset.ordinal <= i.last + TOGETHER // PANE), None)
+                own = next((incident for incident in self.running if onset <= incident.last + together), None)
             if own is None:
                 own = Incident(alarm, since, 0, [], [])
                 self.running.append(own)
-            own.last = max(own.last, change.end.ordinal)
+            own.last = max(own.last, end)
             own.monitors = list(dict.fromkeys([*own.monitors, number]))
             own.open = sorted({*own.open, number})
         elif own is not None:
@@ -87,7 +93,8 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
     identity = f"{pipeline}\0{baseline.hash}\0{key}\0{change.after}\0{change.end}".encode()
     alarm = hashlib.blake2b(identity, digest_size=ID_BYTES).hexdigest()
     time = instant(change.end.time)
-    incident = incidents.of(change, alarm, time)
+    onset, end = change.onset.ordinal, change.end.ordinal
+    incident = incidents.of(change.monitor, change.after, onset, end, TOGETHER // PANE, alarm, time)
     before = (describe_reference if monitor.row == EVERYTHING else describe)(column, reference)
     segment = None
     if monitor.row != EVERYTHING:
@@ -118,12 +125,15 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
         "decisions": _decisions(detector, change),
         "budget": dict(baseline.source.get("budget", {})),
         "expected_delay": list(monitor.delays),
-        "incident": None if incident is None else _told(baseline, incident),
+        "incident": None
+        if incident is None
+        else told_incident(incident, (monitor_key(baseline, baseline.monitors[one]) for one in incident.monitors)),
     }
 
 
-def _told(baseline: Baseline, incident: Incident) -> dict[str, Any]:
-    named = [monitor_key(baseline, baseline.monitors[number]) for number in incident.monitors[:MOST_NAMED]]
+def told_incident(incident: Incident, names: Iterable[str]) -> dict[str, Any]:
+    """An incident as records have it; ``names`` are those of its monitors."""
+    named = list(islice(names, MOST_NAMED))
     return {"id": incident.id, "since": incident.since, "alarmed": len(incident.monitors), "monitors": named}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +20,8 @@ from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline
 from streamproc.core.drift.bins import Bins, Codes, Floats, NumericBins, as_text, look_up, numbers
 
 Counts = NDArray[np.int64]
+Arrivals: TypeAlias = tuple[tuple[int, int, int, int], ...]
+"""What came in each minute (of records' timestamps): minute, records, events, the sum of their ages in milliseconds."""
 
 FIXED = 256.0
 """Moments are of (value - centre) / scale in units of 1/256, within 2^15 scales of the centre: the squares of a pane
@@ -110,6 +113,7 @@ class PanesRecord(msgspec.Struct, frozen=True, array_like=True):
     pane_of: bytes
     rows: bytes
     counts: bytes
+    arrivals: Arrivals = ()
 
     def panes_by(self, layouts: Mapping[int, Layout]) -> tuple[int, Panes] | None:
         """Shard and panes; ``None`` where they are of another version."""
@@ -135,7 +139,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PanesRecord).decode
 
 
-def dumps(panes: Panes, baseline: str, shard: int) -> bytes:
+def dumps(panes: Panes, baseline: str, shard: int, arrivals: Arrivals = ()) -> bytes:
     """The value of a panes record: msgpack, its arrays little-endian."""
     return _encode(
         PanesRecord(
@@ -150,6 +154,7 @@ def dumps(panes: Panes, baseline: str, shard: int) -> bytes:
             panes.pane_of.astype("<u4").tobytes(),
             panes.rows.astype("<u2").tobytes(),
             panes.counts.astype("u1").tobytes(),
+            arrivals,
         )
     )
 
@@ -194,8 +199,8 @@ def loads(raw: bytes, baseline: str, layouts: Mapping[int, Layout]) -> tuple[int
 class Counted:
     """What is counted: the records of a batch, which may be those of many lanes, each lane's in offset order.
 
-    ``partitions``, ``offsets`` and ``times``, µs since the epoch, are by record, and so are the ``record_columns``.
-    ``events`` are the numbers of the records that became events; ``columns`` are by event.
+    ``partitions``, ``offsets``, ``times``, µs since the epoch, and ``arrived``, the timestamps in ms, are by record, as
+    are the ``record_columns``. ``events`` are the numbers of the records that became events; ``columns`` are by event.
     """
 
     partitions: Codes
@@ -204,6 +209,7 @@ class Counted:
     events: Codes
     columns: pl.DataFrame
     record_columns: Mapping[str, pl.Series] = field(default_factory=dict)
+    arrived: Codes = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def count(layout: Layout, batch: Counted) -> list[Panes]:

@@ -18,6 +18,9 @@ from streamproc.core.drift.detector import Detector
 from streamproc.core.drift.kept import Kept
 from streamproc.core.drift.panes import Layout, Panes, PanesRecord, read
 from streamproc.core.drift.states import DetectorState
+from streamproc.core.drift.volume import VolumePlan, VolumeWatch, volume_record
+from streamproc.core.drift.volume import dumps as dump_volume
+from streamproc.core.drift.volume import loads as load_volume
 from streamproc.core.processor import Answer, Batch, Effects, Lookup, Output, Seen, State, Steps
 from streamproc.core.records import TYPED, RecordType, Topics
 
@@ -25,6 +28,9 @@ TABLE: Final = "drift"
 OWN: Final = -1
 """The rank of the baseline that a processor was made with; those that it looks up have greater ones."""
 MOST_KNOWN: Final = 4
+VOLUME_SHARD: Final = 0
+"""The shard whose lane watches volume, with the panes of all partitions."""
+VOLUME: Final = b"volume"
 PANES_COUNTED: Final = ("taken", "of_another_baseline", "unreadable")
 SHARD_COLUMNS: Final = 64
 """So many columns are watched together; further ones are another shard, which another lane may watch."""
@@ -72,8 +78,9 @@ class DriftProcessor:
     first panes: what was kept by the one before is over.
     """
 
-    def __init__(self, pipeline: str, baseline: Baseline, *, recover: int) -> None:
+    def __init__(self, pipeline: str, baseline: Baseline, *, recover: int, volume: VolumePlan | None = None) -> None:
         self._pipeline, self._topics, self._recover = pipeline, Topics.of(pipeline), recover
+        self._volume = None if volume is None else VolumeWatch(volume)
         self._judges = {baseline.hash: _Judge.by(baseline, recover, OWN)}
         self._cache: dict[tuple[int, int], _Cached] = {}
 
@@ -100,18 +107,10 @@ class DriftProcessor:
             for judge, panes_of in self._turns(shard, its, state):
                 counts["panes", "taken"] += len(panes_of)
                 written |= self._judged(batch.partition, shard, judge, panes_of, state, told)
+        came = [record for record in records if record.arrivals and record.baseline in self._judges]
+        wake_at = self._watch_volume(came, state, now, told, written) if came else None
         counts["panes", "of_another_baseline"] = len(records) - counts["panes", "taken"]
-        counts["drift_windows", "judged"] = told.windows
-        for level in told.levels:
-            counts["drift_changes", level] = counts.get(("drift_changes", level), 0) + 1
-        return Effects(
-            records=[
-                *_output(self._topics.drift, "drift", told.alarms),
-                *_output(self._topics.drift_state, "drift-state", told.states),
-            ],
-            state={TABLE: written} if written else {},
-            counts={name: count for name, count in counts.items() if count},
-        )
+        return told.effects(self._topics, written, counts, wake_at)
 
     def _learn(self, names: Sequence[str], answer: Answer) -> None:
         """Take the baselines that were found, and forget all but the newest few."""
@@ -165,9 +164,29 @@ class DriftProcessor:
         return found
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
-        """Nothing happens by time alone."""
-        return Effects()
+        """Only silence comes about by time alone."""
+        told, written = _Told(), dict[bytes, bytes | None]()
+        wake_at = self._watch_volume((), state, now, told, written)
+        return told.effects(self._topics, written, {}, wake_at)
         yield []
+
+    def _watch_volume(
+        self, came: Sequence[PanesRecord], state: State, now: datetime, told: _Told, written: dict[bytes, bytes | None]
+    ) -> datetime | None:
+        """What came, or that nothing did. When to look again."""
+        if self._volume is None:
+            return None
+        clock, key = _key(VOLUME_SHARD, keeping.CLOCK), _key(VOLUME_SHARD, VOLUME)
+        kept = dict(zip((clock, key), state.get_many(TABLE, [clock, key]), strict=True)) | written
+        held = load_volume(kept[key])
+        changes = self._volume.took(held, came, now) if came else self._volume.looked(held, now)
+        baseline = keeping.baseline_of(kept[clock])
+        assert baseline is not None or not changes, "nothing was ever taken"
+        for change in changes:
+            told.change(volume_record(self._pipeline, baseline or "", change, held))
+        if (value := dump_volume(held)) != kept[key] and held.parts:
+            written[key] = value
+        return self._volume.wake_at(held, now)
 
     def _held(self, lane: int, shard: int, detector: Detector, partitions: Sequence[int], state: State) -> _Cached:
         """The state of a shard.
@@ -198,6 +217,27 @@ class _Told:
     states: list[tuple[bytes, bytes]] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
     windows: int = 0
+
+    def effects(
+        self,
+        topics: Topics,
+        written: Mapping[bytes, bytes | None],
+        counts: dict[tuple[str, str], int],
+        wake_at: datetime | None,
+    ) -> Effects:
+        """What comes of it, with changes of state and what else was counted."""
+        counts = counts | {("drift_windows", "judged"): self.windows}
+        for level in self.levels:
+            counts["drift_changes", level] = counts.get(("drift_changes", level), 0) + 1
+        return Effects(
+            records=[
+                *_output(topics.drift, "drift", self.alarms),
+                *_output(topics.drift_state, "drift-state", self.states),
+            ],
+            state={TABLE: written} if written else {},
+            wake_at=wake_at,
+            counts={name: count for name, count in counts.items() if count},
+        )
 
     def change(self, record: Mapping[str, Any]) -> None:
         key = record["monitor"].encode()

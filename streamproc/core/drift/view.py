@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from streamproc.core.drift.baseline import Segment
 from streamproc.core.drift.detector import LEVELS
+from streamproc.core.drift.volume import TESTS as VOLUME_TESTS
 
 VIEW: Final = "drift"
 """The name of the view in ``Seen``."""
@@ -40,8 +41,8 @@ class DriftView:
         everywhere, within = dict[str, Standing](), dict[str, dict[Segment, Standing]]()
         for state in states:
             level = LEVELS.index(state["state"])
-            if state["baseline"] != baseline or not level:
-                continue
+            if state["baseline"] != baseline or not level or state.get("test") in VOLUME_TESTS:
+                continue  # how many events there are says nothing of any of them
             standing = Standing(level, float(state["severity"]) if level == len(LEVELS) - 1 else 0.0)
             column, segment = state["column"], state["segment"]
             if segment is None:
