@@ -42,7 +42,7 @@ def _rows(part: str, options: argparse.Namespace) -> Any:
     match part:
         case "budget":
             for setting in budget.SETTINGS:
-                if options.only in setting.stream:
+                if options.only in setting.name:
                     row = budget.measure(setting, options.events, options.references, options.seed)
                     yield row | {"seconds": round(time.monotonic() - started)}
                     started = time.monotonic()
@@ -61,7 +61,7 @@ def _rows(part: str, options: argparse.Namespace) -> Any:
 def _line(part: str, row: dict[str, Any]) -> str:
     match part:
         case "budget":
-            where = f"{row['stream']:<15} {row['columns']:>3} columns, reference {row['reference']:>6,}"
+            where = f"{row['stream']:<22} {row['columns']:>3} columns, reference {row['reference']:>6,}"
             what = f"{row['events']:>11,} events {row['alarms']:>4} alarms {row['of_budget']:>6.2f} of the budget"
             return f"{where}: {what}, {row['tests_off']:.0%} of tests off {row['by_test']} {row['seconds']} s"
         case "delays":

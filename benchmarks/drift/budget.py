@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.drift.generators import STREAMS
+from benchmarks.drift.generators import DAY, STREAMS
 from benchmarks.drift.watching import Watcher, as_frame, learned
 from streamproc.core.drift.baseline import EVERYTHING
 
@@ -25,6 +25,14 @@ class Setting:
     stream: str
     reference: int
     columns: int = 10
+    season: int | None = None
+    """Declared, in events."""
+    said: str = ""
+    """What is said of it besides."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stream}, {self.said}" if self.said else self.stream
 
 
 SETTINGS = (
@@ -33,6 +41,8 @@ SETTINGS = (
     *(Setting(name, 10_000) for name in ("lognormal", "t(3)", "zero-inflated", "Bernoulli(.01)", "one factor")),
     *(Setting(name, 10_000) for name in ("AR(.3)", "AR(.9)", "AR(.99)")),
     *(Setting(name, 50_000) for name in ("AR(.9)", "AR(.99)", "wander")),
+    Setting("daily", 50_000, said="not declared"),
+    *(Setting("daily", reference, season=DAY, said="season declared") for reference in (20_000, 50_000)),
 )
 
 
@@ -46,7 +56,7 @@ def measure(setting: Setting, events: int, references: int, seed: int) -> dict[s
     allowed = each * references / EVENTS_PER_ALARM
     off, on = sum(off for _, off, _ in found), sum(on for _, _, on in found)
     return {
-        "stream": setting.stream,
+        "stream": setting.name,
         "reference": setting.reference,
         "columns": setting.columns,
         "events": each * references,
@@ -62,7 +72,7 @@ def _one(job: tuple[Setting, int, int]) -> tuple[dict[str, int], int, int]:
     setting, events, seed = job
     rng = np.random.default_rng(seed)
     reference = next(STREAMS[setting.stream](rng, setting.columns, setting.reference))
-    baseline = learned(as_frame(reference), EVENTS_PER_ALARM)
+    baseline = learned(as_frame(reference), EVENTS_PER_ALARM, setting.season)
     watcher = Watcher(baseline)
     alarms = Counter[str]()
     stream = STREAMS[setting.stream](rng, setting.columns, BLOCK)

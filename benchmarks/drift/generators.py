@@ -15,6 +15,8 @@ Stream: TypeAlias = Callable[[np.random.Generator, int, int], Blocks]
 """Given randomness, the columns and the rows of a block: blocks of shape (rows, columns), for ever."""
 
 BURN_IN = 5_000
+DAY = 10_000
+"""Events in a period of the daily streams."""
 
 
 def independent(draw: Callable[[np.random.Generator, tuple[int, int]], Floats]) -> Stream:
@@ -64,6 +66,18 @@ def one_factor(share: float) -> Stream:
     return blocks
 
 
+def daily(rng: np.random.Generator, columns: int, rows: int) -> Blocks:
+    """Normals whose mean swings by one standard deviation, and between them 0s and 1s whose share swings by .2."""
+    at = 0
+    while True:
+        swing = np.sin(2 * np.pi * np.arange(at, at + rows) / DAY)[:, None]
+        block = swing + rng.standard_normal((rows, columns))
+        shares = block[:, 1::2]
+        block[:, 1::2] = rng.random(shares.shape) < 0.3 + 0.2 * swing
+        yield block
+        at += rows
+
+
 def _zero_inflated(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
     return np.where(rng.random(shape) < 0.6, 0.0, np.exp(2 * rng.standard_normal(shape)))
 
@@ -79,4 +93,5 @@ STREAMS: Mapping[str, Stream] = {
     "AR(.9)": autoregressive(0.9),
     "AR(.99)": autoregressive(0.99),
     "wander": wandering(0.999, 0.2),
+    "daily": daily,
 }

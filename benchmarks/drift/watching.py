@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -14,9 +15,14 @@ from streamproc.core.drift.panes import Counted, count
 from streamproc.core.drift.states import DetectorState
 
 
-def learned(frame: pl.DataFrame, events_per_alarm: float) -> Baseline:
-    """The baseline of all columns of a frame."""
-    return calibrate(Reference(frame, tuple(frame.columns)), events_per_alarm)
+def learned(frame: pl.DataFrame, events_per_alarm: float, season: int | None = None) -> Baseline:
+    """The baseline of all columns of a frame. Its events are a microsecond apart, as those of a ``Watcher`` are;
+    ``season`` is in events.
+    """
+    period = None if season is None else timedelta(microseconds=season)
+    return calibrate(
+        Reference(frame, tuple(frame.columns), times=np.arange(len(frame)), season=period), events_per_alarm
+    )
 
 
 class Watcher:

@@ -12,6 +12,7 @@ import orjson
 
 from streamproc.core.drift.bins import Bins, CategoricalBins, NumericBins
 from streamproc.core.drift.budget import Thresholds
+from streamproc.core.drift.season import Season
 
 VERSION = 1
 PANE = 64
@@ -121,7 +122,7 @@ class Baseline:
     """``totals`` are the reference's counts per row and bin of each column, for people.
 
     ``record_columns`` count every record, whatever became of it, and the others events. ``source`` says what it was
-    made from.
+    made from. ``season`` is a declared one, ``accuracies`` are by bin of the score how many predictions came true.
     """
 
     bins: tuple[Bins, ...]
@@ -132,6 +133,8 @@ class Baseline:
     record_columns: tuple[str, ...] = ()
     unwatched: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    season: Season | None = None
+    accuracies: tuple[float, ...] = ()
     hash: str = ""
 
     @property
@@ -181,6 +184,8 @@ def loads(raw: bytes) -> Baseline:
             record_columns=tuple(content["record_columns"]),
             unwatched=content["unwatched"],
             source=content["source"],
+            season=None if "season" not in content else Season(**content["season"]),
+            accuracies=tuple(content.get("accuracies", ())),
             hash=stated,
         )
     except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
@@ -198,6 +203,9 @@ def _content(baseline: Baseline) -> dict[str, Any]:
         "record_columns": list(baseline.record_columns),
         "unwatched": dict(baseline.unwatched),
         "source": dict(baseline.source),
+        # What a baseline does not have is not in it: those that were made before it existed keep their hash.
+        **({} if baseline.season is None else {"season": _fields(baseline.season)}),
+        **({"accuracies": _rounded(list(baseline.accuracies))} if baseline.accuracies else {}),
     }
 
 

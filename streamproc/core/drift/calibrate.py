@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from streamproc.core.drift.accuracy import EXPECTED_ACCURACY, fit_accuracies
 from streamproc.core.drift.baseline import (
     PANE,
     Baseline,
@@ -34,9 +36,11 @@ from streamproc.core.drift.bins import (
     as_text,
     commonest,
     make_bins,
+    numbers,
 )
 from streamproc.core.drift.budget import Thresholds, run_length, thresholds
 from streamproc.core.drift.fits import SHAPE_WINDOW, Fitted, fit_linear, fit_rare, fit_shape
+from streamproc.core.drift.season import Regression, Rhythm, Season, Waves, phases_of
 
 LOCATION, SPREAD, SHAPE, RANGE = "location", "spread", "shape", "range"
 TAILS = (("tail_1", 0.99), ("tail_01", 0.999))
@@ -44,25 +48,34 @@ SHARE = "share:"
 MOST_SEGMENTS = 50
 SPREAD_BAND = 1.5
 """The dead band of spread, whose score has a heavy tail, in those of others: found by simulation (benchmarks.drift)."""
+LEAST_ACCURACY = 1e-3
+"""Accuracies of bins that differ less, a standard deviation over events, tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A sample in time order. ``columns`` are those that are watched, and those whose values are ``segments``.
 
-    ``record_columns`` have an entry per record instead of one per event, and are in no segment.
+    ``record_columns`` have an entry per record instead of one per event, and are in no segment. ``times``, µs since the
+    epoch, are what a ``season`` needs, the period of a rhythm that is normal. ``outcomes``, 1, 0 or NaN where it is not
+    known, are what came true of what the column ``score`` gives the chance of. Both have shape (events,).
     """
 
     columns: pl.DataFrame
     watch: Sequence[str]
     segments: Sequence[str] = ()
     record_columns: Mapping[str, pl.Series] = field(default_factory=dict)
+    times: Codes | None = None
+    season: timedelta | None = None
+    score: str = ""
+    outcomes: Floats | None = None
 
 
 def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str, Any] | None = None) -> Baseline:
     """The baseline of a reference, for one false alarm in so many events over all monitors together.
 
-    Raises ValueError where the reference is empty or the column of a segment is not in it.
+    Raises ValueError where the reference is empty, the column of a segment is not in it, or it is too short for its
+    season or has too few outcomes.
     """
     series = {name: reference.columns[name] for name in reference.watch} | dict(reference.record_columns)
     if not any(map(len, series.values())):
@@ -72,16 +85,24 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
     unwatched = {name: reason for name, reason in made.items() if isinstance(reason, str)}
     segments = _segments(reference)
     members = _members(reference, segments)
-    limits = thresholds(_looks(bins, reference.segments, events_per_alarm))
-    monitors, totals = list[Monitor](), dict[str, list[list[int]]]()
+    accuracies = _accuracies(reference, bins)
+    limits = thresholds(_looks(bins, reference.segments, events_per_alarm, accuracies is not None))
+    regressions = _regressions(reference, members)
+    monitors, totals, waves = list[Monitor](), dict[str, list[list[int]]](), dict[str, list[Waves]]()
     for column in bins:
         codes = column.codes(series[column.name])
         totals[column.name] = []
         for row, member in enumerate(members):
             inside = codes if member is None else codes[member] if column.name in reference.watch else codes[:0]
             totals[column.name].append(np.bincount(inside, minlength=column.size).tolist())
+            rhythm = None
+            if reference.season is not None and column.name in reference.watch:
+                rhythm = _rhythm(regressions[row], inside, column.size)
+                waves.setdefault(column.name, []).append([] if rhythm is None else rhythm.waves.tolist())
             if len(inside):
-                monitors += _monitors(column, row, inside, limits)
+                monitors += _monitors(column, row, inside, limits, rhythm)
+                if accuracies is not None and column.name == reference.score:
+                    monitors.append(_expected(column, row, inside, accuracies, limits, rhythm))
     monitors.sort(key=lambda monitor: monitor.row)
     made_from = {**(source or {}), "budget": {"events_per_false_alarm": events_per_alarm, "looks": limits.looks}}
     return hashed(
@@ -94,8 +115,40 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
             record_columns=tuple(reference.record_columns),
             unwatched=unwatched,
             source=made_from,
+            season=None if reference.season is None else Season(_microseconds(reference.season), waves),
+            accuracies=() if accuracies is None else tuple(accuracies.tolist()),
         )
     )
+
+
+def _microseconds(period: timedelta) -> int:
+    return round(period / timedelta(microseconds=1))
+
+
+def _regressions(reference: Reference, members: Sequence[Codes | None]) -> Sequence[Regression | None]:
+    """The regression on the season at the events of each row; ``None`` where there are none."""
+    if reference.season is None:
+        return [None] * len(members)
+    if reference.times is None:
+        raise ValueError("its events have no times, and a season needs them")
+    phases = phases_of(reference.times, reference.season, PANE)
+    own = (phases if member is None else phases[member] for member in members)
+    return [Regression.of(its) if len(its) else None for its in own]
+
+
+def _rhythm(regression: Regression | None, codes: Codes, size: int) -> Rhythm | None:
+    return None if regression is None else Rhythm.of_all(regression, regression.waves(codes, size))
+
+
+def _accuracies(reference: Reference, bins: Iterable[Bins]) -> Floats | None:
+    """How many predictions came true by the bin of the score, without the bin of missing ones."""
+    if reference.outcomes is None:
+        return None
+    for column in bins:
+        if column.name == reference.score:
+            own = reference.columns[column.name]
+            return fit_accuracies(column, column.codes(own), numbers(own), reference.outcomes)
+    raise ValueError("expected accuracy needs a score that is watched")
 
 
 def _segments(reference: Reference) -> list[Segment]:
@@ -114,54 +167,93 @@ def _members(reference: Reference, segments: Sequence[Segment]) -> list[Codes | 
     return [None, *(np.flatnonzero((texts[s.column] == s.value).fill_null(False).to_numpy()) for s in segments)]
 
 
-def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float) -> float:
+def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float, accuracy: bool) -> float:
     """How often one-sided tests look at windows in so many events. Segments share the events, and so the windows."""
     looks = 0.0
     for column in bins:
         sides = 4 + len(TAILS) + 1 if isinstance(column, NumericBins) else 2 * len(shared_out(column)) + 2
         looks += (sides + 2) * events / PANE + events / SHAPE_WINDOW
+    looks += 2 * events / PANE if accuracy else 0.0
     return looks * (1 + len(segments))
 
 
-def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds) -> list[Monitor]:
+def _monitor(column: Bins, row: int, test: str, fitted: Fitted | str, limits: Thresholds, longer: int = 1) -> Monitor:
+    """A test that was fitted, or is off for a reason."""
+    if isinstance(fitted, str):
+        return Monitor(column.name, row, test, off=fitted)
+    delays, window = expected_delays(test, fitted, limits, longer), fitted.window * longer
+    return Monitor(column.name, row, test, window, fitted.tau, fitted.fit, "", delays, fitted.note)
+
+
+def _stretch(codes: Codes, valid: Codes) -> int:
+    """How many times as long windows must be where they count only events with a value, as a power of two."""
+    times: int = 2 ** max(0, round(math.log2(len(codes) / max(len(valid), 1))))
+    return times
+
+
+def _valid_rhythm(codes: Codes, missing: int, rhythm: Rhythm | None) -> Rhythm | None:
+    """The rhythm at the events that have a value; ``None`` where none has."""
+    there = np.flatnonzero(codes != missing)
+    return None if rhythm is None or not len(there) else rhythm.of_valid(there, len(there) / len(codes))
+
+
+def _expected(
+    column: Bins, row: int, codes: Codes, accuracies: Floats, limits: Thresholds, rhythm: Rhythm | None
+) -> Monitor:
+    """The monitor of expected accuracy in a row, whose events are less or more sure than the row's were."""
+    missing = column.size - 1
+    valid = codes[codes != missing]
+    if not len(valid):
+        return _monitor(column, row, EXPECTED_ACCURACY, "no event of it has a score", limits)
+    weights = np.append(accuracies - accuracies[valid].mean(), 0.0)
+    scores = weights[valid]
+    if scores.std() < LEAST_ACCURACY:
+        return _monitor(column, row, EXPECTED_ACCURACY, "predictions come true as often whatever the score is", limits)
+    fitted = fit_linear(scores, weights, limits, rhythm=_valid_rhythm(codes, missing, rhythm))
+    return _monitor(column, row, EXPECTED_ACCURACY, fitted, limits, _stretch(codes, valid))
+
+
+def _monitors(column: Bins, row: int, codes: Codes, limits: Thresholds, rhythm: Rhythm | None) -> list[Monitor]:
     """Every test of a column in a row. ``codes`` are the bins of the row's events, in time order."""
     missing = column.size - 1
     valid = codes[codes != missing]
+    of_valid = _valid_rhythm(codes, missing, rhythm)
     of_all = np.bincount(codes, minlength=column.size)[:missing]
-    stretch: int = 2 ** max(0, round(math.log2(len(codes) / max(len(valid), 1))))
+    stretch = _stretch(codes, valid)
     made = list[Monitor]()
 
     def add(test: str, fitted: Fitted | str, longer: int = 1) -> None:
-        if isinstance(fitted, str):
-            made.append(Monitor(column.name, row, test, off=fitted))
-            return
-        delays, window = expected_delays(test, fitted, limits, longer), fitted.window * longer
-        made.append(Monitor(column.name, row, test, window, fitted.tau, fitted.fit, "", delays, fitted.note))
+        made.append(_monitor(column, row, test, fitted, limits, longer))
 
     if isinstance(column, NumericBins):
         location, spread = bin_scores(of_all / max(len(valid), 1))
         clustered: float | str = 1.0
         if location.any():
-            fitted = fit_linear(location[valid], location, limits)
+            fitted = fit_linear(location[valid], location, limits, rhythm=of_valid)
             add(LOCATION, fitted, stretch)
             clustered = fitted if isinstance(fitted, str) else _clustered(fitted)
         if spread.any():
-            add(SPREAD, fit_linear(spread[valid], spread, limits, dead_band=SPREAD_BAND), stretch)
+            add(SPREAD, fit_linear(spread[valid], spread, limits, dead_band=SPREAD_BAND, rhythm=of_valid), stretch)
         outside = (RANGE, (0, len(column.edges)), 1)
         for test, places, own in (*_tails(column, of_all), outside):
-            add(test, clustered if isinstance(clustered, str) else _rare(valid, places, clustered, own), stretch)
+            add(
+                test,
+                clustered if isinstance(clustered, str) else _rare(valid, places, clustered, own, of_valid),
+                stretch,
+            )
     else:
         for place, category in enumerate(shared_out(column)):
             if 0 < of_all[place] < len(valid):
-                add(SHARE + category, _share(valid, place, column.size, limits, of_all=False), stretch)
+                add(SHARE + category, _share(valid, place, column.size, limits, of_valid, of_all=False), stretch)
         for test, place in ((OTHER, missing - 2), (UNSEEN, missing - 1)):
             if test == UNSEEN or of_all[place] < len(valid) / 2:
-                add(test, _rare(valid if len(valid) else codes, (place,)))
+                its, own_rhythm = (valid, of_valid) if len(valid) else (codes, rhythm)
+                add(test, _rare(its, (place,), rhythm=own_rhythm))
     if np.count_nonzero(of_all) > (1 if isinstance(column, NumericBins) else 2):
         slowest = max((m.window // stretch for m in made if m.test in (LOCATION, SPREAD)), default=0)
-        add(SHAPE, fit_shape(valid, missing, limits, slowest), stretch)
+        add(SHAPE, fit_shape(valid, missing, limits, slowest, of_valid), stretch)
     if len(valid):
-        add(MISSING, _share(codes, missing, column.size, limits, of_all=True))
+        add(MISSING, _share(codes, missing, column.size, limits, rhythm, of_all=True))
     return made
 
 
@@ -207,12 +299,16 @@ def _tails(column: NumericBins, counts: Codes) -> Iterator[tuple[str, tuple[int,
             yield test, tuple(range(first, len(column.edges) + 1)), 0
 
 
-def _rare(codes: Codes, places: tuple[int, ...], dispersion: float = 1.0, own: int = 0) -> Fitted | str:
+def _rare(
+    codes: Codes, places: tuple[int, ...], dispersion: float = 1.0, own: int = 0, rhythm: Rhythm | None = None
+) -> Fitted | str:
     hits = np.isin(codes, places).astype(np.float64)
-    return fit_rare(hits, places, of_all=False, dispersion=dispersion, own=own)
+    return fit_rare(hits, places, of_all=False, dispersion=dispersion, own=own, rhythm=rhythm)
 
 
-def _share(codes: Codes, place: int, size: int, limits: Thresholds, *, of_all: bool) -> Fitted | str:
+def _share(
+    codes: Codes, place: int, size: int, limits: Thresholds, rhythm: Rhythm | None, *, of_all: bool
+) -> Fitted | str:
     """A share that may grow or shrink; where it is too small for that to be seen, one that may grow."""
     hits = (codes == place).astype(np.float64)
     share = float(hits.mean())
@@ -222,21 +318,21 @@ def _share(codes: Codes, place: int, size: int, limits: Thresholds, *, of_all: b
         window *= 2
         if window > SHAPE_WINDOW:
             if share < 0.5:
-                return fit_rare(hits, (place,), of_all)
+                return fit_rare(hits, (place,), of_all, rhythm=rhythm)
             places = tuple(other for other in range(size if of_all else size - 1) if other != place)
-            return fit_rare(1 - hits, places, of_all)
+            return fit_rare(1 - hits, places, of_all, rhythm=rhythm)
     weights = -share * np.ones(size)
     weights[place] += 1
     if not of_all:
         weights[-1] = 0.0
     scale = math.sqrt(variance)
-    return fit_linear((hits - share) / scale, weights / scale, limits, window=window, of_all=of_all)
+    return fit_linear((hits - share) / scale, weights / scale, limits, window=window, of_all=of_all, rhythm=rhythm)
 
 
 SHIFTS = (0.25, 0.5, 1.0)
 RATIOS = (1.5, 2.0, 4.0)
 GAINS = (0.02, 0.05, 0.2)
-"""A small, a medium and a large shift: of the mean in standard deviations, of the variance, of a share."""
+"""A small, a medium and a large shift: of the mean in standard deviations, of the variance, of a share or accuracy."""
 
 
 def expected_delays(test: str, fitted: Fitted, limits: Thresholds, longer: int = 1) -> tuple[float | None, ...]:
@@ -250,6 +346,8 @@ def expected_delays(test: str, fitted: Fitted, limits: Thresholds, longer: int =
                     moved = list(SHIFTS)
                 case "spread":
                     moved = [(ratio - 1) / math.sqrt(2) for ratio in RATIOS]
+                case "expected_accuracy":
+                    moved = list(GAINS)
                 case _:  # a share's weights differ by 1 / sqrt(p (1 - p)) between its bin and the others
                     moved = [gain * (max(fit.weights) - min(fit.weights)) for gain in GAINS]
             threshold = limits.cusum / fit.up

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.bins import Bins, Floats
 from streamproc.core.drift.panes import Counts, Layout, Panes, no_moments
+from streamproc.core.drift.season import COEFFICIENTS, RowSeason
 from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
 from streamproc.core.drift.tests import Tests
 
@@ -118,6 +119,7 @@ class Detector:
             row: {length: Tests(self.layout, by_length[length], baseline.thresholds) for length in sorted(by_length)}
             for row, by_length in by_row.items()
         }
+        self._seasons = {row: _season(baseline, self.layout, row) for row in self.tests}
         self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
         self.judged = 0
@@ -152,6 +154,18 @@ class Detector:
                 for side, part in zip(tests.sides, parts, strict=True):
                     highest[side.monitor] = max(part, highest.get(side.monitor, 0.0))
                 yield from highest.items()
+
+    def without_season(self, change: Change) -> Counts:
+        """The recent counts of a change as they would be without the season, shape (width of the column,)."""
+        monitor = self.baseline.monitors[change.monitor]
+        season = self._seasons[monitor.row]
+        if season is None:
+            return change.recent
+        inside = self.layout.inside(monitor.column)
+        [deviations] = season.deviations([(change.window.time, change.end.time)])
+        left = np.rint(change.recent - change.recent.sum() * deviations[inside])
+        counts: Counts = np.maximum(left, 0.0).astype(np.int64)
+        return counts
 
     def _whole(self, state: DetectorState, panes: Panes) -> Iterator[OpenPane]:
         """Panes that have all of their events, in their order; the last one stays open until it has."""
@@ -197,7 +211,8 @@ class Detector:
         ends = dict[int, list[tuple[Tests, WindowState, Judged]]]()
         for length, tests in self.tests[row].items():
             its = held.windows[length]
-            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records]):
+            season = None if length.of_records else self._seasons[row]
+            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records], season):
                 self.judged += 1
                 ends.setdefault(judged.last, []).append((tests, its, judged))
         for number, pane in enumerate(panes):
@@ -294,10 +309,11 @@ def _judge(
     panes: Sequence[WholePane],
     counts: Counts,
     events: Sequence[int],
+    season: RowSeason | None,
 ) -> list[Judged]:
     """The windows that these panes fill, judged; what is left over stays in the state.
 
-    ``counts`` has shape (panes, width).
+    ``counts`` has shape (panes, width). A ``season`` is taken out between the times of a window's first and last pane.
     """
     starts, begins, lasts = [0], [its.begin if its.events else panes[0].place], list[int]()
     held = its.events
@@ -316,7 +332,11 @@ def _judge(
     its.counts = sums[full] if len(starts) > full else np.zeros_like(its.counts)
     if not full:
         return []
-    steps = tests.steps(sums[:full])
+    deviations = None
+    if season is not None:
+        spans = [(begin[2], panes[last].place[2]) for begin, last in zip(begins, lasts, strict=False)]
+        deviations = season.deviations(spans)
+    steps = tests.steps(sums[:full], deviations)
     return [Judged(*each) for each in zip(begins, lasts, steps, strict=False)]
 
 
@@ -331,6 +351,18 @@ def _new_window(tests: Tests, width: int) -> WindowState:
         np.zeros(sides, np.int64),
         np.zeros((sides, 4), np.int64),
     )
+
+
+def _season(baseline: Baseline, layout: Layout, row: int) -> RowSeason | None:
+    """The season of a row's counts, 0 in columns that have none."""
+    if baseline.season is None:
+        return None
+    waves = np.zeros((COEFFICIENTS, layout.width))
+    for column in layout.bins:
+        own = baseline.season.waves.get(column.name, ())
+        if own and own[row]:
+            waves[:, layout.inside(column.name)] = own[row]
+    return RowSeason(baseline.season.period, waves)
 
 
 def _sides_of(tests: dict[int, dict[Length, Tests]]) -> dict[int, list[int]]:

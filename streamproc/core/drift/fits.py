@@ -17,7 +17,8 @@ from streamproc.core.drift.baseline import PANE, Linear, Rare, Shape
 from streamproc.core.drift.bins import Codes, Floats, merged
 from streamproc.core.drift.budget import K, Thresholds
 from streamproc.core.drift.dependence import LongRun, lag_one, long_run, window_sums
-from streamproc.core.drift.tests import wilson_hilferty
+from streamproc.core.drift.season import COEFFICIENTS, Rhythm
+from streamproc.core.drift.tests import distances, wilson_hilferty
 
 SHAPE_WINDOW = 4 * PANE
 FEWEST_WINDOWS = 12
@@ -56,12 +57,20 @@ def fit_linear(
     window: int = PANE,
     of_all: bool = False,
     dead_band: float = 1.0,
+    rhythm: Rhythm | None = None,
 ) -> Fitted | str:
     """For a score per event, shape (n,), with mean zero; ``weights`` are the score of each bin.
 
     The dead band of b / m is what makes a CUSUM whose mean is known from m windows only hold its run length on average:
     with an error of that mean of variance 1 / m, E exp(2 b error) = exp(2 b b / m). ``dead_band`` multiplies it.
+
+    With a ``rhythm`` what it expects is taken out of the scores. The mean that is expected at a phase has then been
+    learned with five coefficients instead of one, an error of variance 5 / m (a constant, and cos^2 + sin^2 = 1 for
+    each harmonic, which has variance 1/2), so the band is 5 b / m. The spread is that of the noisiest phase.
     """
+    coefficients = 1 if rhythm is None else COEFFICIENTS
+    if rhythm is not None:
+        scores = scores - rhythm.expected(weights)
     dependence = long_run(scores)
     found = _window(scores, dependence, window)
     if isinstance(found, str):
@@ -69,8 +78,11 @@ def fit_linear(
     window = found
     means = window_sums(scores, window) / window
     m = len(means)
-    modelled, sd = _spread(scores, means, window, dependence, limits)
-    allowance = K + dead_band * limits.height / m
+    modelled, sd = _spread(scores, means, window, dependence, limits, coefficients)
+    if rhythm is not None:
+        noisiest = math.sqrt(rhythm.noisiest(scores))
+        modelled, sd = modelled * noisiest, sd * noisiest
+    allowance = K + dead_band * coefficients * limits.height / m
     shown = _shown_skew(means)
     up, down = (min(exponent(side * scores, sd, window, dependence.tau), theta(side * shown)) for side in (1, -1))
     z = means / sd
@@ -79,11 +91,14 @@ def fit_linear(
     return Fitted(fit, window, dependence.tau, WANDERS if sd * wider > WANDERING * modelled else "")
 
 
-def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitted | str:
+def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int, rhythm: Rhythm | None = None) -> Fitted | str:
     """For the bin of each valid event, of ``size`` bins.
 
-    ``slowest`` is the longest window of the column's other tests.
+    ``slowest`` is the longest window of the column's other tests. With a ``rhythm`` its deviations are taken out of the
+    windows' counts. Its harmonics have seen the windows that they are judged on, so these lie nearer to them by 4 / m,
+    and those to come lie farther off.
     """
+    coefficients = 1 if rhythm is None else COEFFICIENTS
     n, window = len(codes), max(SHAPE_WINDOW, slowest)
     m = n // window
     if m < FEWEST_WINDOWS:
@@ -99,14 +114,17 @@ def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitt
         np.arange(m * window) // window * groups + in_group[: m * window], minlength=m * groups
     ).reshape(m, groups)
     whole = np.bincount(in_group, minlength=groups)
-    without = np.maximum((whole - counts) / (n - window), 0.5 / n)  # each window against the others
-    distance = ((counts - window * without) ** 2 / (window * without)).sum(axis=1)
+    deviations = None if rhythm is None else rhythm.of_windows(window, starts)
+    adjusted, events = (counts, window) if deviations is None else _adjusted(counts, deviations)
+    without = np.maximum((whole - adjusted) / (n - window), 0.5 / n)  # each window against the others
+    distance = distances(adjusted, events * without, deviations).sum(axis=1)
     shares = whole / n
-    taus = _component_taus(in_group, shares)
+    taus = _component_taus(in_group, shares, starts, rhythm)
     delta, df = max(1.0, float(taus.mean())), float(taus.sum() ** 2 / (taus**2).sum())
-    shrink = (1 + 1 / (m - 1)) * delta * (groups - 1) / df
-    z = wilson_hilferty(distance / shrink, df)
-    mean, sd, allowance = _shape_scale(z, limits)
+    shrink = (1 + coefficients / (m - 1)) * delta * (groups - 1) / df
+    seen = (1 + 1 / (m - 1) - (coefficients - 1) / m) / (1 + coefficients / (m - 1))
+    z = wilson_hilferty(distance / shrink / seen, df)
+    mean, sd, allowance = _shape_scale(z, limits, coefficients)
     up = theta(0.15)
     wider = _replay([((z - mean) / sd, allowance, up)], limits)
     fit = Shape(tuple(starts.tolist()), tuple(shares.tolist()), window, shrink, df, mean, sd * wider, allowance, up)
@@ -114,14 +132,27 @@ def fit_shape(codes: Codes, size: int, limits: Thresholds, slowest: int) -> Fitt
 
 
 def fit_rare(
-    hits: Floats, places: Sequence[int], of_all: bool, *, dispersion: float = 1.0, own: int = 0
+    hits: Floats,
+    places: Sequence[int],
+    of_all: bool,
+    *,
+    dispersion: float = 1.0,
+    own: int = 0,
+    rhythm: Rhythm | None = None,
 ) -> Fitted | str:
     """For a share of events that should not grow; ``hits`` has 1 for each such event, and 0.
 
     ``dispersion`` is what is known of how much such events come in clusters, of which a few hits may show nothing.
     ``own`` are hits that there would be, had the places not been chosen such that there are none.
+
+    With a ``rhythm`` the rate that counts as normal is that of the phase in which it is greatest. Taking the deviation
+    out of the hits would not do: a likelihood ratio holds its budget only where hits are no likelier than p0 says.
     """
     n, count = len(hits), float(hits.sum())
+    greatest = 0.0
+    if rhythm is not None:
+        deviations = rhythm.expected(np.isin(np.arange(rhythm.waves.shape[1]), places).astype(np.float64))
+        greatest, hits = max(0.0, float(deviations.max())), hits - deviations
     dependence = long_run(hits) if 0 < count < n else LongRun(0.0, 1.0)
     window = _window(hits, dependence, PANE)
     if isinstance(window, str):
@@ -135,6 +166,7 @@ def fit_rare(
         if ratio > float(chdtri(len(sums) - 1, SIGNIFICANT)) / (len(sums) - 1):
             dispersion = max(dispersion, ratio)
     p0 = float(betaincinv((count + own) / dispersion + 1, max(n - count, 1e-9) / dispersion, RARE_LEVEL))
+    p0 = min(p0 + greatest, (1 + p0) / 2) if greatest else p0
     p1 = min(p0 + min(max(p0, 0.01), 0.1), (1 + p0) / 2)
     return Fitted(Rare(tuple(places), p0, p1, dispersion, of_all), window, dependence.tau)
 
@@ -196,18 +228,20 @@ def _window(series: Floats, dependence: LongRun, window: int) -> int | str:
         return SLOW if correlation > TOO_SLOW else window
 
 
-def _spread(scores: Floats, means: Floats, window: int, dependence: LongRun, limits: Thresholds) -> tuple[float, float]:
+def _spread(
+    scores: Floats, means: Floats, window: int, dependence: LongRun, limits: Thresholds, coefficients: int = 1
+) -> tuple[float, float]:
     """The standard deviation of a window's mean: what dependence says, and the largest of that and what windows show.
 
     Each is widened for how well so few windows can tell it (a fraction k b / df: to first order what a scale estimated
-    from df values does to the tail that a threshold b stands for).
+    from df values does to the tail that a threshold b stands for). ``coefficients`` were fitted to the scores.
     """
     n, m = len(scores), len(means)
     variance = float(scores.var())
     kurtosis = float((scores**4).mean()) / variance**2
     df = 2 * n / max(kurtosis - 1, 1.0) / max(dependence.tau, 1.0)  # of a variance that so many events tell
     modelled = math.sqrt(max(dependence.variance, variance) / window) * (1 + K * limits.height / df)
-    shown = float(means.std(ddof=1))
+    shown = float(means.std(ddof=coefficients))
     candidates = [modelled, shown]
     if _exceeds(shown, modelled, m):
         candidates.append(shown * (1 + K * limits.height / (m - 1)))
@@ -252,20 +286,33 @@ def _replay(sides: Sequence[tuple[Floats, float, float]], limits: Thresholds) ->
     return wider
 
 
-def _component_taus(groups: Codes, shares: Floats) -> Floats:
+def _component_taus(groups: Codes, shares: Floats, starts: Codes, rhythm: Rhythm | None) -> Floats:
     """The dependence of each orthonormal component of the chi-squared distance (Rao and Scott 1981), shape (bins - 1,).
 
-    The components are polynomials over the bins' mid-ranks, orthonormal under the reference.
+    The components are polynomials over the bins' mid-ranks, orthonormal under the reference. ``starts`` are the first
+    bins of the groups.
     """
     count = len(shares)
     ranks = 2 * (np.cumsum(shares) - shares / 2) - 1
     basis, _ = np.linalg.qr(np.vander(ranks, count, increasing=True) * np.sqrt(shares)[:, None])
     scores = basis / np.sqrt(shares)[:, None]
-    return np.array([long_run(scores[groups, place]).tau for place in range(1, count)])
+    if rhythm is None:
+        return np.array([long_run(scores[groups, place]).tau for place in range(1, count)])
+    of_bin = np.searchsorted(starts, np.arange(rhythm.waves.shape[1] - 1), side="right") - 1
+    return np.array([long_run(scores[groups, p] - rhythm.expected(scores[of_bin, p])).tau for p in range(1, count)])
 
 
-def _shape_scale(z: Floats, limits: Thresholds) -> tuple[float, float, float]:
-    """Mean, sd and allowance of the shape test's z: theory's, where the reference's windows agree with it."""
+def _adjusted(counts: Codes, deviations: Floats) -> tuple[Floats, Floats]:
+    """Windows' counts without the season, and what is left of their events, shapes (m, groups) and (m, 1)."""
+    adjusted: Floats = counts - deviations
+    return adjusted, adjusted.sum(axis=1, keepdims=True)
+
+
+def _shape_scale(z: Floats, limits: Thresholds, coefficients: int) -> tuple[float, float, float]:
+    """Mean, sd and allowance of the shape test's z: theory's, where the reference's windows agree with it.
+
+    ``coefficients`` were fitted to each share.
+    """
     m = len(z)
     mean, sd = float(z.mean()), float(z.std(ddof=1))
     correlation = max(0.0, lag_one(z))
@@ -277,8 +324,8 @@ def _shape_scale(z: Floats, limits: Thresholds) -> tuple[float, float, float]:
         return (
             max(mean, 0.0) if mean > 1 / math.sqrt(m) else 0.0,
             max(1.0, raised) * (1 + K * limits.height / (16 * m)),
-            K + limits.height / (4 * m),
+            K + coefficients * limits.height / (4 * m),
         )
     ratio = (1 + correlation) / (1 - correlation)
     wide = max(1.0, sd * math.sqrt(ratio)) * (1 + K * limits.height / max(m / ratio - 1, 2.0))
-    return max(mean, 0.0), wide, K + limits.height / m
+    return max(mean, 0.0), wide, K + coefficients * limits.height / m

@@ -77,6 +77,7 @@ class Tests:
     def __init__(self, layout: Layout, monitors: Sequence[tuple[int, Monitor]], limits: Thresholds) -> None:
         self._starts = layout.starts
         self._missing = np.append(layout.starts[1:], layout.width) - 1
+        self._sizes = np.diff(layout.starts, append=layout.width)
         linear = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Linear)]
         shape = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Shape)]
         rare = [(n, m, m.fit) for n, m in monitors if isinstance(m.fit, Rare)]
@@ -103,28 +104,33 @@ class Tests:
         )
         self.warning = WARN * self.threshold
 
-    def steps(self, counts: Counts) -> Floats:
+    def steps(self, counts: Counts, deviations: Floats | None = None) -> Floats:
         """What windows with these counts, shape (windows, width), add to the CUSUMs: z less the allowance, shape
         (windows, sides).
 
-        0 where a window had too few events to be judged.
+        0 where a window had too few events to be judged. ``deviations``, of the same shape, are what a season adds to
+        the shares; that of rare things is in their p0.
         """
         all_of = np.add.reduceat(counts, self._starts, axis=1)
         valid = all_of - counts[:, self._missing]
+        seasonal = None if deviations is None else np.repeat(all_of, self._sizes, axis=1) * deviations
+        adjusted = counts if seasonal is None else counts - seasonal
         steps, enough = list[Floats](), list[Mask]()
         if self._linear is not None:
             t = self._linear
             n = np.where(t.of_all, all_of[:, t.columns], valid[:, t.columns])
-            mean = np.add.reduceat(counts[:, t.places] * t.weights, t.starts, axis=1) / np.maximum(n, 1)
+            mean = np.add.reduceat(adjusted[:, t.places] * t.weights, t.starts, axis=1) / np.maximum(n, 1)
             z = mean / t.sd * np.sqrt(np.minimum(n, t.size) / t.size)
             steps += [z, -z]
             enough += [n >= FEWEST] * 2
         if self._shape is not None:
             s = self._shape
             n = valid[:, s.columns]
-            expected = s.expected * np.maximum(n, 1)[:, s.group_column]
-            found = np.add.reduceat(counts, s.bins, axis=1)[:, ::2]
-            distance = np.add.reduceat((found - expected) ** 2 / expected, s.starts, axis=1)
+            there = n if seasonal is None else n + seasonal[:, self._missing[s.columns]]
+            expected = s.expected * np.maximum(there, 1)[:, s.group_column]
+            found = np.add.reduceat(adjusted, s.bins, axis=1)[:, ::2]
+            away = None if seasonal is None else np.add.reduceat(seasonal, s.bins, axis=1)[:, ::2]
+            distance = np.add.reduceat(distances(found, expected, away), s.starts, axis=1)
             steps.append((wilson_hilferty(distance / s.shrink, s.df) - s.mean) / s.sd)
             enough.append(n >= s.size / 2)
         if self._rare is not None:
@@ -134,6 +140,17 @@ class Tests:
             steps.append(hits * r.hit + (n - hits) * r.miss)
             enough.append(n > 0)
         return np.where(np.concatenate(enough, axis=1), np.concatenate(steps, axis=1) - self._allowance, 0.0)
+
+
+def distances(found: Floats | Counts, expected: Floats, away: Floats | None = None) -> Floats:
+    """The terms of a chi-squared distance of counts from those expected.
+
+    ``away`` is what a season adds to the expected ones, and was taken out of those found. A count varies as much as it
+    is expected to be in its phase; where hardly any is, by a quarter of what is on the whole, as the fit is not exact.
+    """
+    varies = expected if away is None else np.maximum(expected + away, expected / 4)
+    terms: Floats = (found - expected) ** 2 / varies
+    return terms
 
 
 def wilson_hilferty(distance: Floats, df: float | Floats) -> Floats:
