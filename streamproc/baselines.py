@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from streamproc.core.decide.drift import Watch, watched_columns
 from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
-from streamproc.core.plan import DEAD_LETTERS
+from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
 from streamproc.core.processor import NOTHING_SEEN, Batch, run
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, batch_of
+from streamproc.outcomes import Outcomes
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.plan.models import StreamReference
 from streamproc.rows import Told, chunks
@@ -92,13 +94,19 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
 
 def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
     """The baseline of the pipeline's reference file. Raises UserError where that cannot be used."""
-    path = _reference_path(pipeline)
-    parts = asyncio.run(_read(pipeline, str(path), told))
-    return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline))
+    path, drift, taken = _reference_path(pipeline), pipeline.plan.drift, None
+    assert drift is not None
+    if drift.outcome is not None:
+        taken = Outcomes(drift.outcome, keep=drift.outcome in pipeline.plan.contract.columns)
+    parts = asyncio.run(_read(pipeline, str(path), told, taken))
+    return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline), taken)
 
 
-def baseline_of(pipeline: Pipeline, parts: Sequence[Counted], what: str, source: Mapping[str, Any]) -> Baseline:
-    """The baseline of events. ``what`` they are is for people, ``source`` goes into the baseline.
+def baseline_of(
+    pipeline: Pipeline, parts: Sequence[Counted], what: str, source: Mapping[str, Any], taken: Outcomes | None = None
+) -> Baseline:
+    """The baseline of events. ``what`` they are is for people, ``source`` goes into the baseline, and so does what the outcomes that
+    were ``taken`` from them show.
 
     Raises UserError where they cannot be used.
     """
@@ -114,9 +122,13 @@ def baseline_of(pipeline: Pipeline, parts: Sequence[Counted], what: str, source:
     }
     record_times = np.concatenate([part.times for part in parts])
     times = np.concatenate([part.times[part.events] for part in parts])
+    events_of = np.concatenate([part.events + offset for part, offset in zip(parts, _offsets(parts), strict=True)])
+    outcomes = None if taken is None else taken.known()[events_of]
     seconds = float(times.max() - times.min()) / 1e6  # rows of a file without event times all have one time
+    order = np.argsort(times, kind="stable")
+    times, outcomes = times[order], None if outcomes is None else outcomes[order]
     if columns.width:
-        columns = columns[np.argsort(times, kind="stable")]
+        columns = columns[order]
     if not any(len(part.events) < len(part.times) for part in parts):  # of dead letters the event time is not known
         order = np.argsort(record_times, kind="stable")
         record_columns = {name: column[order] for name, column in record_columns.items()}
@@ -130,7 +142,21 @@ def baseline_of(pipeline: Pipeline, parts: Sequence[Counted], what: str, source:
         raise UserError(message, f"allow at most one in {FEWEST_EVENTS:,}")
     watched = [name for name in drift.watch if name != DEAD_LETTERS]
     made_from: dict[str, Any] = {**source, "events": len(times), "seconds": seconds or None}
-    baseline = calibrate(Reference(columns, watched, drift.segments, record_columns), events, made_from)
+    reference = Reference(
+        columns,
+        watched,
+        drift.segments,
+        record_columns,
+        times=times,
+        season=drift.season,
+        score=SCORE,
+        outcomes=outcomes,
+    )
+    try:
+        baseline = calibrate(reference, events, made_from)
+    except ValueError as error:
+        hint = "give a longer reference" + _without(drift)
+        raise UserError(f"{what} cannot be used: {error}", hint) from error
     if not baseline.bins:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in baseline.unwatched.items())
         raise UserError(f"nothing can be watched: {reasons}", "name other columns in `drift.watch`")
@@ -167,16 +193,33 @@ def _reference_path(pipeline: Pipeline) -> Path:
     return pipeline.loaded.path.parent / part.reference
 
 
-async def _read(pipeline: Pipeline, source: str, told: Told | None) -> list[Counted]:
-    return [part async for part in watched_of(pipeline, source, told)]
+def _offsets(parts: Sequence[Counted]) -> list[int]:
+    """How many records there are before each part."""
+    return list(accumulate((len(part.times) for part in parts[:-1]), initial=0))
 
 
-async def watched_of(pipeline: Pipeline, source: str, told: Told | None = None) -> AsyncIterator[Counted]:
-    """What there is to watch in a file of events, chunk by chunk, decided as one partition: row n has offset n."""
+def _without(drift: DriftPlan) -> str:
+    """What may be taken out where a reference is too short for it."""
+    named = [f"`drift.{name}`" for name in ("season", "outcome") if getattr(drift, name) is not None]
+    return f", or take {' or '.join(named)} out" if named else ""
+
+
+async def _read(pipeline: Pipeline, source: str, told: Told | None, taken: Outcomes | None) -> list[Counted]:
+    return [part async for part in watched_of(pipeline, source, told, taken)]
+
+
+async def watched_of(
+    pipeline: Pipeline, source: str, told: Told | None = None, taken: Outcomes | None = None
+) -> AsyncIterator[Counted]:
+    """What there is to watch in a file of events, chunk by chunk, decided as one partition: row n has offset n.
+
+    ``taken`` takes what came true out of the rows.
+    """
     done = 0
     async for chunk in chunks(source):
         if chunk.values:
-            batch = batch_of(pipeline.plan.events.topic, chunk.values, first_offset=done)
+            values = chunk.values if taken is None else taken.take(chunk.values)
+            batch = batch_of(pipeline.plan.events.topic, values, first_offset=done)
             done += len(chunk.values)
             yield judged(pipeline, [batch])
         if told is not None:

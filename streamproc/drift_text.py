@@ -31,6 +31,7 @@ def explained(alarm: Mapping[str, Any]) -> str:
         more = "" if incident["alarmed"] <= len(incident["monitors"]) else ", …"
         named = ", ".join(incident["monitors"]) + more
         lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
+    lines += _accuracy(alarm.get("expected_accuracy"))
     lines += ["", *_summary(alarm), "", *_plot(alarm["changed_most"]), *_decisions(alarm["decisions"])]
     return "\n".join(lines)
 
@@ -50,6 +51,15 @@ def _volume(alarm: Mapping[str, Any]) -> str:
         named = ", ".join(incident["monitors"])
         lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
     return "\n".join(lines)
+
+
+def _accuracy(expected: Mapping[str, Any] | None) -> list[str]:
+    """The accuracy that is expected, and under which conditions; records of other monitors have none."""
+    if expected is None:
+        return []
+    before, now = ("unknown" if expected[at] is None else f"{expected[at]:.1%}" for at in ("reference", "now"))
+    said = f"{now} expected now, {before} in the reference, provided that"
+    return [f"  accuracy  {said}", *(f"            - {one}" for one in expected["assumes"])]
 
 
 def _summary(alarm: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def _line(part: str, row: dict[str, Any]) -> str:
         case "delays":
             goal = "" if row["goal"] is None else f" (goal {row['goal']:,})"
             what = f"median {row['median']:>7,.0f}, 90 % {row['ninety']:>7,.0f}{goal}, missed {row['missed']:.1%}"
-            return f"{row['change']:<26} {what}, {row['alarms_before']} alarms before, {row['runs']} runs"
+            return f"{row['change']:<34} {what}, {row['alarms_before']} alarms before, {row['runs']} runs"
         case "lengths":
             what = f"published {row['published']:>7.2f}, simulated {row['simulated']:>7.2f}, {row['off']:+.1%}"
             return f"{row['chart']:<20} shift {row['shift']:<4}: {what}"

@@ -41,7 +41,7 @@ SETTINGS = (
     *(Setting(name, 10_000) for name in ("lognormal", "t(3)", "zero-inflated", "Bernoulli(.01)", "one factor")),
     *(Setting(name, 10_000) for name in ("AR(.3)", "AR(.9)", "AR(.99)")),
     *(Setting(name, 50_000) for name in ("AR(.9)", "AR(.99)", "wander")),
-    Setting("daily", 50_000, said="not declared"),
+    *(Setting("daily", reference, said="not declared") for reference in (5_000, 50_000)),
     *(Setting("daily", reference, season=DAY, said="season declared") for reference in (20_000, 50_000)),
 )
 

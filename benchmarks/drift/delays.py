@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks.drift.generators import DAY
 from benchmarks.drift.watching import Watcher, learned
 
 REFERENCE = 10_000
@@ -32,6 +33,9 @@ class Scenario:
 
     goal: int | None
     draw: Draw
+    reference: int = REFERENCE
+    season: int | None = None
+    """Declared, in events."""
 
 
 def _moved(change: Callable[[Floats, np.random.Generator], Floats]) -> Draw:
@@ -40,6 +44,11 @@ def _moved(change: Callable[[Floats, np.random.Generator], Floats]) -> Draw:
         return np.where(np.arange(since, since + n) < 0, values, change(values, rng))
 
     return draw
+
+
+def _daily(rng: np.random.Generator, since: int, n: int) -> Floats:
+    at = np.arange(since, since + n)
+    return np.sin(2 * np.pi * at / DAY) + rng.standard_normal(n) + 0.5 * (at >= 0)
 
 
 def _ramp(rng: np.random.Generator, since: int, n: int) -> Floats:
@@ -86,6 +95,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "missing 0 → 2 %": Scenario(600, _moved(_missing)),
     "top 1 % × 10": Scenario(3_000, _heavy_tail),
     "ramp to 1 σ over 20,000": Scenario(4_500, _ramp),
+    "daily, season declared: mean .5 σ": Scenario(None, _daily, 50_000, DAY),
+    "daily, not declared: mean .5 σ": Scenario(None, _daily, 50_000),
 }
 
 
@@ -112,11 +123,13 @@ def _one(job: tuple[str, int]) -> tuple[int | None, int]:
     """Events to the first alarm, and the alarms before the change."""
     name, seed = job
     rng = np.random.default_rng(seed)
-    draw = SCENARIOS[name].draw
-    reference = pl.DataFrame({"x": draw(rng, -10 * LONGEST, REFERENCE)})
+    scenario = SCENARIOS[name]
+    draw = scenario.draw
+    reference = pl.DataFrame({"x": draw(rng, -10 * LONGEST, scenario.reference)})
     # One column with the budget of ten: as many looks as ten columns have.
-    watcher = Watcher(learned(reference, EVENTS_PER_ALARM * COLUMNS))
+    baseline = learned(reference, EVENTS_PER_ALARM * COLUMNS, scenario.season)
     change_at, at, early = BEFORE + int(rng.integers(64)), 0, 0
+    watcher = Watcher(baseline, clock=-change_at % DAY)
     while at < change_at + LONGEST:
         for change in watcher.feed(pl.DataFrame({"x": draw(rng, at - change_at, BLOCK)})):
             if change.after == "drifting":

@@ -26,17 +26,17 @@ def learned(frame: pl.DataFrame, events_per_alarm: float, season: int | None = N
 
 
 class Watcher:
-    """A detector, and how far it has come."""
+    """A detector, and how far it has come. ``clock`` is the time of the first event, in µs."""
 
-    def __init__(self, baseline: Baseline) -> None:
-        self.detector, self._state, self._at = Detector(baseline), DetectorState(), 0
+    def __init__(self, baseline: Baseline, *, clock: int = 0) -> None:
+        self.detector, self._state, self._at, self._clock = Detector(baseline), DetectorState(), 0, clock
 
     def feed(self, frame: pl.DataFrame) -> Iterator[Change]:
         """The changes that the next events bring."""
         n = len(frame)
         offsets = np.arange(self._at, self._at + n)
         self._at += n
-        batch = Counted(np.zeros(n, np.int64), offsets, offsets, np.arange(n), frame)
+        batch = Counted(np.zeros(n, np.int64), offsets, offsets + self._clock, np.arange(n), frame)
         for part in count(self.detector.layout, batch):
             yield from self.detector.take(self._state, part)
 

@@ -42,8 +42,14 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
 def _drift(drift: DriftPlan) -> list[Any]:
     budget = drift.budget
     allowed = [budget.alarms, budget.events, None if budget.period is None else budget.period.total_seconds()]
-    cap = [] if drift.max_extra_review is None else [drift.max_extra_review]
-    return [drift.watch, drift.segments, allowed, drift.recover, *cap]
+    content = [drift.watch, drift.segments, allowed, drift.recover]
+    if drift.season is not None:
+        content.append({"season": drift.season.total_seconds()})
+    if drift.outcome is not None:
+        content.append({"outcome": drift.outcome})
+    if drift.max_extra_review is not None:
+        content.append(drift.max_extra_review)
+    return content
 
 
 def _rule(rule: Rule) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 
 from streamproc.core.drift.volume import Limits, VolumePlan
@@ -75,6 +77,8 @@ def make_drift(
         message = "`max_extra_review` limits what drift changes, and no rule, confidence or fallback reads drift"
         hint = "let one read a column such as `drift_any`, or take `max_extra_review` out"
         document.problem(at, message, hint, at_key=True)
+    _check_season(document, file, part)
+    _check_outcome(document, part, watch)
     return DriftPlan(
         watch=watch,
         budget=part.false_alarms,
@@ -84,7 +88,28 @@ def make_drift(
         recover=part.recover,
         volume=_volume(part.volume),
         max_extra_review=part.max_extra_review,
+        season=part.season,
+        outcome=part.outcome,
     )
+
+
+def _check_season(document: Document, file: PipelineFile, part: DriftPart) -> None:
+    at: Path_ = ("drift", "season")
+    if part.season is not None and file.events.time is None and not document.has(("events", "time")):
+        message = "`season` needs to know when an event was"
+        document.problem(at, message, "add `time: FIELD` under `events`, or take it out")
+
+
+def _check_outcome(document: Document, part: DriftPart, watch: Collection[str]) -> None:
+    at: Path_ = ("drift", "outcome")
+    if part.outcome is None or document.is_broken(at):
+        return
+    if not document.has(("model",)):
+        message = "`outcome` needs a model, whose score is the chance of it"
+        document.problem(at, message, "add `model: …`, or take it out")
+    elif SCORE not in watch and not any(document.is_broken(("drift", key)) for key in ("watch", "exclude")):
+        remedy = "name it in `watch`" if part.watch is not None else "take it out of `exclude`"
+        document.problem(at, f"`outcome` needs `{SCORE}` to be watched", remedy)
 
 
 def _all_read(document: Document, file: PipelineFile, read: list[Expression]) -> bool:

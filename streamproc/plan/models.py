@@ -138,6 +138,10 @@ class DriftPart(Part):
     exclude: list[Text] = Field([], description="Columns that are not watched")
     segments: list[Text] = Field([], description="Columns within whose values all is watched too")
     volume: VolumePart | None = Field(None, description="Whether events come at all, how many, and how late")
+    season: Duration | None = Field(None, description="The period of a rhythm that is normal: `1d`, `7d`")
+    outcome: Text | None = Field(
+        None, description="The reference's field of what came true, of which `score` is the chance"
+    )
     recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")
     max_extra_review: Share | None = Field(
         None, description="The share of events whose decision drift may change: `10%`, or `0.1`"

@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 import orjson
 
+from streamproc.core.drift.accuracy import ASSUMES, EXPECTED_ACCURACY, expected_accuracy
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.detector import Change, Detector, Place
+from streamproc.core.drift.panes import Counts
 from streamproc.core.drift.summary import changed_most, describe, describe_reference, effect, shares
 
 TOGETHER = 5_000
@@ -89,7 +91,8 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
     key = monitor_key(baseline, monitor)
     column = detector.layout.bins[detector.layout.places[monitor.column]]
     reference = np.array(baseline.totals[monitor.column][monitor.row], np.int64)
-    severity, psi = effect(reference, change.recent)
+    recent = detector.without_season(change)
+    severity, psi = effect(reference, recent)
     identity = f"{pipeline}\0{baseline.hash}\0{key}\0{change.after}\0{change.end}".encode()
     alarm = hashlib.blake2b(identity, digest_size=ID_BYTES).hexdigest()
     time = instant(change.end.time)
@@ -121,10 +124,11 @@ def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: I
         "window": {"from": _place(change.window), "to": _place(change.end, PANE), "events": monitor.window},
         "reference": before,
         "current": describe(column, change.recent, change.moments),
-        "changed_most": changed_most(column, reference, change.recent),
+        "changed_most": changed_most(column, reference, recent),
         "decisions": _decisions(detector, change),
         "budget": dict(baseline.source.get("budget", {})),
         "expected_delay": list(monitor.delays),
+        "expected_accuracy": _accuracy(baseline, monitor, reference, change.recent),
         "incident": None
         if incident is None
         else told_incident(incident, (monitor_key(baseline, baseline.monitors[one]) for one in incident.monitors)),
@@ -135,6 +139,15 @@ def told_incident(incident: Incident, names: Iterable[str]) -> dict[str, Any]:
     """An incident as records have it; ``names`` are those of its monitors."""
     named = list(islice(names, MOST_NAMED))
     return {"id": incident.id, "since": incident.since, "alarmed": len(incident.monitors), "monitors": named}
+
+
+def _accuracy(baseline: Baseline, monitor: Monitor, reference: Counts, recent: Counts) -> dict[str, Any] | None:
+    """What accuracy is expected of the reference's scores and of the last events', and what that takes for granted."""
+    if monitor.test != EXPECTED_ACCURACY:
+        return None
+    before, now = (expected_accuracy(baseline.accuracies, counts) for counts in (reference, recent))
+    shown = [None if value is None else round(value, 4) for value in (before, now)]
+    return {"reference": shown[0], "now": shown[1], "assumes": list(ASSUMES)}
 
 
 def state_record(record: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,60 @@
+"""What came true, as the rows of a reference say it in a field of their own that no event has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+
+from streamproc.core.drift.bins import Floats
+from streamproc.errors import UserError
+
+
+class Outcomes:
+    """Takes the field out of rows before they are decided, as a contract may refuse it, and keeps its values.
+
+    ``keep`` leaves it in the rows too: for a field that the contract has.
+    """
+
+    def __init__(self, field: str, *, keep: bool) -> None:
+        self._field, self._keep = field, keep
+        self._known = list[float]()
+        self._there = False
+
+    def take(self, rows: Sequence[bytes]) -> list[bytes]:
+        """The rows without the field. Raises UserError where its value is no truth value."""
+        return [self._without(row) for row in rows]
+
+    def known(self) -> Floats:
+        """1 or 0 for each row that was taken, NaN where it is not known. Raises UserError where no row has the field.
+
+        The unit of everything else is the row: a row that is no event has an outcome here too.
+        """
+        if not self._there:
+            message = f"no row of the reference has a field `{self._field}`"
+            raise UserError(message, "`drift.outcome` names the field that says what came true")
+        return np.array(self._known)
+
+    def _without(self, row: bytes) -> bytes:
+        value = None
+        try:
+            data = orjson.loads(row)
+        except orjson.JSONDecodeError:  # a dead letter, for a reason that is told elsewhere
+            data = None
+        if isinstance(data, dict) and self._field in data:
+            self._there = True
+            value = data[self._field] if self._keep else data.pop(self._field)
+            row = row if self._keep else orjson.dumps(data)
+        self._known.append(self._number(value))
+        return row
+
+    def _number(self, value: object) -> float:
+        if value is None:
+            return math.nan
+        if isinstance(value, bool | int | float) and value in (0, 1):
+            return float(value)
+        shown = orjson.dumps(value, default=str).decode()[:40]
+        message = f"row {len(self._known):,} of the reference, counted from 0, has `{self._field}`: {shown}"
+        raise UserError(message, "an outcome is true or false, 1 or 0, or missing where it is not known")
