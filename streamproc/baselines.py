@@ -22,9 +22,9 @@ from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
 from streamproc.core.processor import NOTHING_SEEN, Batch, run
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, batch_of
-from streamproc.outcomes import Outcomes
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.plan.models import StreamReference
+from streamproc.reference_outcomes import Outcomes
 from streamproc.rows import Told, chunks
 
 log = logging.getLogger(__name__)

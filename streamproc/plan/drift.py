@@ -104,7 +104,10 @@ def _check_outcome(document: Document, part: DriftPart, watch: Collection[str]) 
     at: Path_ = ("drift", "outcome")
     if part.outcome is None or document.is_broken(at):
         return
-    if not document.has(("model",)):
+    if not isinstance(part.reference, str):
+        message = "`outcome` needs a file as the reference: a topic has no outcomes"
+        document.problem(at, message, "let `reference` name a file, or take `outcome` out")
+    elif not document.has(("model",)):
         message = "`outcome` needs a model, whose score is the chance of it"
         document.problem(at, message, "add `model: …`, or take it out")
     elif SCORE not in watch and not any(document.is_broken(("drift", key)) for key in ("watch", "exclude")):

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.drift.alarms import Incidents, alarm_record
-from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Linear, Monitor, Rare, loads
+from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Linear, Monitor, Rare, Shape, loads
 from streamproc.core.drift.bins import make_bins
 from streamproc.core.drift.calibrate import Reference, calibrate
 from streamproc.core.drift.detector import Change, Detector
 from streamproc.core.drift.kept import Kept, changes, keys, restore
-from streamproc.core.drift.panes import Counted, Panes, count
+from streamproc.core.drift.panes import Counted, Layout, Panes, count
 from streamproc.core.drift.season import COEFFICIENTS, Regression, RowSeason, phase, phases_of
 from streamproc.core.drift.states import DetectorState
+from streamproc.core.drift.tests import Tests, wilson_hilferty
 from tests.record_schemas import problems
 
 SECOND = 1_000_000
@@ -260,3 +261,38 @@ def test_segments_have_waves_of_their_own(baseline: Baseline) -> None:
     assert not isinstance(amount, str)
     for row, waves in enumerate(baseline.season.waves["amount"]):
         assert np.array(waves).shape == (COEFFICIENTS, amount.size), names[row]
+
+
+def test_steps_are_those_of_a_plain_loop(baseline: Baseline) -> None:
+    """Of linear tests and of shapes, with deviations that are the windows' own."""
+    layout = Layout.of(baseline)
+    rng = np.random.default_rng(11)
+    counts = rng.integers(0, 40, (5, layout.width))
+    deviations = rng.normal(0, 0.02, (5, layout.width))
+    for column in layout.bins:  # they sum to zero, as shares sum to one
+        deviations[:, layout.inside(column.name)] -= deviations[:, layout.inside(column.name)].mean(axis=1)[:, None]
+    its = [(n, m) for n, m in enumerate(baseline.monitors) if m.row == EVERYTHING and isinstance(m.fit, Linear | Shape)]
+    tests = Tests(layout, its, baseline.thresholds)
+    found = tests.steps(counts, deviations)
+    for side, own in zip(tests.sides, found.T, strict=True):
+        monitor = baseline.monitors[side.monitor]
+        inside = layout.inside(monitor.column)
+        for window, step in enumerate(own):
+            raw = counts[window, inside].tolist()
+            away = [sum(raw) * one for one in deviations[window, inside].tolist()]
+            left = [count - one for count, one in zip(raw, away, strict=True)]
+            fit = monitor.fit
+            if isinstance(fit, Linear):
+                n = sum(raw) if fit.of_all else sum(raw[:-1])
+                mean = sum(w * one for w, one in zip(fit.weights, left, strict=True)) / n
+                z = mean / fit.sd * math.sqrt(min(n / fit.size, 1.0))
+                assert step == pytest.approx((-z if side.direction == "down" else z) - fit.allowance)
+            else:
+                assert isinstance(fit, Shape)
+                distance, ends = 0.0, (*fit.starts[1:], len(raw) - 1)
+                for begin, end, share in zip(fit.starts, ends, fit.shares, strict=True):
+                    expected = share * sum(left[:-1])
+                    varies = max(expected + sum(away[begin:end]), expected / 4)
+                    distance += (sum(left[begin:end]) - expected) ** 2 / varies
+                z = (float(wilson_hilferty(np.array(distance / fit.shrink), fit.df)) - fit.mean) / fit.sd
+                assert step == pytest.approx(z - fit.allowance if sum(raw[:-1]) >= fit.size / 2 else 0.0)

@@ -79,12 +79,13 @@ def fit_linear(
     means = window_sums(scores, window) / window
     m = len(means)
     modelled, sd = _spread(scores, means, window, dependence, limits, coefficients)
-    if rhythm is not None:
-        noisiest = math.sqrt(rhythm.noisiest(scores))
-        modelled, sd = modelled * noisiest, sd * noisiest
+    noisiest = 1.0 if rhythm is None else math.sqrt(rhythm.noisiest(scores))
+    modelled, sd = modelled * noisiest, sd * noisiest
     allowance = K + dead_band * coefficients * limits.height / m
     shown = _shown_skew(means)
-    up, down = (min(exponent(side * scores, sd, window, dependence.tau), theta(side * shown)) for side in (1, -1))
+    up, down = (
+        min(exponent(side * scores, sd / noisiest, window, dependence.tau), theta(side * shown)) for side in (1, -1)
+    )
     z = means / sd
     wider = _replay([(z, allowance, up), (-z, allowance, down)], limits)
     fit = Linear(tuple(weights.tolist()), window, sd * wider, allowance, up, down, of_all)

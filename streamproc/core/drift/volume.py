@@ -315,6 +315,7 @@ def volume_record(pipeline: str, baseline: str, change: VolumeChange, state: Vol
         "decisions": {},
         "budget": None,
         "expected_delay": [],
+        "expected_accuracy": None,
         "incident": None if incident is None else told_incident(incident, _names(incident.monitors)),
     }
 

@@ -28,9 +28,9 @@ class Outcomes:
         return [self._without(row) for row in rows]
 
     def known(self) -> Floats:
-        """1 or 0 for each row that was taken, NaN where it is not known. Raises UserError where no row has the field.
+        """1, 0, or NaN where it is not known, for each row that was taken, be it an event or none, shape (rows,).
 
-        The unit of everything else is the row: a row that is no event has an outcome here too.
+        Raises UserError where no row has the field.
         """
         if not self._there:
             message = f"no row of the reference has a field `{self._field}`"
