@@ -105,9 +105,9 @@ def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
 def baseline_of(
     pipeline: Pipeline, parts: Sequence[Counted], what: str, source: Mapping[str, Any], taken: Outcomes | None = None
 ) -> Baseline:
-    """The baseline of events. ``what`` they are is for people, ``source`` goes into the baseline, and so does what the outcomes that
-    were ``taken`` from them show.
+    """The baseline of events: ``what`` they are is for people.
 
+    ``source`` goes into it, and what the outcomes show that were ``taken`` from them.
     Raises UserError where they cannot be used.
     """
     from streamproc.core.drift.calibrate import Reference, calibrate  # SciPy takes most of a second to import

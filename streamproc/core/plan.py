@@ -73,9 +73,9 @@ class DriftPlan:
 
     ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``aside`` are columns that
     drift itself may move, which do not count as drift of anything. ``recover`` is in windows, ``max_extra_review``, the
-    share of a lane's events whose decision drift may change, in millionths. ``season`` is the period of a rhythm that is
-    normal. ``outcome`` is the field of the reference's rows that says what came true of what the score gives the chance
-    of.
+    share of a lane's events whose decision drift may change, in millionths. ``season`` is the period of a rhythm that
+    is normal. ``outcome`` is the field of the reference's rows that says what came true of what the score gives the
+    chance of.
     """
 
     watch: tuple[str, ...]
