@@ -149,6 +149,7 @@ def baseline_of(
         record_columns,
         times=times,
         season=drift.season,
+        max_age=drift.max_age,
         score=SCORE,
         outcomes=outcomes,
     )
@@ -200,7 +201,7 @@ def _offsets(parts: Sequence[Counted]) -> list[int]:
 
 def _without(drift: DriftPlan) -> str:
     """What may be taken out where a reference is too short for it."""
-    named = [f"`drift.{name}`" for name in ("season", "outcome") if getattr(drift, name) is not None]
+    named = [f"`drift.{name}`" for name in ("season", "max_age", "outcome") if getattr(drift, name) is not None]
     return f", or take {' or '.join(named)} out" if named else ""
 
 

@@ -70,7 +70,7 @@ COUNTED = {
         "unscored": "Events without a usable score, by reason",
         "stale": "Events older than max_age, by topic",
         "panes": "Records of panes that the drift agent was given, by what became of them",
-        "drift_windows": "Windows that drift monitors were judged on",
+        "drift_windows": "Windows of drift monitors: full, thin (judged at max_age) or insufficient",
         "drift_changes": "Changes of drift monitors, by their new state",
         "drift_changed": "Decisions that drift changed, by what was decided (with max_extra_review)",
         "drift_capped": "Decisions that drift was not let change (max_extra_review), by what it would have decided",

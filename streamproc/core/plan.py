@@ -74,8 +74,8 @@ class DriftPlan:
     ``watch`` are columns; ``reads`` those columns ``drift_…`` that confidence or rules read. ``aside`` are columns that
     drift itself may move, which do not count as drift of anything. ``recover`` is in windows, ``max_extra_review``, the
     share of a lane's events whose decision drift may change, in millionths. ``season`` is the period of a rhythm that
-    is normal. ``outcome`` is the field of the reference's rows that says what came true of what the score gives the
-    chance of.
+    is normal, ``max_age`` the age at which a window is judged that is not full. ``outcome`` is the field of the
+    reference's rows that says what came true of what the score gives the chance of.
     """
 
     watch: tuple[str, ...]
@@ -87,6 +87,7 @@ class DriftPlan:
     volume: VolumePlan | None = None
     max_extra_review: int | None = None
     season: timedelta | None = None
+    max_age: timedelta | None = None
     outcome: str | None = None
 
 

@@ -45,6 +45,8 @@ def _drift(drift: DriftPlan) -> list[Any]:
     content = [drift.watch, drift.segments, allowed, drift.recover]
     if drift.season is not None:
         content.append({"season": drift.season.total_seconds()})
+    if drift.max_age is not None:
+        content.append({"max_age": drift.max_age.total_seconds()})
     if drift.outcome is not None:
         content.append({"outcome": drift.outcome})
     if drift.max_extra_review is not None:

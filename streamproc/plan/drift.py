@@ -77,7 +77,7 @@ def make_drift(
         message = "`max_extra_review` limits what drift changes, and no rule, confidence or fallback reads drift"
         hint = "let one read a column such as `drift_any`, or take `max_extra_review` out"
         document.problem(at, message, hint, at_key=True)
-    _check_season(document, file, part)
+    _check_times(document, file, part)
     _check_outcome(document, part, watch)
     return DriftPlan(
         watch=watch,
@@ -89,15 +89,17 @@ def make_drift(
         volume=_volume(part.volume),
         max_extra_review=part.max_extra_review,
         season=part.season,
+        max_age=part.max_age,
         outcome=part.outcome,
     )
 
 
-def _check_season(document: Document, file: PipelineFile, part: DriftPart) -> None:
-    at: Path_ = ("drift", "season")
-    if part.season is not None and file.events.time is None and not document.has(("events", "time")):
-        message = "`season` needs to know when an event was"
-        document.problem(at, message, "add `time: FIELD` under `events`, or take it out")
+def _check_times(document: Document, file: PipelineFile, part: DriftPart) -> None:
+    for name in ("season", "max_age"):
+        at: Path_ = ("drift", name)
+        if getattr(part, name) is not None and file.events.time is None and not document.has(("events", "time")):
+            message = f"`{name}` needs to know when an event was"
+            document.problem(at, message, "add `time: FIELD` under `events`, or take it out")
 
 
 def _check_outcome(document: Document, part: DriftPart, watch: Collection[str]) -> None:

@@ -139,6 +139,9 @@ class DriftPart(Part):
     segments: list[Text] = Field([], description="Columns within whose values all is watched too")
     volume: VolumePart | None = Field(None, description="Whether events come at all, how many, and how late")
     season: Duration | None = Field(None, description="The period of a rhythm that is normal: `1d`, `7d`")
+    max_age: Duration | None = Field(
+        None, description="A window that is not full after so long is judged by what it has"
+    )
     outcome: Text | None = Field(
         None, description="The reference's field of what came true, of which `score` is the chance"
     )

@@ -192,4 +192,4 @@ def test_statistics_are_shares_of_thresholds(baseline: Baseline) -> None:
     assert found["amount/location"] == 1.0  # it drifts, and a CUSUM goes no higher than its threshold
     assert all(0 < part <= 1 for part in found.values())
     assert processor.statistics({1}) == {}
-    assert sum(counts[("drift_windows", "judged")] for counts in counted) > 5_000 / 64
+    assert sum(counts[("drift_windows", "full")] for counts in counted) > 5_000 / 64

@@ -122,7 +122,8 @@ class Baseline:
     """``totals`` are the reference's counts per row and bin of each column, for people.
 
     ``record_columns`` count every record, whatever became of it, and the others events. ``source`` says what it was
-    made from. ``season`` is a declared one, ``accuracies`` are by bin of the score how many predictions came true.
+    made from. ``season`` is a declared one, ``max_age`` (µs) ends windows that are not full, ``accuracies`` are by bin
+    of the score how many predictions came true.
     """
 
     bins: tuple[Bins, ...]
@@ -134,6 +135,7 @@ class Baseline:
     unwatched: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     season: Season | None = None
+    max_age: int | None = None
     accuracies: tuple[float, ...] = ()
     hash: str = ""
 
@@ -184,6 +186,7 @@ def loads(raw: bytes) -> Baseline:
             record_columns=tuple(content["record_columns"]),
             unwatched=content["unwatched"],
             source=content["source"],
+            max_age=content.get("max_age"),
             season=None if "season" not in content else Season(**content["season"]),
             accuracies=tuple(content.get("accuracies", ())),
             hash=stated,
@@ -204,6 +207,7 @@ def _content(baseline: Baseline) -> dict[str, Any]:
         "unwatched": dict(baseline.unwatched),
         "source": dict(baseline.source),
         # What a baseline does not have is not in it: those that were made before it existed keep their hash.
+        **({} if baseline.max_age is None else {"max_age": baseline.max_age}),
         **({} if baseline.season is None else {"season": _fields(baseline.season)}),
         **({"accuracies": _rounded(list(baseline.accuracies))} if baseline.accuracies else {}),
     }

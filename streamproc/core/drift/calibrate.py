@@ -67,6 +67,7 @@ class Reference:
     record_columns: Mapping[str, pl.Series] = field(default_factory=dict)
     times: Codes | None = None
     season: timedelta | None = None
+    max_age: timedelta | None = None
     score: str = ""
     outcomes: Floats | None = None
 
@@ -86,7 +87,8 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
     segments = _segments(reference)
     members = _members(reference, segments)
     accuracies = _accuracies(reference, bins)
-    limits = thresholds(_looks(bins, reference.segments, events_per_alarm, accuracies is not None))
+    thin = _thin(reference, len(segments), events_per_alarm)
+    limits = thresholds(_looks(bins, reference.segments, events_per_alarm, thin, accuracies is not None))
     regressions = _regressions(reference, members)
     monitors, totals, waves = list[Monitor](), dict[str, list[list[int]]](), dict[str, list[Waves]]()
     for column in bins:
@@ -115,6 +117,7 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
             record_columns=tuple(reference.record_columns),
             unwatched=unwatched,
             source=made_from,
+            max_age=None if reference.max_age is None else _microseconds(reference.max_age),
             season=None if reference.season is None else Season(_microseconds(reference.season), waves),
             accuracies=() if accuracies is None else tuple(accuracies.tolist()),
         )
@@ -167,14 +170,30 @@ def _members(reference: Reference, segments: Sequence[Segment]) -> list[Codes | 
     return [None, *(np.flatnonzero((texts[s.column] == s.value).fill_null(False).to_numpy()) for s in segments)]
 
 
-def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float, accuracy: bool) -> float:
-    """How often one-sided tests look at windows in so many events. Segments share the events, and so the windows."""
+def _thin(reference: Reference, segments: int, events: float) -> float:
+    """How many windows of one length may grow too old in so many events: one of each row whenever that time passes."""
+    if reference.max_age is None:
+        return 0.0
+    if reference.times is None or not len(reference.times) or not (seconds := _span(reference.times)):
+        raise ValueError("its events have no times, and `max_age` needs them")
+    return events * seconds / len(reference.times) / reference.max_age.total_seconds() * (1 + segments)
+
+
+def _span(times: Codes) -> float:
+    return float(times.max() - times.min()) / 1e6
+
+
+def _looks(bins: Iterable[Bins], segments: Sequence[str], events: float, thin: float, accuracy: bool) -> float:
+    """How often one-sided tests look at windows in so many events, and at ``thin`` ones.
+
+    Segments share the events, and so the windows that are full.
+    """
+    each = (1 + len(segments)) * events / PANE + thin
     looks = 0.0
     for column in bins:
         sides = 4 + len(TAILS) + 1 if isinstance(column, NumericBins) else 2 * len(shared_out(column)) + 2
-        looks += (sides + 2) * events / PANE + events / SHAPE_WINDOW
-    looks += 2 * events / PANE if accuracy else 0.0
-    return looks * (1 + len(segments))
+        looks += (sides + 2) * each + (1 + len(segments)) * events / SHAPE_WINDOW + thin
+    return looks + (2 * each if accuracy else 0.0)
 
 
 def _monitor(column: Bins, row: int, test: str, fitted: Fitted | str, limits: Thresholds, longer: int = 1) -> Monitor:

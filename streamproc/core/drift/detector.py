@@ -6,9 +6,10 @@ and neither on how batches cut them nor on how often the detector was stopped an
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from streamproc.core.drift.bins import Bins, Floats
 from streamproc.core.drift.panes import Counts, Layout, Panes, no_moments
 from streamproc.core.drift.season import COEFFICIENTS, RowSeason
 from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
-from streamproc.core.drift.tests import Tests
+from streamproc.core.drift.tests import FEWEST, Tests
 
 Level: TypeAlias = Literal["stable", "warning", "drifting"]
 LEVELS: tuple[Level, ...] = ("stable", "warning", "drifting")
@@ -46,6 +47,8 @@ class Place:
     time: int
     ordinal: int
 
+
+WINDOWS = ("full", "thin", "insufficient")
 
 Trace: TypeAlias = "Callable[[Tests, Floats, Place], None]"
 """Told of every window that was judged: its tests, the statistic of each side, and where it ended."""
@@ -78,26 +81,47 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class WholePane:
-    """One row of a whole pane."""
+    """One row of a whole pane. ``clock`` is the latest time of all panes up to it (µs)."""
 
     place: At
+    clock: int
     counts: Counts
     moments: Floats
 
 
 @dataclass(frozen=True, slots=True)
+class Ticks:
+    """Whole panes one after another, whatever rows they have: when windows are too old. Clocks do not go back."""
+
+    places: Sequence[At]
+    clocks: Sequence[int]
+    max_age: int | None
+    """In µs."""
+
+    def end(self, since: int) -> At | None:
+        """The first pane by which a window that began then is too old; ``None`` where none is."""
+        if self.max_age is None or not self.clocks or self.clocks[-1] <= since + self.max_age:
+            return None
+        return self.places[bisect_right(self.clocks, since + self.max_age)]
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """A full window: where it began, the number of its last pane, and what it adds to each CUSUM, shape (sides,)."""
+    """A window that is over: where it began and ended, the number of its row's last pane before that, its events, and
+    what it adds to each CUSUM, shape (sides,)."""
 
     begin: At
+    end: At
     last: int
+    events: int
     steps: Floats
 
 
 class Detector:
     """Judges the monitors of a baseline, or those of some of its columns. ``recover`` is in windows.
 
-    ``judged`` counts the windows, for people.
+    ``judged`` counts the windows, for people: those that were full, thin ones that were judged when they had grown too
+    old, and those that then had too few events.
     """
 
     def __init__(
@@ -122,25 +146,33 @@ class Detector:
         self._seasons = {row: _season(baseline, self.layout, row) for row in self.tests}
         self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
-        self.judged = 0
+        self.judged = dict.fromkeys(WINDOWS, 0)
 
     def take(self, state: DetectorState, *parts: Panes) -> list[Change]:
         """Add parts of panes to the state, one after another, and say what changed."""
-        by_row = dict[int, list[WholePane]]()
+        by_row, places, clocks = dict[int, list[WholePane]](), list[At](), list[int]()
         for part in parts:
             for pane in self._whole(state, part):
                 place = part.partition, pane.number * PANE, pane.time, state.panes
                 state.panes += 1
+                state.clock = max(state.clock, pane.time)
+                places.append(place)
+                clocks.append(state.clock)
                 for row, counts in pane.rows.items():
                     if row in self.tests:
-                        by_row.setdefault(row, []).append(WholePane(place, counts, pane.moments))
+                        by_row.setdefault(row, []).append(WholePane(place, state.clock, counts, pane.moments))
+        ticks = Ticks(places, clocks, self.baseline.max_age)
+        if ticks.max_age is not None:  # a window may grow too old while nothing comes for it
+            by_row = dict.fromkeys(state.rows, ()) | by_row  # type: ignore[assignment]
         found, decided = list[tuple[int, Change]](), dict[int, Mapping[str, Counts]]()
         for row, its in sorted(by_row.items()):  # everything before the segments, whose changes tell of it
-            state.touched.add(row)
             held = state.rows.get(row)
             if held is None:
                 held = state.rows[row] = self._new_row(row)
-            found += ((row, change) for change in self._add(row, held, its, decided))
+            elif not its and not any(one.events and ticks.end(one.since) for one in held.windows.values()):
+                continue
+            state.touched.add(row)
+            found += ((row, change) for change in self._add(row, held, its, ticks, decided))
         found.sort(key=lambda one: (one[1].end.ordinal, one[0]))
         return [replace(change, decided=decided.get(change.end.ordinal, {})) for _, change in found]
 
@@ -198,13 +230,18 @@ class Detector:
         return RowState(windows, np.zeros((2, width), np.int64), moments)
 
     def _add(
-        self, row: int, held: RowState, panes: Sequence[WholePane], decided: dict[int, Mapping[str, Counts]]
+        self,
+        row: int,
+        held: RowState,
+        panes: Sequence[WholePane],
+        ticks: Ticks,
+        decided: dict[int, Mapping[str, Counts]],
     ) -> Iterator[Change]:
-        """The panes go into the row's windows; those that fill are judged together, and then one after another.
+        """The panes go into the row's windows; those that are over are judged together, and then one after another.
 
         ``decided`` is filled in by pane where the row is that of everything.
         """
-        counts = np.stack([pane.counts for pane in panes])
+        counts = np.array([pane.counts for pane in panes], np.int64).reshape(len(panes), self.layout.width)
         sums = np.add.reduceat(counts, self.layout.starts, axis=1)
         every = sums.max(axis=1).tolist()
         of = {kind: sums[:, self._of_records == kind].max(axis=1, initial=0).tolist() for kind in (False, True)}
@@ -212,27 +249,31 @@ class Detector:
         for length, tests in self.tests[row].items():
             its = held.windows[length]
             season = None if length.of_records else self._seasons[row]
-            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records], season):
-                self.judged += 1
+            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records], season, ticks):
+                self.judged[_kind(judged.events, length.events)] += 1
                 ends.setdefault(judged.last, []).append((tests, its, judged))
-        for number, pane in enumerate(panes):
-            held.recent[1] += pane.counts
-            if row == EVERYTHING:
-                merge_moments(held.moments[1], pane.moments)
-                if self._decisions:
-                    own = {name: held.recent[:, at].sum(axis=0) for name, at in self._decisions.items()}
-                    decided[pane.place[3]] = own
+        for number in range(-1, len(panes)):  # before the first pane some may have grown too old
+            if number >= 0:
+                self._recently(row, held, panes[number], decided)
             for tests, its, judged in ends.get(number, ()):
                 old, statistic = self._step(tests, its, judged)
                 if self._trace is not None:
-                    self._trace(tests, statistic, Place(*pane.place))
+                    self._trace(tests, statistic, Place(*judged.end))
                 if old is not None:
                     moved = np.flatnonzero(old != its.level).tolist()
-                    yield from self._changes(held, tests, its, judged, old, moved, statistic, pane.place)
-            held.filling += every[number]
+                    yield from self._changes(held, tests, its, judged, old, moved, statistic, judged.end)
+            held.filling += every[number] if number >= 0 else 0
             if held.filling >= RECENT:
                 held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
                 held.moments[0], held.moments[1] = held.moments[1], no_moments(held.moments.shape[1])
+
+    def _recently(self, row: int, held: RowState, pane: WholePane, decided: dict[int, Mapping[str, Counts]]) -> None:
+        held.recent[1] += pane.counts
+        if row == EVERYTHING:
+            merge_moments(held.moments[1], pane.moments)
+            if self._decisions:
+                own = {name: held.recent[:, at].sum(axis=0) for name, at in self._decisions.items()}
+                decided[pane.place[3]] = own
 
     def _step(self, tests: Tests, its: WindowState, judged: Judged) -> tuple[NDArray[np.int8] | None, Floats]:
         """Feed one window to the CUSUMs. The levels before, where any of them changed, and the statistics."""
@@ -310,34 +351,56 @@ def _judge(
     counts: Counts,
     events: Sequence[int],
     season: RowSeason | None,
+    ticks: Ticks,
 ) -> list[Judged]:
-    """The windows that these panes fill, judged; what is left over stays in the state.
+    """The windows that these panes fill, and those that grow too old, judged; what is left over stays in the state.
 
     ``counts`` has shape (panes, width). A ``season`` is taken out between the times of a window's first and last pane.
     """
-    starts, begins, lasts = [0], [its.begin if its.events else panes[0].place], list[int]()
-    held = its.events
+    over = list[_Over]()
+    begin, since, latest, held = its.begin, its.since, its.latest, its.events
     for number, pane in enumerate(panes):
-        if len(starts) == len(lasts):
-            starts.append(number)
-            begins.append(pane.place)
-        held += events[number]
-        if held >= ENOUGH * window:
-            lasts.append(number)
+        if held and (old := ticks.end(since)) is not None and old[3] <= pane.place[3]:
+            over.append(_Over(begin, old, latest, number, held))
             held = 0
-    sums = np.add.reduceat(counts, starts, axis=0)
+        if not held:
+            begin, since = pane.place, pane.clock
+        held += events[number]
+        latest = pane.place[2]
+        if held >= ENOUGH * window:
+            over.append(_Over(begin, pane.place, latest, number + 1, held))
+            held = 0
+    if held and (old := ticks.end(since)) is not None:
+        over.append(_Over(begin, old, latest, len(panes), held))
+        held = 0
+    upto = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts, axis=0)])
+    edges = [0, *(one.panes for one in over), len(panes)]
+    sums = upto[edges[1:]] - upto[edges[:-1]]
     sums[0] += its.counts
-    full = len(lasts)
-    its.events, its.begin = held, begins[-1]
-    its.counts = sums[full] if len(starts) > full else np.zeros_like(its.counts)
-    if not full:
+    its.events, its.begin, its.since, its.latest, its.counts = held, begin, since, latest, sums[-1]
+    if not over:
         return []
-    deviations = None
-    if season is not None:
-        spans = [(begin[2], panes[last].place[2]) for begin, last in zip(begins, lasts, strict=False)]
-        deviations = season.deviations(spans)
-    steps = tests.steps(sums[:full], deviations)
-    return [Judged(*each) for each in zip(begins, lasts, steps, strict=False)]
+    deviations = None if season is None else season.deviations([(one.begin[2], one.latest) for one in over])
+    steps = tests.steps(sums[:-1], deviations)
+    return [Judged(one.begin, one.end, one.panes - 1, one.events, own) for one, own in zip(over, steps, strict=True)]
+
+
+class _Over(NamedTuple):
+    """A window that is over: its first pane, the pane that ended it, the time of its last one, how many of the row's
+    panes came before its end, and its events."""
+
+    begin: At
+    end: At
+    latest: int
+    panes: int
+    events: int
+
+
+def _kind(events: int, window: int) -> str:
+    """What a window was judged as."""
+    if events >= ENOUGH * window:
+        return "full"
+    return "thin" if events >= FEWEST else "insufficient"
 
 
 def _new_window(tests: Tests, width: int) -> WindowState:

@@ -23,6 +23,7 @@ class _Clock(msgspec.Struct, frozen=True, array_like=True):
     version: int
     baseline: str
     panes: int
+    clock: int = 0
 
 
 class _Incidents(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +52,8 @@ class _Window(msgspec.Struct, frozen=True, array_like=True):
     level: bytes
     quiet: bytes
     onset: bytes
+    since: int = 0
+    latest: int = 0
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -106,7 +109,7 @@ def restore(detector: Detector, kept: Kept, values: Mapping[bytes, bytes | None]
         if value is None:
             continue
         if key == CLOCK and (clock := _read(_Clock, value, detector)) is not None:
-            kept.state.panes = clock.panes
+            kept.state.panes, kept.state.clock = clock.panes, clock.clock
         elif key == INCIDENTS and (incidents := _read(_Incidents, value, detector)) is not None:
             kept.incidents.running = incidents.running
         elif key.startswith(OPEN) and (opened := _read(_Open, value, detector)) is not None:
@@ -119,7 +122,7 @@ def changes(detector: Detector, kept: Kept, partitions: Iterable[int]) -> dict[b
     """What to write after panes of these partitions were taken."""
     state, baseline = kept.state, detector.baseline.hash
     written: dict[bytes, bytes | None] = {
-        CLOCK: _encode(_Clock(VERSION, baseline, state.panes)),
+        CLOCK: _encode(_Clock(VERSION, baseline, state.panes, state.clock)),
         INCIDENTS: _encode(_Incidents(VERSION, baseline, kept.incidents.running)),
     }
     for partition in sorted(partitions):
@@ -167,6 +170,8 @@ def _encode_row(row: RowState, baseline: str) -> bytes:
             its.level.tobytes(),
             its.quiet.astype("<u2").tobytes(),
             its.onset.tobytes(),
+            its.since,
+            its.latest,
         )
         for length, its in row.windows.items()
     ]
@@ -189,6 +194,8 @@ def _of_row(detector: Detector, held: _Row) -> RowState:
             np.frombuffer(its.quiet, "<u2").astype(np.int64),
             np.frombuffer(its.onset, np.int64).reshape(-1, 4).copy(),
             bool(level.any()),
+            its.since,
+            its.latest,
         )
     recent = np.frombuffer(held.recent, "<u2").astype(np.int64).reshape(2, width)
     return RowState(windows, recent, np.frombuffer(held.moments).reshape(2, -1, MOMENTS).copy(), held.filling)

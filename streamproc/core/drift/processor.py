@@ -142,10 +142,11 @@ class DriftProcessor:
         """What the panes bring about is told; the changes of state."""
         partitions, detector = sorted({part.partition for part in parts}), judge.detectors[shard]
         held = self._held(lane, shard, detector, partitions, state)
-        before = detector.judged
-        changes_found = detector.take(held.kept.state, *parts)
-        told.windows += detector.judged - before
-        for change in changes_found:
+        before = dict(detector.judged)
+        found = detector.take(held.kept.state, *parts)
+        for kind, count in detector.judged.items():
+            told.windows[kind] = told.windows.get(kind, 0) + count - before[kind]
+        for change in found:
             told.change(alarm_record(self._pipeline, detector, change, held.kept.incidents))
         changes = keeping.changes(detector, held.kept, partitions)
         held.values |= changes
@@ -216,7 +217,7 @@ class _Told:
     alarms: list[tuple[bytes, bytes]] = field(default_factory=list)
     states: list[tuple[bytes, bytes]] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
-    windows: int = 0
+    windows: dict[str, int] = field(default_factory=dict)
 
     def effects(
         self,
@@ -226,7 +227,7 @@ class _Told:
         wake_at: datetime | None,
     ) -> Effects:
         """What comes of it, with changes of state and what else was counted."""
-        counts = counts | {("drift_windows", "judged"): self.windows}
+        counts = counts | {("drift_windows", kind): count for kind, count in self.windows.items()}
         for level in self.levels:
             counts["drift_changes", level] = counts.get(("drift_changes", level), 0) + 1
         return Effects(

@@ -49,6 +49,10 @@ class WindowState:
     onset: NDArray[np.int64]
     watchful: bool = False
     """Whether any level is not stable."""
+    since: int = 0
+    """The clock when the window began."""
+    latest: int = 0
+    """The time of its last pane (µs)."""
 
 
 @dataclass(slots=True)
@@ -63,12 +67,14 @@ class RowState:
 
 @dataclass(slots=True)
 class DetectorState:
-    """Everything that changes. ``open`` is by partition, ``rows`` by row; ``panes`` counts those that became whole.
+    """Everything that changes. ``open`` is by partition, ``rows`` by row; ``panes`` counts those that became whole, and
+    ``clock`` is the latest time of any (µs).
 
     ``touched`` are the rows that changed since it was cleared.
     """
 
     panes: int = 0
+    clock: int = 0
     open: dict[int, OpenPane] = field(default_factory=dict)
     rows: dict[int, RowState] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
