@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 import polars as pl
 
-from streamproc.baselines import watched_of
+from streamproc.baselines import outcomes_of, watched_of
 from streamproc.core.decide.drift import Watch
 from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.bins import Floats, numbers
+from streamproc.core.drift.errors import error_alarms, errors_of
 from streamproc.core.drift.panes import Counted
 from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.core.plan import SCORE
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from streamproc.rows import Told
 
 
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """By row, whether the prediction was wrong (1, 0, NaN where it is not known), and the accuracy that its score let
+    expect; and at which rows detectors alarmed on the errors, by their names."""
+
+    errors: Floats
+    expected: Floats
+    alarms: Mapping[str, Sequence[int]]
+
+    def between(self, begin: int, end: int) -> dict[str, Any]:
+        """Of rows whose outcome is known: how many, their accuracy, and what was expected of them."""
+        known = ~np.isnan(self.errors[begin:end])
+        errors, expected = self.errors[begin:end][known], self.expected[begin:end][known]
+        n = int(known.sum())
+        told = bool(n) and not np.isnan(expected).all()
+        return {
+            "outcomes": n,
+            "realised": float(1 - errors.mean()) if n else None,
+            "expected": float(np.nanmean(expected)) if told else None,
+        }
+
+
 @dataclass(slots=True)
 class Backtest:
-    """What happened. ``changes`` are records of schemas/drift.schema.json, ``watched`` what was watched, where kept."""
+    """What happened. ``changes`` are records of schemas/drift.schema.json, ``watched`` what was watched, where kept.
+
+    ``accuracy`` is there where rows say what came true.
+    """
 
     events: int = 0
     changes: list[dict[str, Any]] = field(default_factory=list)
     watched: list[pl.DataFrame] = field(default_factory=list)
+    accuracy: Accuracy | None = None
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
@@ -39,16 +70,32 @@ async def run_backtest(
     assert pipeline.plan.drift is not None and pipeline.processor.watch is not None
     drift = DriftProcessor(pipeline.plan.pipeline, baseline, recover=pipeline.plan.drift.recover)
     offline = Offline(drift, pipeline.answers.now, tables=(TABLE,))
-    found = Backtest()
-    async for watched in watched_of(pipeline, source, told):
+    found, taken, scores = Backtest(), outcomes_of(pipeline, source), list[Floats]()
+    async for watched in watched_of(pipeline, source, told, taken):
         effects = offline.process(batch_of(pipeline.plan.topics.panes, _panes(pipeline.processor.watch, watched)))
         for output in effects.records:
             if output.topic == pipeline.plan.topics.drift:
                 found.changes += map(orjson.loads, filter(None, output.values))
         if keep:
             found.watched.append(watched.columns)
+        if taken is not None:
+            own = np.full(len(watched.offsets), np.nan)
+            own[watched.events] = numbers(watched.columns[SCORE])
+            scores.append(own)
         found.events += len(watched.offsets)
+    if taken is not None and taken.there:
+        found.accuracy = _accuracy(baseline, np.concatenate(scores), taken.known())
     return found
+
+
+def _accuracy(baseline: Baseline, scores: Floats, outcomes: Floats) -> Accuracy:
+    errors, expected = errors_of(scores, outcomes), np.full(len(scores), np.nan)
+    column = next((column for column in baseline.bins if column.name == SCORE), None)
+    if column is not None and baseline.accuracies is not None:
+        codes = column.codes(pl.Series(scores))
+        expected = np.append(np.array(baseline.accuracies), np.nan)[codes]
+    per = baseline.source["budget"]["events_per_false_alarm"]
+    return Accuracy(errors, expected, error_alarms(errors, per))
 
 
 async def panes_of(pipeline: Pipeline, source: str, told: Told | None = None) -> list[bytes | None]:

@@ -94,12 +94,17 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
 
 def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
     """The baseline of the pipeline's reference file. Raises UserError where that cannot be used."""
-    path, drift, taken = _reference_path(pipeline), pipeline.plan.drift, None
-    assert drift is not None
-    if drift.outcome is not None:
-        taken = Outcomes(drift.outcome, keep=drift.outcome in pipeline.plan.contract.columns)
+    path, taken = _reference_path(pipeline), outcomes_of(pipeline, "the reference")
     parts = asyncio.run(_read(pipeline, str(path), told, taken))
     return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline), taken)
+
+
+def outcomes_of(pipeline: Pipeline, rows: str) -> Outcomes | None:
+    """What takes outcomes out of rows, where the pipeline names their field."""
+    drift = pipeline.plan.drift
+    if drift is None or drift.outcome is None:
+        return None
+    return Outcomes(drift.outcome, keep=drift.outcome in pipeline.plan.contract.columns, of=rows)
 
 
 def baseline_of(

@@ -15,13 +15,14 @@ from streamproc.errors import UserError
 class Outcomes:
     """Takes the field out of rows before they are decided, as a contract may refuse it, and keeps its values.
 
-    ``keep`` leaves it in the rows too: for a field that the contract has.
+    ``keep`` leaves it in the rows too: for a field that the contract has. ``of`` what the rows are, for people.
     """
 
-    def __init__(self, field: str, *, keep: bool) -> None:
-        self._field, self._keep = field, keep
+    def __init__(self, field: str, *, keep: bool, of: str = "the reference") -> None:
+        self._field, self._keep, self._of = field, keep, of
         self._known = list[float]()
-        self._there = False
+        self.there = False
+        """Whether any row had the field."""
 
     def take(self, rows: Sequence[bytes]) -> list[bytes]:
         """The rows without the field. Raises UserError where its value is no truth value."""
@@ -32,8 +33,8 @@ class Outcomes:
 
         Raises UserError where no row has the field.
         """
-        if not self._there:
-            message = f"no row of the reference has a field `{self._field}`"
+        if not self.there:
+            message = f"no row of {self._of} has a field `{self._field}`"
             raise UserError(message, "`drift.outcome` names the field that says what came true")
         return np.array(self._known)
 
@@ -44,7 +45,7 @@ class Outcomes:
         except orjson.JSONDecodeError:  # a dead letter, for a reason that is told elsewhere
             data = None
         if isinstance(data, dict) and self._field in data:
-            self._there = True
+            self.there = True
             value = data[self._field] if self._keep else data.pop(self._field)
             row = row if self._keep else orjson.dumps(data)
         self._known.append(self._number(value))
@@ -56,5 +57,5 @@ class Outcomes:
         if isinstance(value, bool | int | float) and value in (0, 1):
             return float(value)
         shown = orjson.dumps(value, default=str).decode()[:40]
-        message = f"row {len(self._known):,} of the reference, counted from 0, has `{self._field}`: {shown}"
+        message = f"row {len(self._known):,} of {self._of}, counted from 0, has `{self._field}`: {shown}"
         raise UserError(message, "an outcome is true or false, 1 or 0, or missing where it is not known")

@@ -44,12 +44,13 @@ def rivals(columns: pl.DataFrame, told: Told | None = None) -> Iterator[Rival]:
         for done, column in enumerate(numeric):
             if told is not None:
                 told(name, done, len(numeric))
-            alarms += _alarms(make(), numbers(columns[column]))
+            alarms += alarms_of(make(), numbers(columns[column]))
         yield Rival(f"{name} (river, defaults)", tuple(sorted(alarms)))
     yield Rival(f"an alarm every {EVERY:,} events", tuple(range(EVERY - 1, len(columns), EVERY)))
 
 
-def _alarms(detector: Any, values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
+def alarms_of(detector: Any, values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
+    """The rows at which a detector of river's alarms; missing values are left out."""
     rows = np.flatnonzero(np.isfinite(values))
     alarms = list[int]()
     for row, value in zip(rows.tolist(), values[rows].tolist(), strict=True):

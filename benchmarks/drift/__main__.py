@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from benchmarks.drift import budget, cost, delays, loans, run_lengths
+from benchmarks.drift import budget, cost, delays, errors, loans, run_lengths
 
 SEED = 20_000
-PARTS = ("budget", "delays", "loans", "lengths", "cost")
+PARTS = ("budget", "delays", "errors", "loans", "lengths", "cost")
 
 
 def main() -> None:
@@ -50,6 +50,8 @@ def _rows(part: str, options: argparse.Namespace) -> Any:
             for name in delays.SCENARIOS:
                 if options.only in name:
                     yield delays.measure(name, options.runs, options.seed)
+        case "errors":
+            yield from errors.measure(options.seed)
         case "loans":
             yield from loans.measure()
         case "lengths":
@@ -68,6 +70,13 @@ def _line(part: str, row: dict[str, Any]) -> str:
             goal = "" if row["goal"] is None else f" (goal {row['goal']:,})"
             what = f"median {row['median']:>7,.0f}, 90 % {row['ninety']:>7,.0f}{goal}, missed {row['missed']:.1%}"
             return f"{row['change']:<34} {what}, {row['alarms_before']} alarms before, {row['runs']} runs"
+        case "errors":
+            per = f"one per {row['events_per_alarm']:>9,.0f} events, errors {row['errors']:.0%} and then 5 % more"
+            told = (
+                f"{name} {row['of_budget'][name]:.2f} of it, {delay:,.0f} events"
+                for name, delay in row["delays"].items()
+            )
+            return f"{per}: {'; '.join(told)}"
         case "lengths":
             what = f"published {row['published']:>7.2f}, simulated {row['simulated']:>7.2f}, {row['off']:+.1%}"
             return f"{row['chart']:<20} shift {row['shift']:<4}: {what}"

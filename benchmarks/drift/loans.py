@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from river.drift import ADWIN
-from river.drift.binary import HDDMA
+from river import drift
 
 from benchmarks.drift.watching import Watcher, learned
-from streamproc.rivals import rivals
+from streamproc.core.drift.bins import numbers
+from streamproc.core.drift.budget import thresholds
+from streamproc.core.drift.errors import ADWIN_PER_ALARM, error_detectors
+from streamproc.rivals import Rival, alarms_of, rivals
 from streamproc.sample import car_loans
 
 REFERENCE = 40_000
@@ -35,11 +37,34 @@ def measure() -> Iterator[dict[str, Any]]:
         yield _said(f"{column}: events to its first alarm", f"{delay:,}")
     yield _said("silent to the end", ", ".join(name for name in watched.columns if name not in first))
     yield from _lead("", data.errors, SHIFT, min(first.values()), _days(data.times))
-    for rival in rivals(watched[REFERENCE:]):
+    for rival in (*rivals(watched[REFERENCE:]), *_budgeted(watched)):
         before = sum(row < SHIFT - REFERENCE for row in rival.alarms)
         after = next((row + 1 + REFERENCE - SHIFT for row in rival.alarms if row >= SHIFT - REFERENCE), None)
         yield _said(f"{rival.name}: alarms before, events to the next", f"{before:,}, {after}")
     yield from _staggered()
+
+
+def _budgeted(frame: pl.DataFrame) -> Iterator[Rival]:
+    """The same detectors for one false alarm in as many events over all columns, where they can be set to that.
+
+    ADWIN's delta as for errors; KSWIN tests at each event, so by Bonferroni its level is one in all of these; for
+    PageHinkley, a CUSUM against the running mean, columns are standardised as in the reference, and its threshold is
+    Siegmund's for half a standard deviation.
+    """
+    numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    looks = EVENTS_PER_ALARM * len(numeric)
+    makers: dict[str, Callable[[], Any]] = {
+        "ADWIN": lambda: drift.ADWIN(delta=ADWIN_PER_ALARM / looks),
+        "PageHinkley": lambda: drift.PageHinkley(delta=0.25, threshold=thresholds(2 * looks).cusum),
+        "KSWIN": lambda: drift.KSWIN(alpha=1 / looks, seed=7),
+    }
+    for name, make in makers.items():
+        alarms = list[int]()
+        for column in numeric:
+            values = numbers(frame[column])
+            own = values[:REFERENCE]
+            alarms += alarms_of(make(), (values[REFERENCE:] - np.nanmean(own)) / np.nanstd(own))
+        yield Rival(f"{name} (river, for the same budget)", tuple(sorted(alarms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +107,7 @@ def _first_alarms(frame: pl.DataFrame, reference: int, shift: int) -> tuple[Mapp
 def _lead(case: str, errors: NDArray[np.int64], shift: int, features: int, per_day: float) -> Iterator[dict[str, Any]]:
     """How much earlier features alarmed than detectors on errors, with labels at once and with late ones."""
     late = round(LABEL_DAYS * per_day)
-    for name, detector in (("ADWIN", ADWIN()), ("HDDM_A", HDDMA())):
+    for name, detector in error_detectors(EVENTS_PER_ALARM).items():
         seen, early = _error_alarm(detector, errors, shift)
         if seen is None:
             yield _said(f"{case}errors, {name}", f"never ({early} before)")

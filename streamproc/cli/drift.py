@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from streamproc.backtest import Backtest, after, delays, panes_of, run_backtest
+from streamproc.backtest import Accuracy, Backtest, after, delays, panes_of, run_backtest
 from streamproc.baselines import baseline_path, learn, open_watched, stream_reference, watching
 from streamproc.cli import drift_control
 from streamproc.cli.console import console_for
@@ -108,8 +108,9 @@ def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json:
     """Say what would have alarmed on the events of INPUT (NDJSON, CSV or Parquet), and when.
 
     Rows are the events of one partition, in their order. With --truth: false alarms before that row, and delays after
-    it. Beside it stand what river's ADWIN, PageHinkley and KSWIN make of the numeric columns, and what one makes that
-    looks at nothing.
+    it. Where rows have the field that `drift.outcome` names: their accuracy beside the expected one, and what ADWIN and
+    HDDM_A make of the errors under the same budget. Beside it stand what river's ADWIN, PageHinkley and KSWIN make of
+    the numeric columns, and what one makes that looks at nothing.
 
     \b
     Examples:
@@ -258,17 +259,26 @@ def _as_json(found: Backtest, others: list[Rival], truth: int | None, baseline: 
     if truth is not None:
         shown["false_alarms"] = len(found.alarms) - len(after(found.alarms, truth))
         shown["delays"] = delays(found.alarms, truth, "monitor")
+    if found.accuracy is not None:
+        shown["errors"] = {name: list(rows) for name, rows in found.accuracy.alarms.items()}
+        shown["accuracy"] = found.accuracy.between(0, truth or found.events)
+        if truth is not None:
+            shown["accuracy_after"] = found.accuracy.between(truth, found.events)
     shown["others"] = [
-        {"name": other.name, "alarms": len(other.alarms), **({} if truth is None else _judged(other, truth))}
+        {"name": other.name, "alarms": len(other.alarms), **({} if truth is None else _judged_json(other, truth))}
         for other in others
     ]
     return shown
 
 
-def _judged(other: Rival, truth: int) -> dict[str, int | None]:
-    before = sum(row < truth for row in other.alarms)
-    first = next((row + 1 - truth for row in other.alarms if row >= truth), None)
-    return {"false_alarms": before, "delay": first}
+def _judged_json(other: Rival, truth: int) -> dict[str, int | None]:
+    before, delay = _judged(other.alarms, truth)
+    return {"false_alarms": before, "delay": delay}
+
+
+def _judged(rows: Sequence[int], truth: int) -> tuple[int, int | None]:
+    """The alarms before a row, and the events from it to the first after it."""
+    return sum(row < truth for row in rows), next((row + 1 - truth for row in rows if row >= truth), None)
 
 
 def _show_backtest(found: Backtest, others: list[Rival], truth: int | None) -> None:
@@ -285,12 +295,29 @@ def _show_backtest(found: Backtest, others: list[Rival], truth: int | None) -> N
     click.echo(f"{counted(found.events, 'event')}, {alarms}")
     if truth is not None:
         _show_delays(found, truth)
+    if found.accuracy is not None:
+        _show_accuracy(found.accuracy, found.events, truth)
     for other in others:
-        told = counted(len(other.alarms), "alarm")
-        if truth is not None:
-            judged = _judged(other, truth)
-            told += f", {judged['false_alarms']:,} before; the next after {judged['delay'] or '–'} events"
-        click.echo(f"{other.name}: {told}")
+        click.echo(_rows_told(other.name, other.alarms, truth))
+
+
+def _show_accuracy(accuracy: Accuracy, events: int, truth: int | None) -> None:
+    """What came true beside what scores let expect, and what detectors make of the errors under the same budget."""
+    stretches = [("", 0, events)] if truth is None else [("before: ", 0, truth), ("after: ", truth, events)]
+    for name, begin, end in stretches:
+        told = accuracy.between(begin, end)
+        realised, expected = ("unknown" if told[of] is None else f"{told[of]:.2%}" for of in ("realised", "expected"))
+        click.echo(f"{name}accuracy {realised} of {counted(told['outcomes'], 'outcome')}, expected {expected}")
+    for name, rows in accuracy.alarms.items():
+        click.echo(_rows_told(f"errors, {name}, were outcomes there at once", rows, truth))
+
+
+def _rows_told(name: str, rows: Sequence[int], truth: int | None) -> str:
+    told = counted(len(rows), "alarm")
+    if truth is not None:
+        before, first = _judged(rows, truth)
+        told += f", {before:,} before; the next after {first or '–'} events"
+    return f"{name}: {told}"
 
 
 def _show_delays(found: Backtest, truth: int) -> None:

@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 import orjson
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from streamproc.cli import cli
 from streamproc.core.drift.baseline import loads
-from streamproc.sample import example
+from streamproc.errors import UserError
+from streamproc.sample import car_loans, example
 from tests.kafka.car_loan import loans, without_drift
 
 REFERENCE, SHIFT = 40_000, 75_000
@@ -62,6 +64,36 @@ def test_a_backtest_on_real_loans_is_silent_until_they_change_and_then_early(fol
     assert first["score"] <= 500
     assert not {"debt_to_income_ratio", "size_of_downpayment", "driver_tenure"} & set(first)
     assert len({alarm["incident"]["id"] for alarm in found["alarms"]}) == 1
+
+
+def test_accuracy_and_errors_stand_beside_it_where_rows_say_what_came_true(folder: Path) -> None:
+    own = folder.parent / "with_outcomes"
+    shutil.copytree(folder, own)
+    pipeline = own / "pipeline.yaml"
+    pipeline.write_text(pipeline.read_text().replace("  watch: [", "  outcome: repaid\n  watch: ["))
+    files = car_loans()
+    came = pl.concat([pl.read_csv(file)["repaid"].cast(pl.Int64) for file in (files.reference, files.outcomes)])
+    whole = loans().with_columns(repaid=came)
+    whole[:REFERENCE].write_parquet(own / "reference.parquet")
+    whole[REFERENCE:].write_parquet(own / "rest.parquet")
+    arguments = str(pipeline), str(own / "rest.parquet"), "--truth", str(SHIFT - REFERENCE), "--no-compare"
+    found = orjson.loads(run("backtest", *arguments, "--json").stdout)
+    before, after = found["accuracy"], found["accuracy_after"]
+    assert (before["outcomes"], after["outcomes"]) == (SHIFT - REFERENCE, 60_000 - (SHIFT - REFERENCE))
+    assert abs(before["realised"] - before["expected"]) < 0.01
+    assert after["expected"] < before["expected"] - 0.01
+    assert after["realised"] < before["realised"] - 0.01
+    assert set(found["errors"]) == {"ADWIN", "HDDM_A"}
+    assert min(found["errors"]["ADWIN"]) > SHIFT - REFERENCE
+    first = min(delay for monitor, delay in found["delays"].items() if monitor.startswith("score/"))
+    assert first < min(found["errors"]["ADWIN"]) - (SHIFT - REFERENCE)
+    told = run("backtest", *arguments).output
+    assert re.search(r"^before: accuracy [\d.]+% of 35,000 outcomes, expected [\d.]+%$", told, re.M)
+    assert re.search(r"^errors, HDDM_A, were outcomes there at once: ", told, re.M)
+    damaged = whole[REFERENCE:].with_columns(repaid=pl.lit("perhaps"))
+    damaged.write_parquet(own / "odd.parquet")
+    with pytest.raises(UserError, match=r"odd.parquet.*`repaid`: \"perhaps\""):
+        run("backtest", str(pipeline), str(own / "odd.parquet"), "--no-compare")
 
 
 def test_a_baseline_is_kept_and_used_while_it_belongs(folder: Path) -> None:
