@@ -41,6 +41,8 @@ WHY: Mapping[str, str] = {
     "no_score": "the model gave no usable score",
     "no_rule": "no rule matched",
     "stale": "the event was older than max_age when it was decided",
+    "mode_fallback": "people let the fallback chain alone decide",
+    "mode_review_all": "people let nothing be decided without them",
 }
 KNOWN_BEFORE: Mapping[str, pl.DataType] = {EVENT_TIME: pl.Datetime("us", "UTC")}
 KNOWN_AFTER: Mapping[str, pl.DataType] = {SCORE: pl.Float64(), CONFIDENCE: pl.Float64()}
@@ -126,7 +128,7 @@ def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[Rule
         )
 
     traces = [trace(rule, _outcome(decision, rule.id), False) for rule in plan.file.rules]
-    if decision["why"] in ("no_score", "no_rule", "stale"):
+    if decision["why"] in ("no_score", "no_rule", "stale", "mode_fallback"):
         outcomes = _fallback_outcomes(decision, [part.id for part in plan.file.fallback])
         traces += [trace(part, outcome, True) for part, outcome in zip(plan.file.fallback, outcomes, strict=True)]
     return traces

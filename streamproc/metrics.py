@@ -159,6 +159,12 @@ LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], re
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
 RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
+MODE = Gauge(
+    "streamproc_mode",
+    "1 for what people let automation do: automatic, fallback, review-all",
+    ["mode"],
+    registry=REGISTRY,
+)
 BROKER_AWAY = Gauge("streamproc_broker_away", "1 while the worker waits for the broker", registry=REGISTRY)
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from aiokafka.errors import KafkaError
 
@@ -18,10 +18,12 @@ from streamproc.baselines import kept_or_learned, stream_reference
 from streamproc.control import control_of, say
 from streamproc.core.control import Control
 from streamproc.core.decide.drift import WATCH, Watch
+from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.baseline import BASELINES, Baseline
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView
-from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Lookup
+from streamproc.core.plan import Mode
+from streamproc.core.processor import Answer, Ask, Lookup
 from streamproc.errors import BrokerUnavailable, UserError
 from streamproc.incidents import STANDINGS, Incident, open_incidents, read_states
 from streamproc.kafka.agent import Answerer, SeenNow
@@ -55,12 +57,11 @@ async def seeing(pipeline: Pipeline, connection: Connection) -> AsyncIterator[Si
 
     Where a topic is the reference, it is learned while the worker decides, once the topic has enough events.
     """
-    if pipeline.plan.drift is None:
-        yield Sight(lambda: NOTHING_SEEN, pipeline.answers, None)
-        return
-    seeing, topics, stream = Seeing(pipeline), pipeline.plan.topics, stream_reference(pipeline)
-    async with following(connection, (topics.control, topics.drift_state), seeing.views) as follower:
-        if seeing.said is None:
+    seeing, topics, watches = Seeing(pipeline), pipeline.plan.topics, pipeline.plan.drift is not None
+    followed = (topics.control, topics.drift_state) if watches else (topics.control,)
+    async with following(connection, followed, seeing.views) as follower:
+        stream = stream_reference(pipeline) if watches else None
+        if watches and seeing.said is None:
             seeing.own = await asyncio.to_thread(kept_or_learned, pipeline)
             await follower.show()
         lookups, learning = Lookups(seeing, follower, pipeline.answers), asyncio.Future[None]()
@@ -141,6 +142,7 @@ class Seeing:
         self._pipeline, self._topics = pipeline, pipeline.plan.topics
         self.own: Baseline | None = None
         self._said: tuple[bytes | None, Baseline | None] = (None, None)
+        self._told_mode: Mode = "automatic"
         self.turn = 0
         self.watch: Watch | None = None
         self._incidents: list[Incident] = []
@@ -150,9 +152,10 @@ class Seeing:
     def views(self, values: Values) -> Mapping[str, Any]:
         """The views of the newest values of the topics."""
         control = control_of(values[self._topics.control])
+        views: dict[str, Any] = {MODE: self._mode(control)}
         baseline = self._said_baseline(control) or self.own
-        if baseline is None:
-            return {}
+        if baseline is None or self._topics.drift_state not in values:
+            return views
         if self.watch is None or self.watch.baseline != baseline.hash:
             log.info("watching by baseline %s", baseline.hash)
             self.watch = Watch.of(self._pipeline.plan, baseline)
@@ -162,7 +165,18 @@ class Seeing:
             if level := LEVELS.index(state["state"]):
                 metrics.DRIFT_LEVEL.labels(state["monitor"]).set(level)
         self._incidents = open_incidents(states, control)
-        return {VIEW: DriftView.of(states, baseline.hash), WATCH: self.watch}
+        return views | {VIEW: DriftView.of(states, baseline.hash), WATCH: self.watch}
+
+    def _mode(self, control: Control) -> Mode:
+        """What automation may do; told in the log where that changes."""
+        said = control.mode
+        mode: Mode = "automatic" if said is None else said.mode
+        if mode != self._told_mode:
+            log.warning("mode %s%s", mode, "" if said is None else f", says {said.by}: {said.why}")
+            self._told_mode = mode
+        for name in get_args(Mode):
+            metrics.MODE.labels(name).set(name == mode)
+        return mode
 
     @property
     def said(self) -> Baseline | None:

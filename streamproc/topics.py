@@ -60,14 +60,14 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("review", "write", spec(topics.review, count)),
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
         TopicRole("artefacts", "write", spec(topics.artefacts, 1, **compacted)),
+        TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
+        TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
     ]
     if plan.drift is not None:
         rows += [
             TopicRole("panes", "read and write", spec(topics.panes, partitions)),
             TopicRole("drift", "write", spec(topics.drift, 1)),
             TopicRole("drift-state", "read and write", spec(topics.drift_state, 1, **compacted)),
-            TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
-            TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
         ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]

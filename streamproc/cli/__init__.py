@@ -25,6 +25,7 @@ COMMANDS = {
     "topics": ("topics:topics", "A pipeline's topics and the permissions that it needs."),
     "decision": ("decision:decision", "Find decisions and explain them."),
     "dead-letters": ("dead_letters:dead_letters", "List, show and redrive dead letters."),
+    "control": ("control:control", "What automation may do: switch it off and on."),
     "drift": ("drift:drift", "Baselines, backtests and alarms of drift."),
     "reset": ("reset:reset", "Move a lane deliberately."),
 }

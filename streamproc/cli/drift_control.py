@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from streamproc.baselines import kept_or_learned, open_watched, stream_reference
 from streamproc.cli.console import console_for
+from streamproc.cli.control import by_option
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import deciding
 from streamproc.control import counted_by, read_control, said_baseline, say
@@ -31,10 +31,6 @@ from streamproc.stream_reference import learn_stretch, new_normal, newest
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
-
-by_option = click.option(
-    "--by", default=getpass.getuser, show_default="you", help="Who says so; it stands on the audit topic."
-)
 
 
 @click.command(short_help="Incidents that are not over.")

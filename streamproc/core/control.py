@@ -1,6 +1,7 @@
-"""What people tell a running pipeline, as records of its control topic: what is normal now, who looks at an incident.
+"""What people tell a running pipeline, as records of its control topic.
 
-The topic is compacted, by what a record is about; every record also stands on the audit topic, which keeps them all.
+They say what is normal now, what automation may do, and who looks at an incident. The topic is compacted, by what a
+record is about; every record also stands on the audit topic, which keeps them all.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import msgspec
 
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.baseline import loads as load_baseline
+from streamproc.core.plan import Mode
 from streamproc.core.records import VERSIONS
 
 VERSION: Final = VERSIONS["control"]
 BASELINE_KEY: Final = b"baseline"
+MODE_KEY: Final = b"mode"
 INCIDENT_KEY: Final = b"incident/"
 
 
@@ -73,7 +76,17 @@ class IncidentNote(_Said, frozen=True, kw_only=True, tag="incident"):
         return self.snoozed_until is not None and now < self.snoozed_until
 
 
-Said: TypeAlias = NewNormal | IncidentNote
+class NewMode(_Said, frozen=True, kw_only=True, tag="mode"):
+    """What automation may do from now on."""
+
+    mode: Mode
+
+    @property
+    def key(self) -> bytes:
+        return MODE_KEY
+
+
+Said: TypeAlias = NewNormal | IncidentNote | NewMode
 _decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 _encode = msgspec.json.Encoder().encode
 
@@ -96,21 +109,25 @@ def loads(raw: bytes) -> Said:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What holds now: the last word on the baseline, and on each incident by its id."""
+    """What holds now: the last word on the baseline, on the mode, and on each incident by its id."""
 
     normal: NewNormal | None = None
+    mode: NewMode | None = None
     incidents: Mapping[str, IncidentNote] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Said]) -> Control:
         """From the newest record of each key."""
-        normal, incidents = None, dict[str, IncidentNote]()
+        normal, mode, incidents = None, None, dict[str, IncidentNote]()
         for record in records:
-            if isinstance(record, NewNormal):
-                normal = record
-            else:
-                incidents[record.incident] = record
-        return cls(normal, incidents)
+            match record:
+                case NewNormal():
+                    normal = record
+                case NewMode():
+                    mode = record
+                case IncidentNote():
+                    incidents[record.incident] = record
+        return cls(normal, mode, incidents)
 
     def baseline(self, plan: str, model: str | None) -> Baseline | None:
         """The baseline that was said to be normal for this plan and model, where one was.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
@@ -14,6 +14,8 @@ from streamproc.core.expressions import Expression
 from streamproc.core.records import BodyForm, Topics
 
 REVIEW: Final = "review"
+Mode: TypeAlias = Literal["automatic", "fallback", "review-all"]
+"""What people let automation do: decide, decide by the fallback chain alone, or nothing at all."""
 SCORE: Final = "score"
 CONFIDENCE: Final = "confidence"
 EVENT_TIME: Final = "event_time"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from streamproc.core.decide.verdict import Verdicts
 from streamproc.core.processor import Answer, Ask, Changes, Headers, Output, Records, Seen, State
 from streamproc.core.records import DeadLetter
+
+MODE: Final = "mode"
+"""The name in ``Seen`` of what people let automation do."""
 
 StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
 

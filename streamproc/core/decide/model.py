@@ -8,11 +8,13 @@ from collections.abc import Generator
 import numpy as np
 import polars as pl
 
-from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.frame import MODE, Context, Frame, Stage
 from streamproc.core.plan import SCORE, ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Score
 
 NO_MODEL = "no_model"
+NOT_ASKED = "mode_fallback"
+"""Why there is no score while people let the fallback chain alone decide: the model may be what is wrong."""
 
 
 def model_stage(plan: Plan) -> Stage:
@@ -20,8 +22,12 @@ def model_stage(plan: Plan) -> Stage:
     model = plan.model
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        if model is None or not len(frame):
-            frame.unscored, frame.is_unscored = [NO_MODEL] * len(frame), np.ones(len(frame), np.bool_)
+        off = context.seen.views.get(MODE) == "fallback"
+        if model is None or off or not len(frame):
+            reason = NO_MODEL if model is None else NOT_ASKED
+            frame.unscored, frame.is_unscored = [reason] * len(frame), np.ones(len(frame), np.bool_)
+            if model is not None and len(frame):
+                frame.count("unscored", reason, len(frame))
             frame.add(pl.Series(SCORE, [None] * len(frame), dtype=pl.Float64))
             return
         [answer] = yield [_ask(model, frame)]

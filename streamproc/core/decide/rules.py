@@ -7,17 +7,20 @@ plain code that reads like the rule book, and not once per event: a batch has fe
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.decide.frame import Context, Frame, Stage
+from streamproc.core.decide.frame import MODE, Context, Frame, Stage
 from streamproc.core.decide.verdict import MOST_KNOWN, Drifted, Verdict, Verdicts, Why
-from streamproc.core.plan import REVIEW, Plan
+from streamproc.core.plan import REVIEW, Mode, Plan
 from streamproc.core.processor import Answer, Ask
 
 FALSE, TRUE, NULL = 0, 1, 2
+MODES: Sequence[Mode] = get_args(Mode)
 
 
 def rules_stage(plan: Plan) -> Stage:
@@ -27,19 +30,20 @@ def rules_stage(plan: Plan) -> Stage:
     known: dict[bytes, Verdict] = {}
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        frame.verdicts = judge(plan, frame, known)
+        frame.verdicts = judge(plan, frame, known, context.seen.views.get(MODE, "automatic"))
         return
         yield []
 
     return Stage("rules", reads, (), run)
 
 
-def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict]) -> Verdicts:
+def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict], mode: Mode = "automatic") -> Verdicts:
     """The verdict of every row. ``known`` remembers what combinations of outcomes mean."""
-    outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 2), TRUE, np.uint8)
+    outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 3), TRUE, np.uint8)
     _evaluate(plan, frame.columns, outcomes)
-    outcomes[:, -2] = frame.is_unscored
-    outcomes[:, -1] = frame.stale
+    outcomes[:, -3] = frame.is_unscored
+    outcomes[:, -2] = frame.stale
+    outcomes[:, -1] = MODES.index(mode)
     everything, width = outcomes.tobytes(), outcomes.shape[1]
     combinations = [everything[place : place + width] for place in range(0, len(everything), width)]
     numbers = {combination: number for number, combination in enumerate(dict.fromkeys(combinations))}
@@ -53,9 +57,22 @@ def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict]) -> Verdicts:
 
 def _meaning(plan: Plan, combination: bytes) -> Verdict:
     cut = len(plan.rules)
-    *outcomes, unscored, stale = combination
+    *outcomes, unscored, stale, mode = combination
     scored = plan.model is None or not unscored
-    return decide(plan, outcomes[:cut], outcomes[cut:], scored=scored, stale=bool(stale))
+    verdict = decide(plan, outcomes[:cut], outcomes[cut:], scored=scored, stale=bool(stale))
+    return _by_people(plan, verdict, outcomes[cut:], MODES[mode])
+
+
+def _by_people(plan: Plan, verdict: Verdict, fallback: Sequence[int], mode: Mode) -> Verdict:
+    """What becomes of a verdict where people do not let automation decide. What it would have been stays in it."""
+    match mode:
+        case "automatic":
+            return verdict
+        case "fallback":
+            decision, tier, rule = _fall_back(plan, fallback)
+            return replace(verdict, decision=decision, tier=tier, rule=rule, why="mode_fallback")
+        case "review-all":
+            return replace(verdict, decision=REVIEW, tier="abstain", rule=None, why="mode_review_all")
 
 
 def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) -> None:

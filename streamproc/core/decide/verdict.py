@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 MOST_KNOWN = 20_000
 """So many verdicts, by what led to them, are remembered."""
 
-Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale"]
+Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""``streamproc control``: what automation of a running pipeline may do."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+import click
+import orjson
+
+from streamproc.cli.options import connection_options, pipeline_argument
+from streamproc.control import read_control, say
+from streamproc.core.control import NewMode, dumps
+from streamproc.core.plan import Mode
+from streamproc.kafka.connection import Connection
+from streamproc.operations import pipeline_name
+
+by_option = click.option(
+    "--by", default=getpass.getuser, show_default="you", help="Who says so; it stands on the audit topic."
+)
+
+
+@click.group(short_help="What automation may do.")
+@pipeline_argument
+@click.pass_context
+def control(ctx: click.Context, file: Path) -> None:
+    """Say what automation of a running pipeline may do, or see what was said last.
+
+    \b
+    Examples:
+      streamproc control pipeline.yaml mode review-all --why "the model approves everything"
+      streamproc control pipeline.yaml mode automatic --why "the model was rolled back"
+      streamproc control pipeline.yaml show
+    """
+    ctx.obj = file
+
+
+@control.command()
+@click.argument("mode", type=click.Choice(get_args(Mode)))
+@click.option("--why", required=True, help="The reason; it is kept with who said so, and when.")
+@by_option
+@connection_options
+@click.pass_obj
+def mode(file: Path, mode: Mode, why: str, by: str, connection: Connection) -> None:
+    """Let automation decide (automatic), let the fallback chain alone decide, without asking the model (fallback), or
+    send everything to people (review-all).
+
+    Workers obey within two seconds. Decisions say so under `why`, and what automation alone would have decided under
+    `would_be`.
+
+    \b
+    Examples:
+      streamproc control pipeline.yaml mode fallback --why "the model server is overloaded"
+      streamproc control pipeline.yaml mode automatic --why "it is well again" --by ada
+    """
+    record = NewMode(pipeline=pipeline_name(file), time=datetime.now(UTC), by=by, why=why, mode=mode)
+    asyncio.run(say(connection, record))
+    click.echo(f"{record.pipeline}: {mode}")
+
+
+@control.command()
+@click.option("--json", "as_json", is_flag=True, help="The record as it is; null where nothing was ever said.")
+@connection_options
+@click.pass_obj
+def show(file: Path, as_json: bool, connection: Connection) -> None:
+    """Show what automation may do, who said so, when and why.
+
+    \b
+    Examples:
+      streamproc control pipeline.yaml show
+      streamproc control pipeline.yaml show --json
+    """
+    said = asyncio.run(read_control(connection, pipeline_name(file))).mode
+    if as_json:
+        click.echo(orjson.dumps(None) if said is None else dumps(said))
+    elif said is None:
+        click.echo("automatic: nobody ever said otherwise")
+    else:
+        click.echo(f"{said.mode}: {said.by} at {said.time:%Y-%m-%d %H:%M:%S} UTC: {said.why}")
