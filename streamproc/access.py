@@ -9,6 +9,7 @@ from typing import Literal
 
 from streamproc.kafka.agent import Agent
 from streamproc.plan.load import Loaded
+from streamproc.plan.models import StreamReference
 from streamproc.topics import TopicRole, redriven_topic
 
 Resource = Literal["topic", "group", "transactional-id"]
@@ -48,6 +49,11 @@ def worker_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicR
         users = [agent.name for agent in agents if _uses(agent, row.spec.name, name)]
         why = f"{row.role}, agent {', '.join(users)}" if users else row.role
         grants.append(Grant("worker", "topic", row.spec.name, _operations(row), why))
+    drift = loaded.file.drift
+    reference = None if drift is None else drift.reference
+    if isinstance(reference, StreamReference) and reference.topic not in {row.spec.name for row in rows}:
+        why = "drift.reference: what is normal is learned from it"
+        grants.append(Grant("worker", "topic", reference.topic, ("Read", "Describe", "DescribeConfigs"), why))
     agent_names = ", ".join(agent.name for agent in agents)
     return [
         *grants,

@@ -101,8 +101,8 @@ def _accuracy(baseline: Baseline, scores: Floats, outcomes: Floats) -> Accuracy:
 async def panes_of(pipeline: Pipeline, source: str, told: Told | None = None) -> list[bytes | None]:
     """The panes records that the decide agent would send of a file, as one partition."""
     assert pipeline.processor.watch is not None
-    watch = pipeline.processor.watch
-    return [value async for watched in watched_of(pipeline, source, told) for value in _panes(watch, watched)]
+    watch, taken = pipeline.processor.watch, outcomes_of(pipeline, source)
+    return [value async for watched in watched_of(pipeline, source, told, taken) for value in _panes(watch, watched)]
 
 
 def _panes(watch: Watch, watched: Counted) -> list[bytes | None]:

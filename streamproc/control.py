@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from streamproc.baselines import kept_or_learned
-from streamproc.core.control import Control, Said, dumps, loads
+from streamproc.core.control import Control, NewNormal, Said, dumps, loads
 from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.baseline import loads as load_baseline
 from streamproc.core.drift.panes import read as read_panes
 from streamproc.core.plan import Plan
 from streamproc.core.records import TYPED, Topics
@@ -46,7 +48,10 @@ async def read_control(connection: Connection, pipeline: str) -> Control:
     async with reading(connection, Topics.of(pipeline).control) as reader:
         async for records in reader.scan():
             for record in records:
-                values[record.key] = record.value
+                if record.value is None:
+                    values.pop(record.key, None)
+                else:
+                    values[record.key] = record.value
     return control_of(values)
 
 
@@ -72,7 +77,40 @@ async def counted_by(connection: Connection, panes: str) -> str | None:
             start, end = await reader.kept(partition)
             async for records in reader.between(partition, max(start, end - LOOKED_AT), end):
                 for record in records:
-                    found = record.timestamp, read_panes(record.value).baseline
+                    try:
+                        found = record.timestamp, read_panes(record.value or b"").baseline
+                    except ValueError:  # none of ours: the drift agent counts it
+                        continue
+                    newest = found if newest is None else max(newest, found)
+    return None if newest is None else newest[1]
+
+
+async def said_so_far(connection: Connection, plan: Plan) -> dict[str, tuple[int, bytes]]:
+    """Every baseline that was ever said to be normal for a plan: its place in the order in which they were said, and
+    its JSON, by its hash."""
+    found, model = dict[str, tuple[int, bytes]](), None if plan.model is None else plan.model.version
+    async with reading(connection, plan.topics.audit) as reader:
+        async for records in reader.scan():
+            for record in records:
+                try:
+                    said = loads(record.value or b"")
+                    if isinstance(said, NewNormal) and (said.plan, said.model) == (plan.hash, model):
+                        raw = bytes(said.baseline)
+                        found[load_baseline(raw).hash] = record.offset, raw
+                except ValueError as error:
+                    log.warning("a record on the audit topic is left out: %s", error)
+    return found
+
+
+async def running_plan(connection: Connection, decisions: str) -> str | None:
+    """The hash of the plan that decided last; ``None`` where nothing was decided."""
+    newest: tuple[int, str] | None = None
+    async with reading(connection, decisions) as reader:
+        for partition in range(reader.partitions):
+            start, end = await reader.kept(partition)
+            async for records in reader.between(partition, max(start, end - LOOKED_AT), end):
+                for record in records:
+                    found = record.timestamp, orjson.loads(record.value)["plan"]
                     newest = found if newest is None else max(newest, found)
     return None if newest is None else newest[1]
 

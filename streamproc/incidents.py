@@ -12,12 +12,13 @@ import orjson
 
 from streamproc.core.control import Control, IncidentNote
 from streamproc.core.drift.detector import LEVELS
+from streamproc.core.drift.volume import TESTS as VOLUME_TESTS
 
 log = logging.getLogger(__name__)
 
 Standing = Literal["open", "acknowledged", "snoozed"]
 STANDINGS: tuple[Standing, ...] = ("open", "acknowledged", "snoozed")
-_NEEDED = frozenset({"monitor", "column", "segment", "severity", "baseline", "incident"})
+_NEEDED = frozenset({"monitor", "column", "segment", "severity", "baseline"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Incident:
 
 
 def read_states(values: Iterable[bytes], baseline: str) -> list[dict[str, Any]]:
-    """The states of monitors of a baseline; what is none of ours is left out."""
+    """The states of monitors of a baseline, and of volume; what is none of ours is left out."""
     found = list[dict[str, Any]]()
     for value in values:
         try:
@@ -61,7 +62,7 @@ def read_states(values: Iterable[bytes], baseline: str) -> list[dict[str, Any]]:
         except (orjson.JSONDecodeError, KeyError, TypeError, AssertionError):
             log.warning("a record on the drift-state topic is none of streamproc's, and is left out")
             continue
-        if state["baseline"] == baseline:
+        if state["baseline"] == baseline or state.get("test") in VOLUME_TESTS:  # volume goes on under any baseline
             found.append(state)
     return found
 
@@ -70,7 +71,7 @@ def open_incidents(states: Iterable[Mapping[str, Any]], control: Control) -> lis
     """The incidents of drifting monitors, the oldest first."""
     by_id = dict[str, list[Mapping[str, Any]]]()
     for state in states:
-        if state["incident"] is not None:
+        if state.get("incident") is not None:  # version 0.1.0 did not write it
             by_id.setdefault(state["incident"]["id"], []).append(state)
     found = [
         Incident(

@@ -56,6 +56,7 @@ class Outcomes:
             return math.nan
         if isinstance(value, bool | int | float) and value in (0, 1):
             return float(value)
-        shown = orjson.dumps(value, default=str).decode()[:40]
-        message = f"row {len(self._known):,} of {self._of}, counted from 0, has `{self._field}`: {shown}"
+        message = (
+            f"row {len(self._known):,} of {self._of}, counted from 0, has a `{self._field}` that is no truth value"
+        )
         raise UserError(message, "an outcome is true or false, 1 or 0, or missing where it is not known")

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from streamproc import metrics
 from streamproc.baselines import kept_or_learned, stream_reference
-from streamproc.control import control_of, say
+from streamproc.control import control_of, said_so_far, say
 from streamproc.core.control import Control
 from streamproc.core.decide.drift import WATCH, Watch
 from streamproc.core.decide.frame import MODE
@@ -32,11 +32,13 @@ from streamproc.kafka.follower import Follower, Values, following
 from streamproc.kafka.watchdog import guard
 from streamproc.pipeline import Pipeline
 from streamproc.plan.models import StreamReference
-from streamproc.stream_reference import kept_events, learned, new_normal
+from streamproc.stream_reference import kept_offsets, learn_stretch, new_normal, newest
 
 log = logging.getLogger(__name__)
 
 LEARN_AGAIN_SECONDS = 5.0
+LONGEST_WAIT = 60.0
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ async def seeing(pipeline: Pipeline, connection: Connection) -> AsyncIterator[Si
         if watches and seeing.said is None:
             seeing.own = await asyncio.to_thread(kept_or_learned, pipeline)
             await follower.show()
-        lookups, learning = Lookups(seeing, follower, pipeline.answers), asyncio.Future[None]()
-        if seeing.watch is None and stream is not None:
+        lookups, learning = Lookups(seeing, follower, pipeline, connection), asyncio.Future[None]()
+        if stream is not None:
             task = _learn_when_there_is_enough(seeing, follower, pipeline, connection, stream)
             learning = asyncio.create_task(guard(task), name="learning")
         try:
@@ -78,27 +80,31 @@ async def seeing(pipeline: Pipeline, connection: Connection) -> AsyncIterator[Si
 async def _learn_when_there_is_enough(
     seeing: Seeing, follower: Follower, pipeline: Pipeline, connection: Connection, stream: StreamReference
 ) -> None:
-    """Learn from a topic, which may have too few events yet."""
-    while seeing.watch is None:
-        try:
-            await _learn_stream(seeing, follower, pipeline, connection, stream)
-        except (BrokerUnavailable, KafkaError) as error:
-            log.warning("learning from %s: %s, trying again", stream.topic, error)
-        except UserError as error:
-            log.error("nothing is watched: %s (%s)", error.message, error.hint)
-            return
-        await asyncio.sleep(LEARN_AGAIN_SECONDS)
+    """Learn from a topic whenever there is no baseline. It may have too few events yet, or be away."""
+    told, wait = "", LEARN_AGAIN_SECONDS
+    while True:
+        if seeing.watch is None:
+            try:
+                await _learn_stream(seeing, follower, pipeline, connection, stream)
+                told, wait = "", LEARN_AGAIN_SECONDS
+            except (BrokerUnavailable, KafkaError, UserError) as error:
+                if str(error) != told:  # once, not every time
+                    hint = f" ({error.hint})" if isinstance(error, UserError) and error.hint else ""
+                    log.warning("nothing is watched yet: %s%s", error, hint)
+                told, wait = str(error), min(2 * wait, LONGEST_WAIT)
+        await asyncio.sleep(wait)
 
 
 async def _learn_stream(
     seeing: Seeing, follower: Follower, pipeline: Pipeline, connection: Connection, stream: StreamReference
 ) -> None:
     """Learn from a topic that has enough events, and say so to all workers, unless another one was quicker."""
-    there = await kept_events(connection, stream.topic)
-    if there < stream.events:
-        log.info("%s has %s of the %s events to learn from", stream.topic, f"{there:,}", f"{stream.events:,}")
+    if await kept_offsets(connection, stream.topic) < stream.events:
         return
-    stretch, baseline = await learned(connection, pipeline, stream.topic, stream.events)
+    stretch = await newest(connection, stream.topic, stream.events)
+    if len(stretch.records) < stream.events:
+        return
+    baseline = await asyncio.to_thread(learn_stretch, pipeline, stretch)
     await follower.shows_all()
     if seeing.said is None:
         why = f"learned from the newest {len(stretch.records):,} events of {stream.topic}"
@@ -107,35 +113,48 @@ async def _learn_stream(
 
 
 class Lookups:
-    """Answers look-ups of baselines from what was said on the control topic; what else is asked, the models."""
+    """Answers look-ups of baselines from all that were ever said; what else is asked, the models."""
 
-    def __init__(self, seeing: Seeing, follower: Follower, models: Answerer) -> None:
-        self._seeing, self._follower, self._models = seeing, follower, models
+    def __init__(self, seeing: Seeing, follower: Follower, pipeline: Pipeline, connection: Connection) -> None:
+        self._seeing, self._follower = seeing, follower
+        self._pipeline, self._connection = pipeline, connection
 
     async def __call__(self, asks: Sequence[Ask]) -> list[Answer]:
         """One answer per ask, never an exception. A look-up waits for as long as the broker is away."""
         mine = [isinstance(ask, Lookup) and ask.source == BASELINES for ask in asks]
         others = [ask for ask, own in zip(asks, mine, strict=True) if not own]
-        answers = iter(await self._models(others) if others else ())
+        answers = iter(await self._pipeline.answers(others) if others else ())
         return [
             await self._baselines(ask) if isinstance(ask, Lookup) and own else next(answers)
             for ask, own in zip(asks, mine, strict=True)
         ]
 
     async def _baselines(self, ask: Lookup) -> Answer:
-        """Whoever sent panes of a baseline had seen it: it stands on the topic by now, or others stand there."""
+        """Of each its place in the order in which they were said, and its JSON.
+
+        Whoever sent panes of a baseline had seen it, so it has been said by now. The audit topic may show that a moment
+        later than the control topic.
+        """
         await self._follower.shows_all()
+        while True:
+            try:
+                known = await said_so_far(self._connection, self._pipeline.plan)
+                break
+            except (BrokerUnavailable, KafkaError) as error:
+                log.warning("looking up baselines: %s, trying again", error)
+                await asyncio.sleep(RETRY_SECONDS)
         said = self._seeing.said
-        found = [said.dumps() if said is not None and said.hash.encode() == key else None for key in ask.keys]
-        reasons = ["unknown" if value is None else None for value in found]
-        return Answer(found, reasons, str(self._seeing.turn))
+        if said is not None and said.hash not in known:
+            known[said.hash] = max((place for place, _ in known.values()), default=-1) + 1, said.dumps()
+        found = [known.get(key.decode()) for key in ask.keys]
+        return Answer(found, ["unknown" if one is None else None for one in found])
 
 
 class Seeing:
     """What decisions see of the pipeline's own topics, and the baseline that holds.
 
     ``own`` is the baseline of the pipeline's file; what was said on the control topic about this plan goes before it.
-    ``watch`` is by the one that holds; ``turn`` counts those that were said.
+    ``watch`` is by the one that holds.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -143,7 +162,8 @@ class Seeing:
         self.own: Baseline | None = None
         self._said: tuple[bytes | None, Baseline | None] = (None, None)
         self._told_mode: Mode = "automatic"
-        self.turn = 0
+        self._values: dict[bytes, bytes] = {}
+        self._control = Control()
         self.watch: Watch | None = None
         self._incidents: list[Incident] = []
         for standing in STANDINGS:
@@ -151,10 +171,11 @@ class Seeing:
 
     def views(self, values: Values) -> Mapping[str, Any]:
         """The views of the newest values of the topics."""
-        control = control_of(values[self._topics.control])
+        control = self._control_of(values[self._topics.control])
         views: dict[str, Any] = {MODE: self._mode(control)}
         baseline = self._said_baseline(control) or self.own
         if baseline is None or self._topics.drift_state not in values:
+            self.watch, self._incidents = None, []
             return views
         if self.watch is None or self.watch.baseline != baseline.hash:
             log.info("watching by baseline %s", baseline.hash)
@@ -166,6 +187,12 @@ class Seeing:
                 metrics.DRIFT_LEVEL.labels(state["monitor"]).set(level)
         self._incidents = open_incidents(states, control)
         return views | {VIEW: DriftView.of(states, baseline.hash), WATCH: self.watch}
+
+    def _control_of(self, values: Mapping[bytes, bytes]) -> Control:
+        """What was said, read again only where that changed: drift changes more often."""
+        if values != self._values:
+            self._values, self._control = dict(values), control_of(values)
+        return self._control
 
     def _mode(self, control: Control) -> Mode:
         """What automation may do; told in the log where that changes."""
@@ -185,14 +212,16 @@ class Seeing:
 
     def _said_baseline(self, control: Control) -> Baseline | None:
         plan = self._pipeline.plan
-        raw = bytes(control.normal.baseline) if control.normal is not None else None
+        model = None if plan.model is None else plan.model.version
+        said = control.normals.get((plan.hash, model))
+        raw = None if said is None else bytes(said.baseline)
         if raw != self._said[0]:
             try:
-                found = control.baseline(plan.hash, None if plan.model is None else plan.model.version)
+                found = control.baseline(plan.hash, model)
             except ValueError as error:
                 log.warning("the baseline on the control topic is left out: %s", error)
                 found = None
-            self._said, self.turn = (raw, found), self.turn + 1
+            self._said = raw, found
         return self._said[1]
 
     def _count(self, wanted: str) -> int:

@@ -42,21 +42,38 @@ async def newest(
 ) -> Stretch:
     """The newest events of a topic, or the first ones after a time: at most so many of all partitions together.
 
-    Of each partition as large a part as it has of the topic.
+    Of each partition as large a part as it has of the topic. Marks of transactions take offsets too, so where a stretch
+    has too few events, a longer one is read.
     """
     async with reading(connection, topic) as reader:
         kept = {partition: await _kept(reader, partition, since) for partition in range(reader.partitions)}
-        taken = _shares({partition: end - start for partition, (start, end) in kept.items()}, events)
-        start = {at: end - taken[at] if since is None else first for at, (first, end) in kept.items()}
-        end = {at: first + taken[at] for at, first in start.items()}
-        records, whole = list[Any](), sum(taken.values())
-        for partition in (one for one, count in taken.items() if count):
-            async for some in reader.between(partition, start[partition], end[partition]):
-                records += some
-                if told is not None:
-                    told(len(records), (len(records), whole))
+        there, wanted = sum(end - start for start, end in kept.values()), events
+        while True:
+            stretch = await _read(reader, kept, wanted, since is None, told)
+            if len(stretch.records) >= events or wanted >= there:
+                break
+            wanted = min(there, 2 * wanted)
+    if len(stretch.records) <= events:
+        return stretch
+    records = stretch.records[-events:] if since is None else stretch.records[:events]
+    return Stretch(topic, stretch.start, stretch.end, records)
+
+
+async def _read(
+    reader: TopicReader, kept: Mapping[int, tuple[int, int]], offsets: int, at_the_end: bool, told: Told | None
+) -> Stretch:
+    """So many offsets of the end, or of the beginning, of what is kept."""
+    taken = _shares({partition: end - start for partition, (start, end) in kept.items()}, offsets)
+    start = {at: end - taken[at] if at_the_end else first for at, (first, end) in kept.items()}
+    end = {at: first + taken[at] for at, first in start.items()}
+    records, whole = list[Any](), sum(taken.values())
+    for partition in (one for one, count in taken.items() if count):
+        async for some in reader.between(partition, start[partition], end[partition]):
+            records += some
+            if told is not None:
+                told(len(records), (len(records), whole))
     records.sort(key=lambda record: (record.timestamp, record.partition, record.offset))
-    return Stretch(topic, start, end, records)
+    return Stretch(reader.topic, start, end, records)
 
 
 def _shares(there: Mapping[int, int], wanted: int) -> dict[int, int]:
@@ -69,8 +86,8 @@ def _shares(there: Mapping[int, int], wanted: int) -> dict[int, int]:
     return {partition: count + (partition in over) for partition, count in taken.items()}
 
 
-async def kept_events(connection: Connection, topic: str) -> int:
-    """How many offsets the topic keeps."""
+async def kept_offsets(connection: Connection, topic: str) -> int:
+    """How many offsets the topic keeps: at least as many as it has events."""
     async with reading(connection, topic) as reader:
         kept = [await reader.kept(partition) for partition in range(reader.partitions)]
     return sum(end - start for start, end in kept)

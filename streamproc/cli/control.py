@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -18,8 +19,17 @@ from streamproc.core.plan import Mode
 from streamproc.kafka.connection import Connection
 from streamproc.operations import pipeline_name
 
+
+def _whoever() -> str:
+    """The name of who runs this; a container may have a user that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 by_option = click.option(
-    "--by", default=getpass.getuser, show_default="you", help="Who says so; it stands on the audit topic."
+    "--by", default=_whoever, show_default="you", help="Who says so; it stands on the audit topic."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from streamproc.cli.console import console_for
 from streamproc.cli.control import by_option
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import deciding
-from streamproc.control import counted_by, read_control, said_baseline, say
+from streamproc.control import counted_by, read_control, running_plan, said_baseline, say
 from streamproc.core.control import IncidentNote, NewNormal
 from streamproc.core.drift.baseline import loads as load_baseline
 from streamproc.errors import UserError
@@ -27,7 +28,7 @@ from streamproc.kafka.reader import reading
 from streamproc.operations import moment
 from streamproc.pipeline import Pipeline
 from streamproc.plan.durations import to_duration
-from streamproc.stream_reference import learn_stretch, new_normal, newest
+from streamproc.stream_reference import Stretch, learn_stretch, new_normal, newest
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
@@ -111,7 +112,7 @@ def ack(
             by=by,
             why=why,
             incident=found[0].id,
-            acknowledged=not reopen,
+            acknowledged=not reopen and (quiet is None or (before is not None and before.acknowledged)),
             owner=owner or (before.owner if before is not None else None),
             snoozed_until=None if quiet is None else now + quiet,
         )
@@ -171,6 +172,12 @@ def rebase(
     if undo:
         _undo(pipeline, by, why, connection)
         return
+    running = asyncio.run(running_plan(connection, pipeline.plan.topics.decisions))
+    if running not in (None, pipeline.plan.hash):
+        raise UserError(
+            f"the pipeline runs with plan {running}, and {file} is plan {pipeline.plan.hash}",
+            "a baseline holds for one plan: give the file that runs, or run this one first",
+        )
     start = moment(since, datetime.now(UTC)) if since else None
     topic = pipeline.plan.events.topic
     with deciding("reading") as told:
@@ -178,7 +185,7 @@ def rebase(
     baseline = learn_stretch(pipeline, stretch)
     if keep is not None:
         try:
-            keep.write_bytes(b"".join((record.value or b"") + b"\n" for record in stretch.records))
+            keep.write_bytes(b"".join(_lines(stretch)))
         except OSError as error:
             raise UserError(f"cannot write {keep}: {error.strerror}", "name another file with --keep") from error
     said = _say_normal(connection, new_normal(pipeline, baseline, by, why, stretch))
@@ -186,9 +193,20 @@ def rebase(
     click.echo(f"baseline {said} of {counted(len(stretch.records), 'event')}: {counted(on, 'monitor')}")
     for partition, offset in sorted(stretch.start.items()):
         click.echo(f"  partition {partition}: offsets {offset:,} to {stretch.end[partition]:,}")
+    if pipeline.plan.drift is not None and pipeline.plan.drift.outcome is not None:
+        click.echo("without expected accuracy: the stream does not say what came true")
     off = [monitor for monitor in baseline.monitors if monitor.fit is None]
     if off:
         click.echo(f"{counted(len(off), 'monitor')} off, for instance {off[0].column}/{off[0].test}: {off[0].off}")
+
+
+def _lines(stretch: Stretch) -> Iterator[bytes]:
+    """Its events as NDJSON; what is no JSON was none of the baseline's events either."""
+    for record in stretch.records:
+        try:
+            yield orjson.dumps(orjson.loads(record.value or b""), option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONDecodeError:
+            continue
 
 
 def _undo(pipeline: Pipeline, by: str, why: str, connection: Connection) -> None:

@@ -19,7 +19,7 @@ from streamproc.core.plan import Mode
 from streamproc.core.records import VERSIONS
 
 VERSION: Final = VERSIONS["control"]
-BASELINE_KEY: Final = b"baseline"
+BASELINE_KEY: Final = b"baseline/"
 MODE_KEY: Final = b"mode"
 INCIDENT_KEY: Final = b"incident/"
 
@@ -57,7 +57,7 @@ class NewNormal(_Said, frozen=True, kw_only=True, tag="baseline"):
 
     @property
     def key(self) -> bytes:
-        return BASELINE_KEY
+        return BASELINE_KEY + f"{self.plan}/{self.model or ''}".encode()
 
 
 class IncidentNote(_Said, frozen=True, kw_only=True, tag="incident"):
@@ -109,32 +109,31 @@ def loads(raw: bytes) -> Said:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What holds now: the last word on the baseline, on the mode, and on each incident by its id."""
+    """What holds now: the last word on the baseline of each plan and model, on the mode, and on each incident by its
+    id."""
 
-    normal: NewNormal | None = None
+    normals: Mapping[tuple[str, str | None], NewNormal] = field(default_factory=dict)
     mode: NewMode | None = None
     incidents: Mapping[str, IncidentNote] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Said]) -> Control:
         """From the newest record of each key."""
-        normal, mode, incidents = None, None, dict[str, IncidentNote]()
+        normals, mode, incidents = dict[tuple[str, str | None], NewNormal](), None, dict[str, IncidentNote]()
         for record in records:
             match record:
                 case NewNormal():
-                    normal = record
+                    normals[record.plan, record.model] = record
                 case NewMode():
                     mode = record
                 case IncidentNote():
                     incidents[record.incident] = record
-        return cls(normal, mode, incidents)
+        return cls(normals, mode, incidents)
 
     def baseline(self, plan: str, model: str | None) -> Baseline | None:
         """The baseline that was said to be normal for this plan and model, where one was.
 
         Raises ValueError where it is none that this program can read.
         """
-        said = self.normal
-        if said is None or (said.plan, said.model) != (plan, model):
-            return None
-        return load_baseline(bytes(said.baseline))
+        said = self.normals.get((plan, model))
+        return None if said is None else load_baseline(bytes(said.baseline))

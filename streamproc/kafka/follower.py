@@ -44,8 +44,7 @@ class Follower:
 
     async def show(self) -> None:
         """Make the views anew of what is known, because what they depend on changed."""
-        tps = sorted(self._consumer.assignment())
-        offsets = {f"{tp.topic}-{tp.partition}": await self._consumer.position(tp) for tp in tps}
+        offsets = await self._offsets()
         self._seen = Seen(self._views(self._values), offsets)
 
     async def catch_up(self) -> None:
@@ -66,8 +65,8 @@ class Follower:
         """Keep up, for ever: a broker that is away is waited for."""
         while True:
             try:
-                if await self._poll():
-                    await self.show()
+                await self._poll()
+                await self._show_what_is_new()
             except kafka_errors.KafkaError as error:
                 log.warning("following %s: %s, trying again", ", ".join(self._values), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -91,10 +90,17 @@ class Follower:
     async def _is_at(self, ends: Mapping[TopicPartition, int]) -> bool:
         return all([await self._consumer.position(tp) >= end for tp, end in ends.items()])
 
-    async def _poll(self) -> bool:
-        """Take what is new. Whether anything was passed, be it only the mark of a transaction."""
-        tps = self._consumer.assignment()
-        before = [await self._consumer.position(tp) for tp in tps]
+    async def _show_what_is_new(self) -> None:
+        """Make the views anew where anything was passed, be it only the mark of a transaction, and is not shown yet."""
+        if await self._offsets() != self._seen.offsets:
+            await self.show()
+
+    async def _offsets(self) -> dict[str, int]:
+        tps = sorted(self._consumer.assignment())
+        return {f"{tp.topic}-{tp.partition}": await self._consumer.position(tp) for tp in tps}
+
+    async def _poll(self) -> None:
+        """Take what is new."""
         for tp, records in (await self._consumer.getmany(timeout_ms=POLL_MS)).items():
             values = self._values[tp.topic]
             for record in records:
@@ -102,7 +108,6 @@ class Follower:
                     values.pop(record.key, None)
                 elif record.key is not None:
                     values[record.key] = record.value
-        return before != [await self._consumer.position(tp) for tp in tps]
 
 
 @asynccontextmanager

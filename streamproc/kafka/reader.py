@@ -85,10 +85,10 @@ class TopicReader:
         """The committed records of a partition with offsets from ``first`` up to ``end``, where they are kept."""
         tp = TopicPartition(self.topic, partition)
         low, high = await self.kept(partition)
-        if not low <= first < high:
+        if not first < high or end <= low:
             return
         self._consumer.assign([tp])
-        self._consumer.seek(tp, first)
+        self._consumer.seek(tp, max(low, first))
         while not await self._is_through({tp: min(end, high)}):
             yield [record for record in await self._poll() if record.offset < end]
 

@@ -212,8 +212,8 @@ def test_outcomes_come_from_a_field_of_the_reference_that_the_contract_refuses(t
     ("change", "message", "hint"),
     [
         ({"repaid": None}, "199 outcomes of events with a score, and 200 are needed", "take `drift.outcome` out"),
-        ({"repaid": "yes"}, '`repaid`: "yes"', "true or false, 1 or 0"),
-        ({"repaid": 2}, "row 199 of the reference, counted from 0, has `repaid`: 2", "true or false"),
+        ({"repaid": "yes"}, "a `repaid` that is no truth value", "true or false, 1 or 0"),
+        ({"repaid": 2}, "row 199 of the reference, counted from 0, has a `repaid`", "true or false"),
         ({}, "no row of the reference has a field `repaid`", "`drift.outcome` names the field"),
     ],
 )

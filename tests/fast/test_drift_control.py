@@ -16,6 +16,7 @@ from streamproc.core.decide import DecideProcessor
 from streamproc.core.decide.drift import WATCH, Watch
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline, hashed
 from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.core.drift.view import DriftView
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Lookup, Seen, run
 from streamproc.core.records import TYPED
 from streamproc.incidents import open_incidents, read_states
@@ -76,9 +77,9 @@ class Said:
     def __call__(self, ask: Ask) -> Answer:
         assert isinstance(ask, Lookup)
         self.asked += ask.keys
-        there = {one.hash.encode(): one.dumps() for one in self.baselines[-1:]}
+        there = {one.hash.encode(): (rank, one.dumps()) for rank, one in enumerate(self.baselines)}
         found = [there.get(key) for key in ask.keys]
-        return Answer(found, [None if value else "unknown" for value in found], str(len(self.baselines)))
+        return Answer(found, [None if value else "unknown" for value in found])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,8 @@ def written(offline: Offline, log: list[bytes], cut: int) -> list[tuple[str, Any
     """What the drift agent sends for a log of panes: topic, key and value."""
     batches = [Batch(0, batch_of(PANES, log[at : at + cut]).topics) for at in range(0, len(log), cut)]
     outputs = [output for batch in batches for output in offline.process(batch).records]
-    return sorted((out.topic, key, value) for out in outputs for key, value in zip(out.keys, out.values, strict=True))
+    pairs = ((out.topic, key, value) for out in outputs for key, value in zip(out.keys, out.values, strict=True))
+    return sorted(entry for entry in pairs if entry[2] is not None)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 1000])
@@ -118,6 +120,57 @@ def test_a_worker_that_starts_later_goes_on_where_the_last_one_was(baseline: Bas
     second.state(0).apply({TABLE: dict(first.state(0).items(TABLE))})
     told += written(second, [*new[3:], old[5]], 1)
     assert sorted(told) == expected
+
+
+def standing(told: list[Any]) -> dict[bytes, str]:
+    """What the compacted topic says of each monitor that is not stable."""
+    newest = {
+        key: None if value is None else orjson.loads(value) for topic, key, value in told if topic == "t.drift-state"
+    }
+    return {key: state["state"] for key, state in newest.items() if state is not None and state["state"] != "stable"}
+
+
+def in_order(offline: Offline, log: list[bytes]) -> list[Any]:
+    outputs = [output for value in log for output in offline.process(batch_of(PANES, [value])).records]
+    return [(out.topic, key, value) for out in outputs for key, value in zip(out.keys, out.values, strict=True)]
+
+
+def test_a_lane_that_moves_does_not_go_back_for_one_who_has_not_heard(baseline: Baseline, later: Baseline) -> None:
+    """The next worker began before the new baseline was said, and gets the panes of one who has not heard of it."""
+    old, new = panes_log(baseline, 500), panes_log(later, 500)
+    first = Offline(DriftProcessor("t", baseline, recover=20), Said([later]), tables=(TABLE,))
+    told = in_order(first, [old[0], *new[:8]])
+    assert standing(told)
+    second = Offline(DriftProcessor("t", baseline, recover=20), Said([later]), tables=(TABLE,))
+    second.state(0).apply({TABLE: dict(first.state(0).items(TABLE))})
+    told += in_order(second, [old[1], *new[8:]])
+    alone = in_order(Offline(DriftProcessor("t", later, recover=20), Said([later]), tables=(TABLE,)), new)
+    assert standing(told) == standing(alone)
+
+
+def test_who_takes_over_takes_back_what_was_told_of_its_monitors(baseline: Baseline, later: Baseline) -> None:
+    """A deployment is rolled back while monitors drift, and nothing drifts any more."""
+    offline = Offline(DriftProcessor("t", baseline, recover=20), Said(), tables=(TABLE,))
+    told = in_order(offline, panes_log(baseline, 500))
+    assert standing(told)
+    other = Offline(DriftProcessor("t", later, recover=20), Said(), tables=(TABLE,))
+    other.state(0).apply({TABLE: dict(offline.state(0).items(TABLE))})
+    told += in_order(other, panes_log(later, 500)[:1])
+    assert standing(told) == {}
+    again = Offline(DriftProcessor("t", baseline, recover=20), Said(), tables=(TABLE,))
+    again.state(0).apply({TABLE: dict(other.state(0).items(TABLE))})
+    told += in_order(again, panes_log(baseline, 500)[:4])
+    assert standing(told) == {}
+
+
+def test_states_of_the_version_before_are_read(baseline: Baseline) -> None:
+    state = {"monitor": "x/location", "column": "x", "segment": None, "test": "location", "state": "drifting"}
+    state |= {"severity": 0.5, "time": "2026-01-01T00:00:00.000000Z", "baseline": "b", "id": "i"}
+    states = read_states([orjson.dumps(state)], "b")
+    assert DriftView.of(states, "b").of_column("x")[0].level == 2
+    assert open_incidents(states, Control()) == []  # which incident it was of is not known
+    volume = orjson.dumps(state | {"test": "silence", "column": "volume", "baseline": "older"})
+    assert len(read_states([volume], "b")) == 1  # it goes on under any baseline
 
 
 def test_the_newest_of_several_takes_over(baseline: Baseline, later: Baseline) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamproc.core.decide.drift import _not_of_the_future
 from streamproc.core.drift.alarms import Incidents, monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Rare, hashed, loads
 from streamproc.core.drift.calibrate import Reference, calibrate
@@ -23,6 +24,7 @@ from streamproc.core.drift.states import DetectorState
 from streamproc.core.drift.tests import FEWEST, Tests
 
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 MAX_AGE = timedelta(minutes=30)
 RARE = 0.03
 """Of the events are in the segment b: a second each, so 64 of them take 35 minutes."""
@@ -136,6 +138,43 @@ def test_changes_depend_neither_on_batches_nor_on_restarts(baseline: Baseline, c
         found += told(again, again.take(kept.state, part))
         values |= changes(again, kept, [0])
     assert found == expected
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pane_by_pane_is_as_all_at_once(baseline: Baseline, seed: int) -> None:
+    """Between any two panes a batch may end, and there a window may grow too old."""
+    lively = hashed(replace(baseline, thresholds=replace(baseline.thresholds, cusum=0.5, ratio=0.5)))
+    rng = np.random.default_rng(seed)
+    frame = sample(seed, 64 * 60, shift=0.5, rare=0.3)
+    times = np.cumsum(np.where(rng.random(len(frame)) < 0.02, 1_000, 1)).astype(np.int64) * SECOND
+    detector, state = Detector(lively), DetectorState()
+    expected = told(detector, detector.take(DetectorState(), *cut(detector, frame, times)))
+    found = [
+        one for part in cut(detector, frame, times, range(0, len(frame), PANE)) for one in detector.take(state, part)
+    ]
+    assert told(detector, found) == expected
+    assert detector.judged["thin"] > 0
+
+
+def test_an_event_of_the_future_does_not_stop_windows_from_growing_old(baseline: Baseline) -> None:
+    """Its time is that of its record where it is days ahead; a dead letter's says nothing of events."""
+    assert _not_of_the_future(np.array([5 * DAY, 1]), np.array([DAY, DAY])).tolist() == [DAY, 1]
+    assert _not_of_the_future(np.array([5 * DAY]), np.array([0])).tolist() == [5 * DAY]  # a file has no timestamps
+    frame, times = sample(2, 20_000), seconds(20_000)
+    judged = list[dict[str, int]]()
+    for odd in (None, 100):
+        detector, state = Detector(baseline), DetectorState()
+        own, events = times.copy(), np.arange(20_000)
+        if odd is not None:
+            own[odd] = 4_000_000_000 * SECOND  # a dead letter that came much later than events are old
+            events = np.delete(events, odd)
+        columns = frame[events.tolist()]
+        batch = Counted(np.zeros(20_000, np.int64), np.arange(20_000), own, events, columns)
+        for part in count(detector.layout, batch):
+            detector.take(state, part)
+        judged.append(dict(detector.judged))
+    assert abs(judged[0]["thin"] - judged[1]["thin"]) <= 1
+    assert judged[0]["thin"] > 1
 
 
 def test_windows_are_those_of_a_plain_loop(baseline: Baseline) -> None:

@@ -20,8 +20,8 @@ from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.panes import read
 from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.drift.view import NO_DRIFT, DriftView
-from streamproc.core.drift.volume import GRACE, MINUTE, Limits, VolumePlan, VolumeState, arrive, dumps, loads, look
-from streamproc.core.processor import NOTHING_SEEN, Batch, Records, run
+from streamproc.core.drift.volume import MINUTE, Limits, VolumePlan, VolumeState, arrive, dumps, loads, look
+from streamproc.core.processor import NOTHING_SEEN, Answer, Batch, Records, run
 from streamproc.offline import Offline, batch_of
 from tests.fast.plans import TOPIC, mean_score
 from tests.fast.test_drift_decide import PANES, baseline, events, watched_plan
@@ -36,12 +36,15 @@ def told(changes: Any) -> list[tuple[int | None, str, bool, float]]:
     return [(one.partition, one.test, one.drifting, one.statistic) for one in changes]
 
 
-def minute(state: VolumeState, plan: VolumePlan, partition: int, number: int, records: int, age: int = 0) -> Any:
-    """A minute's records of a partition, all at once."""
+def minute(
+    state: VolumeState, plan: VolumePlan, partition: int, number: int, records: int, age: int = 0, at: int | None = None
+) -> Any:
+    """A minute's records of a partition, all at once, counted in that minute or in another."""
     unit = state.parts.get(partition)
     offset = records + (0 if unit is None else unit.offset)
     came = (START + number, records, records, records * age)
-    return told(arrive(state, plan, partition, offset, 0, (came,)))
+    stamp = (START + (number if at is None else at)) * MINUTE
+    return told(arrive(state, plan, partition, offset, 0, (came,), stamp))
 
 
 def test_a_rate_is_judged_minute_by_minute_and_ends_after_three_good_ones() -> None:
@@ -50,13 +53,36 @@ def test_a_rate_is_judged_minute_by_minute_and_ends_after_three_good_ones() -> N
     for number in range(1, 4):
         assert minute(state, plan, 0, number, 50) == []
     assert minute(state, plan, 0, 4, 9) == []  # not over yet
-    assert minute(state, plan, 0, 5, 101) == []  # nor is GRACE
+    assert minute(state, plan, 0, 5, 101) == []  # clocks of producers may differ
     assert minute(state, plan, 0, 6, 50) == [(0, "least", True, 9.0)]
     assert minute(state, plan, 0, 7, 50) == [(0, "most", True, 101.0)]
     assert minute(state, plan, 0, 8, 50) == []
     assert minute(state, plan, 0, 9, 50) == [(0, "least", False, 50.0)]
     assert minute(state, plan, 0, 10, 50) == [(0, "most", False, 50.0)]
     assert minute(state, plan, 0, 4, 500) == []  # long judged
+
+
+def test_a_timestamp_of_the_future_counts_as_one_of_now() -> None:
+    plan, state = VolumePlan(Limits(), Limits(least=10)), VolumeState()
+    for number in range(3):
+        assert minute(state, plan, 0, number, 50) == []
+    assert minute(state, plan, 0, 100_000, 50, at=3) == []
+    for number in range(4, 8):
+        assert minute(state, plan, 0, number, 50) == []
+    assert minute(state, plan, 0, 8, 1) == []
+    assert minute(state, plan, 0, 9, 50) == []
+    assert minute(state, plan, 0, 10, 50) == [(0, "least", True, 1.0)]
+
+
+def test_what_was_there_before_anybody_counted_is_not_judged() -> None:
+    """A backlog of one partition, and nothing yet of the others."""
+    plan, state = VolumePlan(Limits(least=100), Limits(least=100)), VolumeState()
+    for number in range(20):
+        assert minute(state, plan, 0, number, 60, at=20) == []
+    for number in range(21, 24):
+        assert minute(state, plan, 1, number, 160) == []
+    assert minute(state, plan, 0, 21, 160) == minute(state, plan, 0, 22, 60) == minute(state, plan, 0, 23, 60) == []
+    assert minute(state, plan, 0, 24, 60) == [(0, "least", True, 60.0)]
 
 
 def test_minutes_without_records_are_too_few_however_many_there_are() -> None:
@@ -124,7 +150,10 @@ def test_rates_do_not_depend_on_how_batches_are_cut(data: st.DataObject) -> None
                 own = came[START + stamp // MINUTE]
                 own[0], own[1], own[2] = own[0] + 1, own[1] + 1, own[2] + age
             minutes = tuple((number, *own) for number, own in sorted(came.items()))
-            changes += told(arrive(state, plan, 0, end, 0, minutes))  # type: ignore[arg-type]
+            if begin == 0:  # what was there before anybody counted is not judged
+                arrive_first = (START + stamps[0] // MINUTE, 0, 0, 0)
+                changes += told(arrive(state, plan, 0, 0, 0, (arrive_first,), START * MINUTE + stamps[0]))
+            changes += told(arrive(state, plan, 0, end, 0, minutes, (START + 100) * MINUTE))  # type: ignore[arg-type]
         return changes
 
     assert found(range(len(stamps) + 1)) == found(cuts) == plain(stamps, ages)
@@ -133,7 +162,7 @@ def test_rates_do_not_depend_on_how_batches_are_cut(data: st.DataObject) -> None
 def plain(stamps: Sequence[int], ages: Sequence[int]) -> list[Any]:
     """Too few, too many, too late, by the minute: a plain loop over everything."""
     found, bad = list[Any](), dict[str, int]()
-    last = (stamps[-1] // MINUTE * MINUTE - GRACE) // MINUTE
+    last = stamps[-1] // MINUTE - 1
     for number in range(stamps[0] // MINUTE + 1, last):
         own = [age for stamp, age in zip(stamps, ages, strict=True) if stamp // MINUTE == number]
         figures = {"least": len(own), "most": len(own)} | ({"age": sum(own) / len(own) / 1000} if own else {})
@@ -163,6 +192,18 @@ def stamped(values: list[bytes], partition: int, first: int, stamps: list[int]) 
     offsets, times = np.arange(first, first + count), np.array(stamps, np.int64)
     records = Records(TOPIC, partition, [None] * count, list(values), [()] * count, offsets, times)
     return Batch(partition, {TOPIC: records})
+
+
+def test_panes_of_another_baseline_tell_of_arrivals_too(baseline: Baseline) -> None:
+    volume = VolumePlan(Limits(silence=60), Limits())
+    decide, _ = of_volume(baseline, volume)
+    unknown = DriftProcessor("t", replace(baseline, hash="f" * 32), recover=20, volume=volume)
+    effects = Offline(decide, mean_score).process(stamped(events(10, 1), 0, 5, [7 * MINUTE] * 10))
+    [value] = [value for output in effects.records if output.topic == PANES for value in output.values]
+    nothing = Answer.nothing(1, "unknown")
+    found = Offline(unknown, lambda ask: nothing, tables=(TABLE,)).process(batch_of(PANES, [value]))
+    assert found.wake_at is not None
+    assert found.counts == {("panes", "of_another_baseline"): 1}
 
 
 def test_panes_tell_when_records_came_also_those_that_are_dead_letters(baseline: Baseline) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from streamproc.core.drift.panes import read as read_panes
 from streamproc.demo import free_ports
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
-from streamproc.stream_reference import kept_events, newest
+from streamproc.stream_reference import kept_offsets, newest
 from tests.kafka.car_loan import Example, command, loans, make, produce, worker
 from tests.kafka.test_drift import make_watched, read
 from tests.record_schemas import record_problems
@@ -168,15 +169,31 @@ def test_a_producer_that_stops_is_told_of_and_so_is_that_it_goes_on(connection: 
         assert {one["state"] for one in again} == {"stable"}
 
 
+async def _one_by_one(made: Example, events: list[tuple[bytes, bytes | None]]) -> None:
+    """Each event in a transaction of its own."""
+    producer = AIOKafkaProducer(**made.connection.client_kwargs(), transactional_id=made.name)
+    await producer.start()
+    try:
+        for key, value in events:
+            async with producer.transaction():
+                await producer.send_and_wait(made.topic("events"), value, key=key)
+    finally:
+        await producer.stop()
+
+
 def test_the_newest_events_of_a_topic(connection: Connection) -> None:
     made = make(connection, 3)
     produce(connection, made.topic("events"), rows(0, 3_000))
-    assert asyncio.run(kept_events(connection, made.topic("events"))) == 3_000
+    assert asyncio.run(kept_offsets(connection, made.topic("events"))) == 3_000
     some = asyncio.run(newest(connection, made.topic("events"), 900))
     assert len(some.records) == 900
     assert all(some.start[record.partition] <= record.offset < some.end[record.partition] for record in some.records)
     stamps = [record.timestamp for record in some.records]
     assert stamps == sorted(stamps)
+    transactional = make(connection, 1)
+    asyncio.run(_one_by_one(transactional, rows(0, 150)))
+    assert asyncio.run(kept_offsets(connection, transactional.topic("events"))) == 300  # marks take offsets too
+    assert len(asyncio.run(newest(connection, transactional.topic("events"), 120)).records) == 120
     whole = asyncio.run(newest(connection, made.topic("events"), 50_000))
     assert len(whole.records) == 3_000
     assert {record.offset for record in some.records if record.partition == 1} == set(

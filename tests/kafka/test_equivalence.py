@@ -14,7 +14,7 @@ import orjson
 import pytest
 import yaml
 
-from streamproc.core.processor import Batch, Records
+from streamproc.core.processor import NOTHING_SEEN, Batch, Records, Seen
 from streamproc.demo import free_ports
 from streamproc.offline import Offline
 from streamproc.pipeline import Pipeline, open_pipeline
@@ -23,11 +23,16 @@ from tests.kafka import car_loan
 from tests.kafka.records import read_all
 
 
-def offline(pipeline: Pipeline, records: list[Any], rows: int) -> dict[str, dict[Any, Any]]:
+def nothing_said(pipeline: Pipeline) -> Seen:
+    """What a worker sees where nobody has said anything on the control topic."""
+    return Seen({}, {f"{pipeline.plan.topics.control}-0": 0})
+
+
+def offline(pipeline: Pipeline, records: list[Any], rows: int, seen: Seen = NOTHING_SEEN) -> dict[str, dict[Any, Any]]:
     """What an offline run makes of records with their coordinates, a few at a time."""
     topic = pipeline.plan.events.topic
     found: dict[str, dict[Any, Any]] = defaultdict(dict)
-    run = Offline(pipeline.processor, pipeline.answers.now)
+    run = Offline(pipeline.processor, pipeline.answers.now, seen=seen)
     by_partition: dict[int, list[Any]] = defaultdict(list)
     for record in records:
         by_partition[record.partition].append(record)
@@ -69,7 +74,7 @@ def test_what_a_worker_wrote_is_what_a_batch_run_makes_of_the_same_events(connec
     events = asyncio.run(read_all(connection, pipeline.plan.events.topic))
     assert len(events) == len(rows)
     for size in (1, 700):
-        expected = offline(pipeline, events if size > 1 else events[:300], size)
+        expected = offline(pipeline, events if size > 1 else events[:300], size, nothing_said(pipeline))
         assert set(expected) == set(pipeline.plan.written)
         for topic, records in expected.items():
             written = asyncio.run(read_all(connection, topic))
@@ -128,7 +133,8 @@ def test_random_expressions_mean_the_same_through_kafka(connection: Any, tmp_pat
         car_loan.produce(connection, f"{name}.events", rows)
         car_loan.run_worker_until(made, len(rows))
         pipeline = open_pipeline(made.file)
-        expected = offline(pipeline, asyncio.run(read_all(connection, f"{name}.events")), 50)
+        sent = asyncio.run(read_all(connection, f"{name}.events"))
+        expected = offline(pipeline, sent, 50, nothing_said(pipeline))
         for topic, records in expected.items():
             written = asyncio.run(read_all(connection, topic))
             assert {source(r.value, r.headers): (r.key, r.value, tuple(r.headers)) for r in written} == records

@@ -11,7 +11,7 @@ import polars as pl
 
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import Baseline
-from streamproc.core.drift.bins import as_text
+from streamproc.core.drift.bins import Codes, as_text
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.panes import Counted, Layout, count, dumps, split
 from streamproc.core.drift.processor import VOLUME_SHARD, layouts
@@ -35,6 +35,8 @@ WATCH: Final = "watch"
 """The name in ``Seen`` of the watch that goes before the processor's own."""
 LARGEST = 1 << 20
 """Counts, and so bytes, of one record of panes, about."""
+AHEAD: Final = 86_400_000_000
+"""In µs."""
 ACCEPTED = "accepted"
 """What stands among the reasons of dead letters for an event that is none."""
 NOTHING = "nothing"
@@ -127,6 +129,12 @@ class Watch:
                 yield panes.partition, Output(self.topic, keys, values, headers)
 
 
+def _not_of_the_future(times: Codes, stamps: Codes) -> Codes:
+    """Event times (µs), at most a day after their records' timestamps where those are known: one event with a clock
+    that is wrong must not make all windows old."""
+    return np.where((stamps > 0) & (times > stamps + AHEAD), stamps, times)
+
+
 def watched_columns(plan: Plan, frame: Frame) -> Counted:
     """What there is to watch in a judged frame."""
     assert plan.drift is not None and frame.verdicts is not None
@@ -149,6 +157,6 @@ def watched_columns(plan: Plan, frame: Frame) -> Counted:
         letters[DEAD_LETTERS] = pl.Series(DEAD_LETTERS, reasons, dtype=pl.String)
     records = frame.records
     times = records.timestamps * 1000
-    times[frame.rows] = frame.columns[EVENT_TIME].dt.epoch("us").to_numpy()
+    times[frame.rows] = _not_of_the_future(frame.columns[EVENT_TIME].dt.epoch("us").to_numpy(), times[frame.rows])
     own = records.partitions, records.offsets, times, frame.rows, pl.DataFrame(columns), letters
     return Counted(*own, records.timestamps)

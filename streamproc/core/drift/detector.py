@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Monitor
 from streamproc.core.drift.bins import Bins, Floats
-from streamproc.core.drift.panes import Counts, Layout, Panes, no_moments
+from streamproc.core.drift.panes import Counts, Layout, Panes, known_time, no_moments
 from streamproc.core.drift.season import COEFFICIENTS, RowSeason
 from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
 from streamproc.core.drift.tests import FEWEST, Tests
@@ -153,9 +153,10 @@ class Detector:
         by_row, places, clocks = dict[int, list[WholePane]](), list[At](), list[int]()
         for part in parts:
             for pane in self._whole(state, part):
-                place = part.partition, pane.number * PANE, pane.time, state.panes
+                time, of_event = known_time(pane.time)
+                place = part.partition, pane.number * PANE, time, state.panes
                 state.panes += 1
-                state.clock = max(state.clock, pane.time)
+                state.clock = max(state.clock, time) if of_event else state.clock
                 places.append(place)
                 clocks.append(state.clock)
                 for row, counts in pane.rows.items():
@@ -254,7 +255,7 @@ class Detector:
                 ends.setdefault(judged.last, []).append((tests, its, judged))
         for number in range(-1, len(panes)):  # before the first pane some may have grown too old
             if number >= 0:
-                self._recently(row, held, panes[number], decided)
+                self._recently(row, held, panes[number], every[number], decided)
             for tests, its, judged in ends.get(number, ()):
                 old, statistic = self._step(tests, its, judged)
                 if self._trace is not None:
@@ -262,13 +263,17 @@ class Detector:
                 if old is not None:
                     moved = np.flatnonzero(old != its.level).tolist()
                     yield from self._changes(held, tests, its, judged, old, moved, statistic, judged.end)
-            held.filling += every[number] if number >= 0 else 0
-            if held.filling >= RECENT:
-                held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
-                held.moments[0], held.moments[1] = held.moments[1], no_moments(held.moments.shape[1])
 
-    def _recently(self, row: int, held: RowState, pane: WholePane, decided: dict[int, Mapping[str, Counts]]) -> None:
+    def _recently(
+        self, row: int, held: RowState, pane: WholePane, events: int, decided: dict[int, Mapping[str, Counts]]
+    ) -> None:
+        """Blocks change with the pane after a full one, so what is judged between two panes sees the same recent
+        events wherever batches were cut."""
+        if held.filling >= RECENT:
+            held.recent[0], held.recent[1], held.filling = held.recent[1], 0, 0
+            held.moments[0], held.moments[1] = held.moments[1], no_moments(held.moments.shape[1])
         held.recent[1] += pane.counts
+        held.filling += events
         if row == EVERYTHING:
             merge_moments(held.moments[1], pane.moments)
             if self._decisions:

@@ -27,6 +27,8 @@ FIXED = 256.0
 """Moments are of (value - centre) / scale in units of 1/256, within 2^15 scales of the centre: the squares of a pane
 sum exactly."""
 FARTHEST = 2.0**15
+UNSURE = -(1 << 62)
+"""Added to the time of a pane without events: that of its records, which may be far from those of events."""
 MOMENTS = 4
 """Sum and sum of squares in fixed point, least, greatest."""
 CACHED = 16_384
@@ -77,9 +79,9 @@ class Layout:
 class Panes:
     """Parts of panes of one partition, in the order of their numbers.
 
-    ``panes`` and ``times`` (the latest event time, µs since the epoch), shape (p,), are by pane; ``moments``, shape
-    (p, numeric columns, 4), too. ``pane_of``, ``rows``, shape (r,), say of which pane and row the ``counts``, shape
-    (r, width), are. ``next`` is the offset after the last event.
+    ``panes`` and ``times`` (the latest event time, µs since the epoch; ``known_time``), shape (p,), are by pane, and so
+    are ``moments``, shape (p, numeric columns, 4). ``pane_of``, ``rows``, shape (r,), say of which pane and row the
+    ``counts``, shape (r, width), are. ``next`` is the offset after the last event.
     """
 
     partition: int
@@ -220,7 +222,7 @@ def count(layout: Layout, batch: Counted) -> list[Panes]:
     of_event = of_record[batch.events]
     values = {column.name: numbers(batch.columns[column.name]) for column in layout.numeric}
     pane_of, rows, counts = _tally(layout, _entries(layout, batch, values, of_record, of_event), len(keys))
-    times, moments = _times(batch, of_record, len(keys)), _moments(layout, values, of_event, len(keys))
+    times, moments = _times(batch, of_record, of_event, len(keys)), _moments(layout, values, of_event, len(keys))
     partitions, panes = np.divmod(keys, NUMBERS)
     ends = np.flatnonzero(np.diff(batch.partitions, append=-1))
     last = dict(zip(batch.partitions[ends].tolist(), batch.offsets[ends].tolist(), strict=True))
@@ -286,11 +288,17 @@ def _tally(layout: Layout, entries: Iterable[_Entries], panes: int) -> tuple[Cou
     return pane_of, rows, counts
 
 
-def _times(batch: Counted, of_record: Codes, panes: int) -> Counts:
-    """The latest time in each pane, shape (panes,)."""
+def _times(batch: Counted, of_record: Codes, of_event: Codes, panes: int) -> Counts:
+    """The latest time of an event in each pane, shape (panes,). A dead letter's is not known: ``UNSURE``."""
     times = np.full(panes, np.iinfo(np.int64).min)
-    np.maximum.at(times, of_record, batch.times)
+    np.maximum.at(times, of_record, UNSURE + batch.times)
+    np.maximum.at(times, of_event, batch.times[batch.events])
     return times
+
+
+def known_time(time: int) -> tuple[int, bool]:
+    """The time of a pane, and whether it is that of an event."""
+    return (time - UNSURE, False) if time < UNSURE // 2 else (time, True)
 
 
 def _moments(layout: Layout, values: Mapping[str, Floats], of_event: Codes, panes: int) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -28,6 +28,7 @@ TABLE: Final = "drift"
 OWN: Final = -1
 """The rank of the baseline that a processor was made with; those that it looks up have greater ones."""
 MOST_KNOWN: Final = 4
+MOST_FOREIGN: Final = 1_000
 VOLUME_SHARD: Final = 0
 """The shard whose lane watches volume, with the panes of all partitions."""
 VOLUME: Final = b"volume"
@@ -61,6 +62,14 @@ class _Judge:
         by_shard = {number: detector.layout for number, detector in enumerate(detectors)}
         return cls(rank, baseline.hash, detectors, by_shard)
 
+    def monitors(self, shard: int) -> Iterator[str]:
+        """The names of those that are judged in a shard."""
+        detector = self.detectors[shard]
+        baseline, columns = detector.baseline, detector.layout.places
+        for monitor in baseline.monitors:
+            if monitor.fit is not None and monitor.column in columns:
+                yield monitor_key(baseline, monitor)
+
 
 @dataclass(slots=True)
 class _Cached:
@@ -82,18 +91,20 @@ class DriftProcessor:
         self._pipeline, self._topics, self._recover = pipeline, Topics.of(pipeline), recover
         self._volume = None if volume is None else VolumeWatch(volume)
         self._judges = {baseline.hash: _Judge.by(baseline, recover, OWN)}
+        self._foreign: set[str] = set()
         self._cache: dict[tuple[int, int], _Cached] = {}
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Changes of monitors that a batch of panes brings about."""
         counts = dict.fromkeys((("panes", what) for what in PANES_COUNTED), 0)
-        records = list[PanesRecord]()
-        for value in batch.topics[self._topics.panes].values:
+        records, stamps, panes_records = list[PanesRecord](), list[int](), batch.topics[self._topics.panes]
+        for value, stamp in zip(panes_records.values, panes_records.timestamps.tolist(), strict=True):
             try:
                 records.append(read(value or b""))
+                stamps.append(stamp)
             except ValueError:  # not one of ours, or of a later version: it must not stop the lane
                 counts["panes", "unreadable"] += 1
-        if unknown := sorted({record.baseline for record in records} - self._judges.keys()):
+        if unknown := self._unknown(records, state):
             [answer] = yield [Lookup(BASELINES, [name.encode() for name in unknown])]
             self._learn(unknown, answer)
         parts = dict[int, list[tuple[_Judge, Panes]]]()
@@ -106,17 +117,36 @@ class DriftProcessor:
         for shard, its in sorted(parts.items()):
             for judge, panes_of in self._turns(shard, its, state):
                 counts["panes", "taken"] += len(panes_of)
+                if self._takes_over(shard, judge, state, written):
+                    told.forget(judge.monitors(shard))
                 written |= self._judged(batch.partition, shard, judge, panes_of, state, told)
-        came = [record for record in records if record.arrivals and record.baseline in self._judges]
+        came = [
+            (record, stamp)
+            for record, stamp in zip(records, stamps, strict=True)
+            if record.arrivals  # whatever they were counted by
+        ]
         wake_at = self._watch_volume(came, state, now, told, written) if came else None
         counts["panes", "of_another_baseline"] = len(records) - counts["panes", "taken"]
         return told.effects(self._topics, written, counts, wake_at)
 
+    def _unknown(self, records: Sequence[PanesRecord], state: State) -> list[str]:
+        """The baselines that are to be looked up: of the records, and of what is kept of their shards."""
+        names = {record.baseline for record in records}
+        clocks = [_key(shard, keeping.CLOCK) for shard in sorted({record.shard for record in records})]
+        names |= {name for clock in state.get_many(TABLE, clocks) if (name := keeping.baseline_of(clock)) is not None}
+        return sorted(names - self._judges.keys() - self._foreign)
+
     def _learn(self, names: Sequence[str], answer: Answer) -> None:
-        """Take the baselines that were found, and forget all but the newest few."""
-        for name, raw in zip(names, answer.values, strict=True):
-            if raw is not None:
-                self._judges[name] = _Judge.by(load_baseline(raw), self._recover, int(answer.version))
+        """Take the baselines that were found, and forget all but the newest few.
+
+        What is not found will never be: nobody counts by a baseline before it was said to be normal.
+        """
+        for name, found in zip(names, answer.values, strict=True):
+            if found is not None:
+                rank, raw = found
+                self._judges[name] = _Judge.by(load_baseline(raw), self._recover, rank)
+            else:
+                self._foreign = {*self._foreign, name} if len(self._foreign) < MOST_FOREIGN else {name}
         newest = sorted(self._judges.values(), key=lambda judge: (judge.rank == OWN, judge.rank))[-MOST_KNOWN:]
         self._judges = {judge.baseline: judge for judge in newest}
 
@@ -171,21 +201,29 @@ class DriftProcessor:
         return told.effects(self._topics, written, {}, wake_at)
         yield []
 
+    def _takes_over(self, shard: int, judge: _Judge, state: State, written: Mapping[bytes, bytes | None]) -> bool:
+        """Whether what is kept is another's."""
+        key = _key(shard, keeping.CLOCK)
+        clock = written[key] if key in written else state.get_many(TABLE, [key])[0]
+        return clock is not None and keeping.baseline_of(clock) != judge.baseline
+
     def _watch_volume(
-        self, came: Sequence[PanesRecord], state: State, now: datetime, told: _Told, written: dict[bytes, bytes | None]
+        self,
+        came: Sequence[tuple[PanesRecord, int]],
+        state: State,
+        now: datetime,
+        told: _Told,
+        written: dict[bytes, bytes | None],
     ) -> datetime | None:
         """What came, or that nothing did. When to look again."""
         if self._volume is None:
             return None
-        clock, key = _key(VOLUME_SHARD, keeping.CLOCK), _key(VOLUME_SHARD, VOLUME)
-        kept = dict(zip((clock, key), state.get_many(TABLE, [clock, key]), strict=True)) | written
-        held = load_volume(kept[key])
-        changes = self._volume.took(held, came, now) if came else self._volume.looked(held, now)
-        baseline = keeping.baseline_of(kept[clock])
-        assert baseline is not None or not changes, "nothing was ever taken"
-        for change in changes:
-            told.change(volume_record(self._pipeline, baseline or "", change, held))
-        if (value := dump_volume(held)) != kept[key] and held.parts:
+        key = _key(VOLUME_SHARD, VOLUME)
+        [kept] = state.get_many(TABLE, [key])
+        held = load_volume(kept)
+        for change in self._volume.took(held, came, now) if came else self._volume.looked(held, now):
+            told.change(volume_record(self._pipeline, change, held))
+        if (value := dump_volume(held)) != kept and held.parts:
             written[key] = value
         return self._volume.wake_at(held, now)
 
@@ -215,7 +253,7 @@ class _Told:
     """The records of a batch: key and value of each."""
 
     alarms: list[tuple[bytes, bytes]] = field(default_factory=list)
-    states: list[tuple[bytes, bytes]] = field(default_factory=list)
+    states: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
     windows: dict[str, int] = field(default_factory=dict)
 
@@ -240,6 +278,10 @@ class _Told:
             counts={name: count for name, count in counts.items() if count},
         )
 
+    def forget(self, monitors: Iterable[str]) -> None:
+        """Take back how monitors stand: who begins to judge them knows nothing of what was told of them."""
+        self.states += ((name.encode(), None) for name in monitors)
+
     def change(self, record: Mapping[str, Any]) -> None:
         key = record["monitor"].encode()
         self.alarms.append((key, orjson.dumps(record)))
@@ -251,7 +293,7 @@ def _key(shard: int, key: bytes) -> bytes:
     return b"%d/" % shard + key
 
 
-def _output(topic: str, kind: RecordType, records: Sequence[tuple[bytes, bytes]]) -> list[Output]:
+def _output(topic: str, kind: RecordType, records: Sequence[tuple[bytes, bytes | None]]) -> list[Output]:
     if not records:
         return []
     keys, values = zip(*records, strict=True)

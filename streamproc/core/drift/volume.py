@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from streamproc.core.drift.alarms import ALARM_VERSION, ID_BYTES, Incident, Incidents, instant, told_incident
-from streamproc.core.drift.panes import Arrivals, Counted, PanesRecord
+from streamproc.core.drift.panes import Arrivals, Counted, PanesRecord, known_time
 
 VERSION: Final = 1
 COLUMN: Final = "volume"
@@ -24,8 +24,6 @@ Test: TypeAlias = Literal["silence", "least", "most", "age"]
 TESTS: Final[tuple[Test, ...]] = ("silence", "least", "most", "age")
 MINUTE: Final = 60_000
 """In milliseconds, as timestamps are."""
-GRACE: Final = 30_000
-"""A minute is judged when timestamps are so far beyond its end: producers' clocks and retries differ."""
 GOOD_MINUTES: Final = 3
 """So many minutes in a row within a limit end what began beyond it."""
 IDLE: Final = 600.0
@@ -72,7 +70,7 @@ class Minute(msgspec.Struct, array_like=True):
 class Unit(msgspec.Struct, array_like=True):
     """One partition, or all of them: its last record, the minutes that are not judged yet, and how it stands.
 
-    ``time`` is the latest event time (µs), ``clock`` the latest timestamp (ms). Minutes before ``judged`` are judged.
+    ``time`` is the latest event time (µs), ``clock`` the minute of the latest timestamp. Those before ``judged`` are.
     ``good`` counts the minutes within a limit since it was overstepped, by test, and holds what is beyond its limit.
     """
 
@@ -87,12 +85,13 @@ class Unit(msgspec.Struct, array_like=True):
 
 
 class VolumeState(msgspec.Struct, array_like=True):
-    """Everything that is kept."""
+    """Everything that is kept. ``baseline`` is that of the panes that came last."""
 
     version: int = VERSION
     parts: dict[int, Unit] = msgspec.field(default_factory=dict)
     whole: Unit | None = None
     incidents: list[Incident] = msgspec.field(default_factory=list)
+    baseline: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,8 @@ def arrivals_of(batch: Counted) -> dict[int, Arrivals]:
     if not len(batch.offsets):
         return {}
     span = 1 << 40
-    keys, of_record = np.unique(batch.partitions * span + batch.arrived // MINUTE, return_inverse=True)
+    minutes = np.maximum(batch.arrived, 0) // MINUTE  # a record may have no timestamp, -1
+    keys, of_record = np.unique(batch.partitions * span + minutes, return_inverse=True)
     of_event, ages = of_record[batch.events], np.zeros(len(keys), np.int64)
     np.add.at(ages, of_event, batch.arrived[batch.events] - batch.times[batch.events] // 1000)
     counts = (np.bincount(of, minlength=len(keys)).tolist() for of in (of_record, of_event))
@@ -152,18 +152,25 @@ def arrivals_of(batch: Counted) -> dict[int, Arrivals]:
 
 
 def arrive(
-    state: VolumeState, plan: VolumePlan, partition: int, offset: int, time: int, minutes: Arrivals
+    state: VolumeState, plan: VolumePlan, partition: int, offset: int, time: int, arrivals: Arrivals, stamp: int
 ) -> Iterator[VolumeChange]:
-    """Records came. ``offset`` is that after the last of them, ``time`` their latest event time (µs)."""
+    """Records came, and were counted at ``stamp`` (ms). ``offset`` is that after the last of them, ``time`` their
+    latest event time (µs).
+
+    What was there before anybody counted is not judged: it may be a backlog. A timestamp of the future counts as one of
+    the moment, or a single one would make all minutes to come too late.
+    """
+    present = stamp // MINUTE
+    minutes = [(min(minute, present), *what) for minute, *what in arrivals]
     newest = max(minute for minute, *_ in minutes)
     unit, whole = state.parts.get(partition), state.whole
-    if unit is None:  # its first minute has begun before we came
-        unit = state.parts[partition] = Unit(partition, offset, time, newest * MINUTE, minutes[0][0] + 1)
+    if unit is None:
+        unit = state.parts[partition] = Unit(partition, offset, time, newest, present + 1)
     if whole is None:
-        whole = state.whole = Unit(partition, offset, time, newest * MINUTE, minutes[0][0] + 1)
+        whole = state.whole = Unit(partition, offset, time, newest, present + 1)
     for one, limits, which in ((unit, plan.each, partition), (whole, plan.whole, None)):
         one.partition, one.offset, one.time = partition, offset, max(one.time, time)
-        one.clock, one.idle = max(one.clock, newest * MINUTE), False
+        one.clock, one.idle = max(one.clock, newest), False
         if limits.silence is not None:
             yield from _stands(one, which, "silence", 0.0, limits.silence, newest, within=True, enough=1)
         for minute, *what in minutes:
@@ -179,11 +186,11 @@ def look(state: VolumeState, plan: VolumePlan, idle: Mapping[int, float]) -> Ite
         unit, limit = state.parts[partition], plan.each.silence
         unit.idle = seconds > (IDLE if limit is None else limit)
         if limit is not None and seconds > limit:
-            yield from _stands(unit, partition, "silence", seconds, limit, unit.clock // MINUTE, within=False)
+            yield from _stands(unit, partition, "silence", seconds, limit, unit.clock, within=False)
     limit = plan.whole.silence
     if state.whole is not None and idle and limit is not None and (shortest := min(idle.values())) > limit:
         whole = state.whole
-        yield from _stands(whole, None, "silence", shortest, limit, whole.clock // MINUTE, within=False)
+        yield from _stands(whole, None, "silence", shortest, limit, whole.clock, within=False)
     yield from _judge_whole(state, plan)
 
 
@@ -195,14 +202,16 @@ class VolumeWatch:
         self._heard: dict[int, datetime] = {}
         self._asked: datetime | None = None
 
-    def took(self, state: VolumeState, records: Iterable[PanesRecord], now: datetime) -> list[VolumeChange]:
-        """What records that came bring about."""
+    def took(self, state: VolumeState, records: Iterable[tuple[PanesRecord, int]], now: datetime) -> list[VolumeChange]:
+        """What records that came bring about; with each, its timestamp."""
         self._ask(state, now)
         changes = list[VolumeChange]()
-        for record in records:
+        for record, stamp in records:
             self._heard[record.partition] = now
-            time = int(np.frombuffer(record.times, "<i8").max())
-            changes += arrive(state, self._plan, record.partition, record.next, time, record.arrivals)
+            state.baseline = record.baseline
+            time, _ = known_time(int(np.frombuffer(record.times, "<i8").max()))
+            came = record.partition, record.next, time, record.arrivals
+            changes += arrive(state, self._plan, *came, stamp)
         return changes
 
     def looked(self, state: VolumeState, now: datetime) -> list[VolumeChange]:
@@ -232,8 +241,9 @@ def _judge_whole(state: VolumeState, plan: VolumePlan) -> Iterator[VolumeChange]
 
 
 def _judge(unit: Unit, limits: Limits, which: int | None, clock: int) -> Iterator[VolumeChange]:
-    """Judge the minutes that are over by a clock. Of several without records one is enough: no more comes of them."""
-    until = (clock - GRACE) // MINUTE
+    """Judge the minutes before the last but one, as clocks of producers differ. Of several without records one is
+    enough: no more comes of them."""
+    until = clock - 1
     while unit.judged < until:
         minute = unit.judged
         found = unit.minutes.pop(minute, None)
@@ -280,7 +290,7 @@ def _stands(
         yield VolumeChange(which, test, not was, float(statistic), limit, *place, minute)
 
 
-def volume_record(pipeline: str, baseline: str, change: VolumeChange, state: VolumeState) -> dict[str, Any]:
+def volume_record(pipeline: str, change: VolumeChange, state: VolumeState) -> dict[str, Any]:
     """A change as schemas/drift.schema.json has it."""
     after = "drifting" if change.drifting else "stable"
     identity = f"{pipeline}\0{change.key}\0{after}\0{change.at}\0{change.offset}\0{change.minute}".encode()
@@ -294,7 +304,7 @@ def volume_record(pipeline: str, baseline: str, change: VolumeChange, state: Vol
         "id": alarm,
         "version": ALARM_VERSION,
         "pipeline": pipeline,
-        "baseline": baseline,
+        "baseline": state.baseline,
         "time": time,
         "monitor": change.key,
         "column": COLUMN,
