@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from benchmarks.drift import budget, cost, delays, errors, loans, run_lengths
+from benchmarks.drift import budget, cost, delays, errors, loans, run_lengths, seen
 
 SEED = 20_000
-PARTS = ("budget", "delays", "errors", "loans", "lengths", "cost")
+PARTS = ("budget", "delays", "errors", "loans", "lengths", "cost", "seen")
 
 
 def main() -> None:
@@ -58,6 +58,8 @@ def _rows(part: str, options: argparse.Namespace) -> Any:
             yield from run_lengths.measure(100_000, options.seed)
         case "cost":
             yield from cost.measure()
+        case "seen":
+            yield from seen.measure()
 
 
 def _line(part: str, row: dict[str, Any]) -> str:
