@@ -118,6 +118,12 @@ STAGE = Histogram(
     buckets=SECONDS,
     registry=REGISTRY,
 )
+BREAKER = Gauge(
+    "streamproc_breaker",
+    "Whether a model is asked: 0 closed, 1 half-open (one call tries), 2 open (it is not)",
+    ["model"],
+    registry=REGISTRY,
+)
 ANSWER = Histogram(
     "streamproc_answer_seconds",
     "Time until asks were answered",

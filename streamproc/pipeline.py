@@ -13,16 +13,18 @@ from streamproc.core.plan import Plan
 from streamproc.core.sensitive import Masker
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
+from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.model import Model
 from streamproc.io.onnx import OnnxModel
 from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
 from streamproc.plan.build import DEFAULT_MODEL, ModelFacts
 from streamproc.plan.load import Loaded, load_plan
-from streamproc.plan.models import PipelineFile
+from streamproc.plan.models import ModelPart, PipelineFile
 
 SECRET = "STREAMPROC_SENSITIVE_KEY"  # noqa: S105 - the name of a variable
 SHORTEST_SECRET = 16
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,18 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     """Load, check and open a pipeline file. Raises PipelineError with everything that is wrong with it.
 
     ``masked=False`` is for what sends nothing anywhere, such as tests of the file: its processor leaves sensitive
-    fields as they are, and no key is needed.
+    fields as they are, and no key and no other variable is needed.
     """
     opened: dict[str, Model] = {}
 
     def inspect(file: PipelineFile, folder: Path) -> ModelFacts:
-        model = open_model(file, folder)
+        model = open_model(file, folder, environ if masked else None)
         opened[DEFAULT_MODEL] = model
         return ModelFacts(model.version, model.width if isinstance(model, OnnxModel) else None)
 
     loaded = load_plan(path, inspect)
     part = loaded.file.model
-    sources = {name: Source(model, part.timeout) for name, model in opened.items()} if part else {}
+    sources = {name: source_of(part, model) for name, model in opened.items()} if part else {}
     if masked:
         processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
     else:
@@ -71,14 +73,29 @@ def in_clear(plan: Plan) -> Plan:
     return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
 
 
-def open_model(file: PipelineFile, folder: Path) -> Model:
-    """The model that a file names. Raises UserError where it cannot be used."""
+def open_model(file: PipelineFile, folder: Path, environ: Mapping[str, str] | None = None) -> Model:
+    """The model that a file names. Raises UserError where it cannot be used.
+
+    Without an environment the variables of its headers stay as they are written: nothing of them is needed to check.
+    """
     part = file.model
     assert part is not None
     if part.onnx is not None:
         return OnnxModel(folder / part.onnx, part.inputs, part.output)
-    assert part.python is not None
-    return PythonModel(part.python, folder.resolve())
+    if part.python is not None:
+        return PythonModel(part.python, folder.resolve())
+    from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
+
+    assert part.http is not None
+    headers = part.headers if environ is None else with_environment(part.headers, environ)
+    return HttpModel(part.http, part.inputs, part.timeout, tensor=part.tensor, output=part.output, headers=headers)
+
+
+def source_of(part: ModelPart, model: Model) -> Source:
+    """A model with its time and its breaker."""
+    breaker = part.breaker
+    policy = BreakerPolicy(breaker.failures / MILLION, breaker.calls, breaker.wait.total_seconds())
+    return Source(model, part.timeout, policy)
 
 
 def make_masker(plan: Plan, environ: Mapping[str, str]) -> Masker | None:

@@ -24,6 +24,7 @@ from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.io.breaker import STATES
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
@@ -82,6 +83,8 @@ async def work(
     else:
         await to_topic(kept, connection, plan.topics.artefacts)
     metrics.RESTARTS.set(restarts)
+    for name in pipeline.answers.states():
+        metrics.BREAKER.labels(name).set_function(partial(_breaker, pipeline, name))
     warm_up(pipeline)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
     async with seeing(pipeline, connection) as sight:
@@ -98,7 +101,14 @@ async def work(
         for agent in own:
             if isinstance(agent.processor, DriftProcessor):
                 metrics.DRIFT_STATISTIC.source = partial(_statistics, app, agent.processor, agent.name)
-        await run_worker(app)
+        try:
+            await run_worker(app)
+        finally:
+            await asyncio.to_thread(pipeline.answers.close)
+
+
+def _breaker(pipeline: Pipeline, model: str) -> int:
+    return STATES.index(pipeline.answers.states()[model])
 
 
 def _statistics(app: App, processor: DriftProcessor, agent: str) -> dict[str, float]:

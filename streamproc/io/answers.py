@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Score
-from streamproc.io.model import Model
+from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
+from streamproc.io.model import Closing, Model, Unavailable
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8
+MOST_ATTEMPTS = 32
+"""Calls for one batch, while rows that the model cannot take are looked for."""
+FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model with the time that it has for one batch."""
+    """A model with the time that it has for one batch, and when it is not asked any more."""
 
     model: Model
     timeout: timedelta
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
 
 
 class Answers:
@@ -34,28 +42,43 @@ class Answers:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = dict(sources)
-        self._pool = ThreadPoolExecutor(2, "model")
+        self._breakers = {name: Breaker(source.breaker) for name, source in sources.items()}
+        self._pool = ThreadPoolExecutor(IN_FLIGHT, "model")
         self._in_flight = 0
 
     async def __call__(self, asks: Sequence[Ask]) -> list[Answer]:
         """One answer per ask, never an exception."""
         return list(await asyncio.gather(*map(self._answer, asks)))
 
+    def close(self) -> None:
+        """Let go of what models hold open."""
+        for source in self._sources.values():
+            if isinstance(source.model, Closing):
+                source.model.close()
+
+    def states(self) -> dict[str, BreakerState]:
+        """How the breaker of each model stands."""
+        return {name: breaker.state for name, breaker in self._breakers.items()}
+
     async def _answer(self, ask: Ask) -> Answer:
         if not isinstance(ask, Score):
             return Answer.nothing(len(ask.keys), "no_such_source")
-        source = self._sources[ask.model]
+        source, breaker = self._sources[ask.model], self._breakers[ask.model]
         if self._in_flight >= IN_FLIGHT:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
+        if not breaker.allows(time.monotonic()):
+            return Answer.nothing(len(ask.ids), "breaker_open", source.model.version)
         self._in_flight += 1
         work = asyncio.get_running_loop().run_in_executor(self._pool, self.now, ask)
         work.add_done_callback(self._done)
         try:
             async with asyncio.timeout(source.timeout.total_seconds()):
-                return await asyncio.shield(work)
+                answer = await asyncio.shield(work)
         except TimeoutError:
-            # The call cannot be stopped; when it ends at last its answer is thrown away.
-            return Answer.nothing(len(ask.ids), "timeout", source.model.version)
+            # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
+            answer = Answer.nothing(len(ask.ids), "timeout", source.model.version)
+        breaker.ended(_failed(answer), time.monotonic())
+        return answer
 
     def _done(self, work: asyncio.Future[Answer]) -> None:
         self._in_flight -= 1
@@ -63,22 +86,51 @@ class Answers:
             work.exception()
 
     def now(self, ask: Ask) -> Answer:
-        """The answer, in this thread and however long it takes."""
+        """The answer, in this thread and within the model's time, as far as a thread can be held to it."""
         if not isinstance(ask, Score):
             return Answer.nothing(len(ask.keys), "no_such_source")
-        model, rows = self._sources[ask.model].model, len(ask.ids)
-        try:
-            values = model.score(ask.columns, rows)
-        except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
-            log.warning("the model failed on a batch of %d: %s at %s", rows, type(error).__name__, _place(error))
-            return Answer.nothing(rows, "model_error", model.version)
-        if values.shape != (rows,):
-            return Answer.nothing(rows, "wrong_length", model.version)
-        finite = np.isfinite(values)
-        reasons: list[str | None] = [None] * rows
-        for row in np.flatnonzero(~finite).tolist():
-            reasons[row] = "not_finite"
-        return Answer(values, reasons, model.version)  # type: ignore[arg-type]
+        source, rows = self._sources[ask.model], len(ask.ids)
+        values, reasons = np.full(rows, np.nan), list[str | None]([None] * rows)
+        deadline = time.monotonic() + source.timeout.total_seconds()
+        parts = deque([(0, rows)])
+        for attempt in range(MOST_ATTEMPTS):
+            if not parts:
+                break
+            begin, end = parts.popleft()
+            late = attempt > 0 and time.monotonic() > deadline
+            found = "timeout" if late else _scores(source.model, ask, begin, end)
+            if not isinstance(found, str):
+                values[begin:end] = found
+            elif found == "model_error" and end - begin > 1 and len(parts) + attempt + 2 < MOST_ATTEMPTS:
+                middle = (begin + end) // 2  # one row that it cannot take must not take the others with it
+                parts.extend([(begin, middle), (middle, end)])
+            else:
+                reasons[begin:end] = [found] * (end - begin)
+        for row in np.flatnonzero(~np.isfinite(values)).tolist():
+            reasons[row] = reasons[row] or "not_finite"
+        return Answer(values, reasons, source.model.version)  # type: ignore[arg-type]
+
+
+def _scores(model: Model, ask: Score, begin: int, end: int) -> NDArray[np.float64] | str:
+    """The scores of some rows, or the reason why there are none."""
+    whole = begin == 0 and end == len(ask.ids)
+    columns = ask.columns if whole else {name: column[begin:end] for name, column in ask.columns.items()}
+    try:
+        values = model.score(columns, end - begin)
+    except TimeoutError:
+        return "timeout"
+    except Unavailable as error:
+        log.warning("the model is not available: %s", error)
+        return "model_unavailable"
+    except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
+        log.warning("the model failed on a batch of %d: %s at %s", end - begin, type(error).__name__, _place(error))
+        return "model_error"
+    return values if values.shape == (end - begin,) else "wrong_length"
+
+
+def _failed(answer: Answer) -> bool:
+    """Whether the call came to nothing: a row that has no score may be the row's fault."""
+    return bool(answer.reasons) and all(reason in FAILURES for reason in answer.reasons)
 
 
 def _place(error: BaseException) -> str:

@@ -121,14 +121,17 @@ def _check_inputs(document: Document, part: ModelPart, scope: Scope) -> None:
 
 
 def _inspected(document: Document, file: PipelineFile, part: ModelPart, inspect: Inspect) -> ModelFacts | None:
-    if (part.onnx is None) == (part.python is None):
-        if not document.is_broken(("model", "onnx")) and not document.is_broken(("model", "python")):
+    if sum(one is not None for one in (part.onnx, part.python, part.http)) != 1:
+        if not any(document.is_broken(("model", kind)) for kind in ("onnx", "python", "http")):
             hint = "state exactly one of them"
-            document.problem(("model",), "a model is either `onnx` or `python`", hint, at_key=True)
+            document.problem(("model",), "a model is either `onnx`, `python` or `http`", hint, at_key=True)
         return None
-    if part.python and part.output is not None:
-        document.problem(("model", "output"), "`output` is for ONNX models", "take it out", at_key=True)
-    at: Path_ = ("model", "onnx" if part.onnx else "python")
+    if part.python is not None and part.output is not None:
+        document.problem(("model", "output"), "`output` is for ONNX and HTTP models", "take it out", at_key=True)
+    for name, there in (("headers", part.headers), ("tensor", part.tensor)):
+        if part.http is None and there:
+            document.problem(("model", name), f"`{name}` is for HTTP models", "take it out", at_key=True)
+    at: Path_ = ("model", part.kind)
     try:
         facts = inspect(file, document.file.parent)
     except UserError as error:

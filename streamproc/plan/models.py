@@ -45,21 +45,42 @@ class EventsPart(Part):
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
 
 
+class BreakerPart(Part):
+    """When a model that keeps failing is not asked for a while."""
+
+    failures: Share = Field(500_000, description="It opens when such a share of the last calls failed: `50%`")
+    calls: int = Field(10, ge=1, le=1_000, description="So many last calls")
+    wait: Duration = Field(timedelta(seconds=5), description="Until one call tries again")
+
+
 class ModelPart(Part):
-    """The model: exactly one of ``onnx`` and ``python``."""
+    """The model: exactly one of ``onnx``, ``python`` and ``http``."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         strict=True,
-        json_schema_extra={"oneOf": [{"required": ["onnx"]}, {"required": ["python"]}]},
+        json_schema_extra={"oneOf": [{"required": [kind]} for kind in ("onnx", "python", "http")]},
     )
 
     onnx: Text | None = Field(None, description="An ONNX file, relative to this one")
     python: Text | None = Field(None, description="`module:function`, called with the batch's columns")
+    http: Text | None = Field(
+        None, description="The address of a model that speaks the Open Inference Protocol v2, up to `…/infer`"
+    )
+    headers: dict[str, str] = Field({}, description="Of requests to `http`; `${NAME}` is taken from the environment")
+    tensor: Text | None = Field(
+        None, description="The one tensor of shape (rows, inputs) that `http` takes; without it each input is one"
+    )
     inputs: list[Text] = Field(min_length=1, description="Columns, in the model's order")
-    output: str | None = Field(None, description="The ONNX output that holds the score; the last one by default")
+    output: str | None = Field(None, description="The output that holds the score; the last one by default")
     timeout: Duration = Field(timedelta(seconds=1), description="For one batch")
+    breaker: BreakerPart = Field(BreakerPart(), description="When it is not asked for a while")  # type: ignore[call-arg]
+
+    @property
+    def kind(self) -> Literal["onnx", "python", "http"]:
+        """Which of the three it is; where several are stated, the first."""
+        return "onnx" if self.onnx is not None else "python" if self.python is not None else "http"
 
 
 class RulePart(Part):

@@ -1,0 +1,179 @@
+"""Models behind HTTP, by the Open Inference Protocol v2: KServe, Triton, MLServer and Seldon speak it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from streamproc.errors import UserError
+from streamproc.io.model import Rejected, Unavailable
+
+HASH_BYTES = 16
+LARGEST = 64 << 20
+"""Bytes of an answer."""
+BUSY = frozenset({408, 425, 429, 502, 503, 504})
+"""Statuses of a server that cannot answer at the moment, whatever is asked."""
+TYPES = {"f": "FP64", "i": "INT64", "u": "UINT64", "b": "BOOL"}
+PATIENCE = 0.5
+"""A second attempt is made where so large a part of the time is left."""
+
+
+class HttpModel:
+    """One request a batch, on connections that stay open. A late answer is dropped with its connection.
+
+    ``url`` is that of ``…/infer``. Each input column is a tensor of its name and shape (n,), or all of them are one of
+    shape (n, columns) where ``tensor`` names it. The score is the output itself, or the last column of class
+    probabilities.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        inputs: Sequence[str],
+        timeout: timedelta,
+        *,
+        tensor: str | None = None,
+        output: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if not re.fullmatch(r"https?://[^\s/?#]+/\S+", url):
+            raise UserError(f"`{url}` is no address of a model", "write http://HOST:PORT/v2/models/NAME/infer")
+        self._url, self._inputs, self._tensor, self._output = url, tuple(inputs), tensor, output
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._seconds = timeout.total_seconds()
+        said = orjson.dumps([url, list(inputs), tensor, output])
+        self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._starting = threading.Lock()
+
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+        """One score per row, NaN where an input is missing. Raises Unavailable where the server is, Rejected where it
+        would not take the batch, ValueError where its answer cannot be used."""
+        future = asyncio.run_coroutine_threadsafe(self._score(columns, rows), self._running())
+        return future.result()
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        with self._starting:
+            if self._loop is None:
+                return
+            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = None
+
+    async def _disconnect(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the connections, in a thread of its own: batches are scored from any thread."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    async def _score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+        scores = np.full(rows, np.nan)
+        whole = np.ones(rows, np.bool_)
+        for name in self._inputs:
+            if columns[name].dtype.kind == "f":
+                whole &= np.isfinite(columns[name])
+        if whole.any():
+            body = orjson.dumps(
+                {
+                    "inputs": self._tensors(columns, whole),
+                    **({"outputs": [{"name": self._output}]} if self._output else {}),
+                },
+                option=orjson.OPT_SERIALIZE_NUMPY,
+            )
+            scores[whole] = self._scores(await self._ask(body), int(whole.sum()))
+        return scores
+
+    def _tensors(self, columns: Mapping[str, NDArray[Any]], whole: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        count = int(whole.sum())
+        if self._tensor is not None:
+            matrix = np.stack([columns[name][whole].astype(np.float64) for name in self._inputs], axis=1)
+            return [
+                {"name": self._tensor, "shape": [count, len(self._inputs)], "datatype": "FP64", "data": matrix.ravel()}
+            ]
+        return [_column(name, columns[name][whole]) for name in self._inputs]
+
+    async def _ask(self, body: bytes) -> bytes:
+        """The server's answer, within the time. A connection that breaks is tried once more, where time is left."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._seconds
+        if self._session is None:
+            self._session = aiohttp.ClientSession(auto_decompress=True, trust_env=False)
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    async with self._session.post(
+                        self._url, data=body, headers=self._headers, allow_redirects=False
+                    ) as response:
+                        return await _read(response)
+            except TimeoutError:
+                raise
+            except aiohttp.ClientError as error:
+                if deadline - loop.time() < PATIENCE * self._seconds:
+                    raise Unavailable(type(error).__name__) from error
+                await asyncio.sleep(self._seconds / 20)
+
+    def _scores(self, raw: bytes, rows: int) -> NDArray[np.float64]:
+        try:
+            outputs = {one["name"]: one for one in orjson.loads(raw)["outputs"]}
+            chosen = outputs[self._output] if self._output is not None else outputs[list(outputs)[-1]]
+            values = [value if type(value) in (int, float) else np.nan for value in chosen["data"]]
+            shape = [int(size) for size in chosen["shape"]]
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError("the answer is no inference response") from error
+        if not shape or shape[0] != rows or int(np.prod(shape)) != len(values):
+            raise ValueError("the answer has another number of scores")
+        return np.array(values, np.float64).reshape(rows, -1)[:, -1]
+
+
+def _column(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    kind = TYPES.get(values.dtype.kind)
+    data: Any = values if kind else [str(value) for value in values.tolist()]
+    return {"name": name, "shape": [len(values)], "datatype": kind or "BYTES", "data": data}
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    if response.status in BUSY:
+        raise Unavailable(f"status {response.status}")
+    if response.status != 200:
+        raise Rejected(f"status {response.status}")
+    chunks, size = list[bytes](), 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > LARGEST:
+            response.close()
+            raise ValueError("the answer is too large")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def with_environment(headers: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Headers whose values name variables as ``${NAME}``. Raises UserError where one is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in environ:
+            raise UserError(f"the variable {match[1]} is not set", "`model.headers` takes it from the environment")
+        return environ[match[1]]
+
+    return {name: re.sub(r"\$\{(\w+)\}", value, text) for name, text in headers.items()}
