@@ -18,14 +18,20 @@ import numpy as np
 import orjson
 
 from streamproc.core.decide import DecideProcessor
+from streamproc.core.decide.cap import TABLE as CAP
+from streamproc.core.decide.frame import MODE
+from streamproc.core.drift.detector import LEVELS
+from streamproc.core.drift.view import VIEW, DriftView, Standing
 from streamproc.core.plan import Plan
-from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Records, Score, run
+from streamproc.core.processor import Answer, Ask, Batch, Effects, Records, Score, Seen, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
 from streamproc.pipeline import Pipeline, in_clear
 from streamproc.plan.cases import event_bytes
 from streamproc.plan.models import TestPart
 
+SEVERITY = 0.3
+"""Of what drifts in a test: medium."""
 TOLERANCE: Final = 1e-9
 RECORD_TIME: Final = datetime(2024, 1, 1, 12, tzinfo=UTC)
 """The record timestamp of a test's event: the event time of pipelines that name no time field."""
@@ -78,7 +84,7 @@ def run_tests(pipeline: Pipeline, chosen: Callable[[str], bool] = lambda name: T
 
 def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], Answer]) -> Outcome:
     """What the processor makes of the test's event, ``age`` after its event time."""
-    plan, kept = processor.plan, dict[str, Answer]()
+    plan, kept, seen = processor.plan, dict[str, Answer](), _seen(test)
 
     def answer(ask: Ask) -> Answer:
         count = len(ask.ids if isinstance(ask, Score) else ask.keys)
@@ -91,7 +97,7 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
         return kept["model"]
 
     def at(now: datetime) -> Outcome:
-        steps = processor.process(_batch(plan, test.event), Tables(), NOTHING_SEEN, now)
+        steps = processor.process(_batch(plan, test.event), Tables((CAP,)), seen, now)
         return _outcome(plan, run(steps, answer))
 
     # Nothing is too old in the year 1: the first run is for the event time, the second has the age.
@@ -135,6 +141,16 @@ def same(expected: Any, got: Any) -> bool:
     if numbers and not isinstance(expected, bool) and not isinstance(got, bool):
         return math.isclose(expected, got, rel_tol=TOLERANCE)
     return type(expected) is type(got) and bool(expected == got)
+
+
+def _seen(test: TestPart) -> Seen:
+    """What there is to see where columns stand as the test says, and people let automation do that."""
+    everywhere = {
+        name: Standing(LEVELS.index(level), SEVERITY if level == "drifting" else 0.0)
+        for name, level in test.drift.items()
+        if level != "stable"
+    }
+    return Seen({VIEW: DriftView(everywhere), MODE: test.mode})
 
 
 def _batch(plan: Plan, event: Mapping[str, Any]) -> Batch:

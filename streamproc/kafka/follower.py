@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
 from streamproc.core.processor import Seen
-from streamproc.errors import BrokerUnavailable
+from streamproc.errors import BrokerUnavailable, UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.watchdog import guard
@@ -131,6 +131,11 @@ async def following(connection: Connection, topics: Sequence[str], views: Views)
         finally:
             keeping_up.cancel()
             await asyncio.wait({keeping_up})
+    except kafka_errors.TopicAuthorizationFailedError as error:
+        raise UserError(
+            f"not allowed: Read on {', '.join(topics)}",
+            "`streamproc topics FILE --acls` lists the permissions that a worker needs",
+        ) from error
     except kafka_errors.KafkaError as error:
         raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
     finally:

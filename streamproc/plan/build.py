@@ -42,7 +42,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     fields = {} if contract is None else contract.columns
     recorded = _recorded([*fields, *(drift.reads if drift else ())], features, read, model)
     uncertain = {*fields, *file.features} if document.problems else set[str]()
-    check_tests(document, file, contract, {*recorded, *uncertain})
+    check_tests(document, file, contract, {*recorded, *uncertain}, drift)
     if document.problems or document.fault is not None or contract is None:
         return None
     events = file.events

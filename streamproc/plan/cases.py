@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from streamproc.core.contract import Contract
-from streamproc.core.plan import REVIEW
+from streamproc.core.plan import REVIEW, DriftPlan
 from streamproc.core.records import DeadLetter
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import ExpectPart, PipelineFile, TestPart
@@ -21,7 +21,13 @@ Vocabulary: TypeAlias = "dict[str, tuple[list[str], str]]"
 """For a key of ``expect`` the names that it can have, and what they are."""
 
 
-def check_tests(document: Document, file: PipelineFile, contract: Contract | None, recorded: Iterable[str]) -> None:
+def check_tests(
+    document: Document,
+    file: PipelineFile,
+    contract: Contract | None,
+    recorded: Iterable[str],
+    drift: DriftPlan | None = None,
+) -> None:
     """Note every test that cannot be meant as it stands. ``recorded`` are the columns that decisions show."""
     names: dict[str, int] = {}
     shown, vocabulary = set(recorded), _vocabulary(document, file)
@@ -36,6 +42,7 @@ def check_tests(document: Document, file: PipelineFile, contract: Contract | Non
                 document.problem((*at, "name"), f"two tests are called `{test.name}`, the first in line {line}", hint)
             names.setdefault(test.name, index)
         _check_score(document, file, at, test)
+        _check_drift(document, at, test, drift)
         if contract is not None and not document.is_broken((*at, "event")):
             _check_event(document, contract, at, test)
         if not document.is_broken((*at, "expect")):
@@ -58,6 +65,16 @@ def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPa
     if test.age is not None and not document.has(("events", "max_age")):
         message = "`age` changes nothing: events have no `max_age`"
         document.problem((*at, "age"), message, "take it out, or add `max_age` under `events`", at_key=True)
+
+
+def _check_drift(document: Document, at: Path_, test: TestPart, drift: DriftPlan | None) -> None:
+    if any(path[:1] == ("drift",) for path in document.broken):
+        return
+    watched = () if drift is None else drift.watch
+    for name in test.drift:
+        if name not in watched:
+            hint = near(name, watched, "columns") if watched else "take it out, or add `drift: …`"
+            document.problem((*at, "drift", name), f"`{name}` is not watched", hint, at_key=True)
 
 
 def _check_event(document: Document, contract: Contract, at: Path_, test: TestPart) -> None:

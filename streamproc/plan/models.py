@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from streamproc.core.plan import Mode
 from streamproc.plan.budgets import FalseAlarms, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
@@ -197,6 +198,9 @@ class ExpectPart(Part):
     features: dict[str, Any] | None = Field(None, description="Values of features, and of fields that rules read")
 
 
+DriftLevel = Literal["stable", "warning", "drifting"]
+
+
 class TestPart(Part):
     """One event, and what must become of it."""
 
@@ -207,6 +211,10 @@ class TestPart(Part):
     score: float | None = Field(None, description="Stands in for the model's answer")
     no_score: Text | None = Field(None, description="The model gives no score, for this reason")
     age: Age | None = Field(None, description="How old the event is when it is decided; 0s by default")
+    drift: dict[str, DriftLevel] = Field(
+        {}, description="How columns stand: `warning` or `drifting`; others are stable"
+    )
+    mode: Mode = Field("automatic", description="What people let automation do")
     expect: ExpectPart = Field(description="What must become of it; what is not stated is not compared")
 
 

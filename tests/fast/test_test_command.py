@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, GOOD)
     assert code == 0
-    assert out.count("pass ") == 9
-    assert out.endswith("9 passed\n")
+    assert out.count("pass ") == 10
+    assert out.endswith("10 passed\n")
 
 
 @pytest.mark.parametrize(
@@ -170,3 +171,20 @@ def test_only_what_sends_nothing_opens_a_pipeline_without_its_key(folder: Path) 
 def test_what_is_the_same() -> None:
     assert same(0.3, 0.1 + 0.2) and same(3, 3.0) and same(["a"], ["a"]) and same(None, None)
     assert not same(1, True) and not same("1", 1) and not same(0.3, 0.3001) and not same([], None)
+
+
+def test_a_test_says_how_columns_drift_and_what_automation_may_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(GOOD.parent, tmp_path / "car_loan")
+    file = tmp_path / "car_loan" / "pipeline.yaml"
+    text, drifts = GOOD.read_text(encoding="utf-8"), "    drift: {score: drifting}\n"
+    assert drifts in text
+    for instead, code in ((drifts, 0), ("    drift: {score: warning}\n", 1), ("    mode: review-all\n", 1)):
+        file.write_text(text.replace(drifts, instead), encoding="utf-8")
+        ended, out, _ = run(capsys, file, "--only", "*trusted less")
+        assert ended == code
+        assert ("unsure-in-drift" in out) == bool(code)  # what was expected, where it is not met
+    people = text.replace(drifts, "    mode: review-all\n").replace("rule: unsure-in-drift, would", "rule: null, would")
+    file.write_text(people, encoding="utf-8")
+    assert run(capsys, file, "--only", "*trusted less")[0] == 0

@@ -28,7 +28,11 @@ from streamproc.kafka.connection import Connection
 from streamproc.sample import car_loans, example
 from tests.kafka.records import read_all
 
-_WATCHING = re.compile(r"^# What an alarm means.*?(?=^rules:)|^  - \{id: unsure-in-drift.*?\n", re.M | re.S)
+_WATCHING = re.compile(
+    r"^# What an alarm means.*?(?=^rules:)|^  - \{id: unsure-in-drift.*?\n"
+    r"|^  - name: while the score drifts.*?(?=^  - )",
+    re.M | re.S,
+)
 DAMAGED = 5  # of these kinds, one each among every 50 events
 SECONDS = 90.0
 
