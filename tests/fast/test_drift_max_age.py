@@ -17,11 +17,12 @@ from streamproc.core.decide.drift import _not_of_the_future
 from streamproc.core.drift.alarms import Incidents, monitor_key
 from streamproc.core.drift.baseline import EVERYTHING, PANE, Baseline, Rare, hashed, loads
 from streamproc.core.drift.calibrate import Reference, calibrate
-from streamproc.core.drift.detector import ENOUGH, Change, Detector, Place
+from streamproc.core.drift.detector import Change, Detector, Place
 from streamproc.core.drift.kept import Kept, changes, keys, restore
 from streamproc.core.drift.panes import Counted, Panes, count
 from streamproc.core.drift.states import DetectorState
 from streamproc.core.drift.tests import FEWEST, Tests
+from streamproc.core.drift.windows import ENOUGH
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND

@@ -6,10 +6,9 @@ and neither on how batches cut them nor on how often the detector was stopped an
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,13 @@ from streamproc.core.drift.bins import Bins, Floats
 from streamproc.core.drift.panes import Counts, Layout, Panes, known_time, no_moments
 from streamproc.core.drift.season import COEFFICIENTS, RowSeason
 from streamproc.core.drift.states import At, DetectorState, Length, OpenPane, RowState, WindowState, merge_moments
-from streamproc.core.drift.tests import FEWEST, Tests
+from streamproc.core.drift.tests import Tests
+from streamproc.core.drift.windows import KINDS, Judged, Ticks, WholePane, judge, kind
 
 Level: TypeAlias = Literal["stable", "warning", "drifting"]
 LEVELS: tuple[Level, ...] = ("stable", "warning", "drifting")
 STABLE, WARNING, DRIFTING = 0, 1, 2
 
-ENOUGH = 0.75
-"""A window is full with this part of its events: transaction markers and dead letters take offsets too."""
 WARN_NO_MORE = 0.375
 """The part of its threshold at which a monitor stops to warn."""
 DECISIONS = ("decision", "would_be")
@@ -47,8 +45,6 @@ class Place:
     time: int
     ordinal: int
 
-
-WINDOWS = ("full", "thin", "insufficient")
 
 Trace: TypeAlias = "Callable[[Tests, Floats, Place], None]"
 """Told of every window that was judged: its tests, the statistic of each side, and where it ended."""
@@ -77,44 +73,6 @@ class Change:
     moments: Floats | None
     decided: Mapping[str, Counts] = field(default_factory=dict)
     """The recent counts of all events in the columns that say what was decided."""
-
-
-@dataclass(frozen=True, slots=True)
-class WholePane:
-    """One row of a whole pane. ``clock`` is the latest time of all panes up to it (µs)."""
-
-    place: At
-    clock: int
-    counts: Counts
-    moments: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Ticks:
-    """Whole panes one after another, whatever rows they have: when windows are too old. Clocks do not go back."""
-
-    places: Sequence[At]
-    clocks: Sequence[int]
-    max_age: int | None
-    """In µs."""
-
-    def end(self, since: int) -> At | None:
-        """The first pane by which a window that began then is too old; ``None`` where none is."""
-        if self.max_age is None or not self.clocks or self.clocks[-1] <= since + self.max_age:
-            return None
-        return self.places[bisect_right(self.clocks, since + self.max_age)]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A window that is over: where it began and ended, the number of its row's last pane before that, its events, and
-    what it adds to each CUSUM, shape (sides,)."""
-
-    begin: At
-    end: At
-    last: int
-    events: int
-    steps: Floats
 
 
 class Detector:
@@ -146,7 +104,7 @@ class Detector:
         self._seasons = {row: _season(baseline, self.layout, row) for row in self.tests}
         self._of_records = np.array([column.name in baseline.record_columns for column in self.layout.bins])
         self.sides_of = _sides_of(self.tests)
-        self.judged = dict.fromkeys(WINDOWS, 0)
+        self.judged = dict.fromkeys(KINDS, 0)
 
     def take(self, state: DetectorState, *parts: Panes) -> list[Change]:
         """Add parts of panes to the state, one after another, and say what changed."""
@@ -250,8 +208,8 @@ class Detector:
         for length, tests in self.tests[row].items():
             its = held.windows[length]
             season = None if length.of_records else self._seasons[row]
-            for judged in _judge(tests, its, length.events, panes, counts, of[length.of_records], season, ticks):
-                self.judged[_kind(judged.events, length.events)] += 1
+            for judged in judge(tests, its, length.events, panes, counts, of[length.of_records], season, ticks):
+                self.judged[kind(judged.events, length.events)] += 1
                 ends.setdefault(judged.last, []).append((tests, its, judged))
         for number in range(-1, len(panes)):  # before the first pane some may have grown too old
             if number >= 0:
@@ -346,66 +304,6 @@ class Detector:
                 merge_moments(both[None], held.moments[1, place][None])
                 return both
         return None
-
-
-def _judge(
-    tests: Tests,
-    its: WindowState,
-    window: int,
-    panes: Sequence[WholePane],
-    counts: Counts,
-    events: Sequence[int],
-    season: RowSeason | None,
-    ticks: Ticks,
-) -> list[Judged]:
-    """The windows that these panes fill, and those that grow too old, judged; what is left over stays in the state.
-
-    ``counts`` has shape (panes, width). A ``season`` is taken out between the times of a window's first and last pane.
-    """
-    over = list[_Over]()
-    begin, since, latest, held = its.begin, its.since, its.latest, its.events
-    for number, pane in enumerate(panes):
-        if held and (old := ticks.end(since)) is not None and old[3] <= pane.place[3]:
-            over.append(_Over(begin, old, latest, number, held))
-            held = 0
-        if not held:
-            begin, since = pane.place, pane.clock
-        held += events[number]
-        latest = pane.place[2]
-        if held >= ENOUGH * window:
-            over.append(_Over(begin, pane.place, latest, number + 1, held))
-            held = 0
-    if held and (old := ticks.end(since)) is not None:
-        over.append(_Over(begin, old, latest, len(panes), held))
-        held = 0
-    upto = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts, axis=0)])
-    edges = [0, *(one.panes for one in over), len(panes)]
-    sums = upto[edges[1:]] - upto[edges[:-1]]
-    sums[0] += its.counts
-    its.events, its.begin, its.since, its.latest, its.counts = held, begin, since, latest, sums[-1]
-    if not over:
-        return []
-    deviations = None if season is None else season.deviations([(one.begin[2], one.latest) for one in over])
-    steps = tests.steps(sums[:-1], deviations)
-    return [Judged(one.begin, one.end, one.panes - 1, one.events, own) for one, own in zip(over, steps, strict=True)]
-
-
-class _Over(NamedTuple):
-    """A window that is over: its first pane, the pane that ended it, the time of its last one, how many of the row's
-    panes came before its end, and its events."""
-
-    begin: At
-    end: At
-    latest: int
-    panes: int
-    events: int
-
-
-def _kind(events: int, window: int) -> str:
-    """What a window was judged as."""
-    if events >= ENOUGH * window:
-        return "full"
-    return "thin" if events >= FEWEST else "insufficient"
 
 
 def _new_window(tests: Tests, width: int) -> WindowState:
