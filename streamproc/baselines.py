@@ -20,7 +20,8 @@ from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
 from streamproc.core.processor import NOTHING_SEEN, Batch, run
-from streamproc.errors import UserError
+from streamproc.errors import EnvironmentFault, UserError
+from streamproc.io.answers import FAILURES
 from streamproc.offline import EPOCH, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.plan.models import StreamReference
@@ -235,4 +236,9 @@ async def watched_of(
 def judged(pipeline: Pipeline, batches: Sequence[Batch]) -> Counted:
     """What there is to watch in batches of the events topic, decided as if nothing drifted."""
     frame, _ = run(pipeline.processor.judge(batches, NOTHING_SEEN, EPOCH), pipeline.answers.now)
+    if len(frame) and FAILURES.issuperset(map(str, frame.unscored)):
+        raise EnvironmentFault(
+            f"the model does not answer ({frame.unscored[0]}), and what is normal has its scores too",
+            "start the model, or keep a baseline beside the file: `streamproc drift calibrate`",
+        )
     return watched_columns(pipeline.plan, frame)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
@@ -18,12 +20,14 @@ from numpy.typing import NDArray
 from streamproc.errors import UserError
 from streamproc.io.model import Rejected, Unavailable
 
+Result = TypeVar("Result")
 HASH_BYTES = 16
 LARGEST = 64 << 20
 """Bytes of an answer."""
-BUSY = frozenset({408, 425, 429, 502, 503, 504})
-"""Statuses of a server that cannot answer at the moment, whatever is asked."""
+OF_THE_BATCH = frozenset({400, 413, 422, 500})
+"""Statuses that may be about what was asked. With others there is no use in asking for a part of it."""
 TYPES = {"f": "FP64", "i": "INT64", "u": "UINT64", "b": "BOOL"}
+CLOSE_SECONDS = 5.0
 PATIENCE = 0.5
 """A second attempt is made where so large a part of the time is left."""
 
@@ -53,47 +57,20 @@ class HttpModel:
         self._seconds = timeout.total_seconds()
         said = orjson.dumps([url, list(inputs), tensor, output])
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._starting = threading.Lock()
+        self._connections = _Connections()
+        self.close = weakref.finalize(self, self._connections.close)
+        """Closes the connections and ends their thread; nobody has to call it."""
 
     def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
         """One score per row, NaN where an input is missing. Raises Unavailable where the server is, Rejected where it
         would not take the batch, ValueError where its answer cannot be used."""
-        future = asyncio.run_coroutine_threadsafe(self._score(columns, rows), self._running())
-        return future.result()
-
-    def close(self) -> None:
-        """Close the connections and end the thread."""
-        with self._starting:
-            if self._loop is None:
-                return
-            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            self._loop = None
-
-    async def _disconnect(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the connections, in a thread of its own: batches are scored from any thread."""
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
-                self._thread.start()
-            return self._loop
+        return self._connections.run(self._score(columns, rows))
 
     async def _score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
         scores = np.full(rows, np.nan)
         whole = np.ones(rows, np.bool_)
         for name in self._inputs:
-            if columns[name].dtype.kind == "f":
-                whole &= np.isfinite(columns[name])
+            whole &= _known(columns[name])
         if whole.any():
             body = orjson.dumps(
                 {
@@ -118,25 +95,25 @@ class HttpModel:
         """The server's answer, within the time. A connection that breaks is tried once more, where time is left."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._seconds
-        if self._session is None:
-            self._session = aiohttp.ClientSession(auto_decompress=True, trust_env=False)
-        while True:
+        session = self._connections.session()
+        for again in (False, True):
             try:
                 async with asyncio.timeout_at(deadline):
-                    async with self._session.post(
+                    async with session.post(
                         self._url, data=body, headers=self._headers, allow_redirects=False
                     ) as response:
                         return await _read(response)
             except TimeoutError:
                 raise
             except aiohttp.ClientError as error:
-                if deadline - loop.time() < PATIENCE * self._seconds:
+                if again or deadline - loop.time() < PATIENCE * self._seconds:
                     raise Unavailable(type(error).__name__) from error
                 await asyncio.sleep(self._seconds / 20)
+        raise AssertionError("a second attempt ends")
 
     def _scores(self, raw: bytes, rows: int) -> NDArray[np.float64]:
         try:
-            outputs = {one["name"]: one for one in orjson.loads(raw)["outputs"]}
+            outputs = {one["name"]: one for one in _decoded(raw)["outputs"]}
             chosen = outputs[self._output] if self._output is not None else outputs[list(outputs)[-1]]
             values = [value if type(value) in (int, float) else np.nan for value in chosen["data"]]
             shape = [int(size) for size in chosen["shape"]]
@@ -147,17 +124,81 @@ class HttpModel:
         return np.array(values, np.float64).reshape(rows, -1)[:, -1]
 
 
+class _Connections:
+    """An event loop in a thread of its own, because batches are scored from any thread, and what is open on it."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a routine there, and wait for its end."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
+                self._thread.start()
+        return asyncio.run_coroutine_threadsafe(routine, self._loop).result()
+
+    def session(self) -> aiohttp.ClientSession:
+        """The one session. To be called on the loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=False)
+        return self._session
+
+    def close(self) -> None:
+        """Close what is open, and end the thread."""
+        with self._starting:
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is None or thread is None:
+            return
+        closed = asyncio.run_coroutine_threadsafe(self._disconnect(), loop)
+        closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+        if threading.current_thread() is not thread:  # a garbage collection may come about there too
+            thread.join(CLOSE_SECONDS)
+            if not thread.is_alive():
+                loop.close()
+
+    async def _disconnect(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _known(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values are there, and finite."""
+    known = np.ones(len(values), np.bool_)
+    match values.dtype.kind:
+        case "f":
+            known &= np.isfinite(values)
+        case "M":
+            known &= ~np.isnat(values)
+        case "O":
+            known &= [value is not None for value in values.tolist()]
+    return known
+
+
 def _column(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    if values.dtype.kind == "O":  # what had missing values among them
+        values = np.array(values.tolist())
     kind = TYPES.get(values.dtype.kind)
-    data: Any = values if kind else [str(value) for value in values.tolist()]
+    data: Any = values if kind else values.astype(str).tolist()
     return {"name": name, "shape": [len(values)], "datatype": kind or "BYTES", "data": data}
 
 
+def _decoded(raw: bytes) -> Any:
+    """JSON, also as Python writes it: with NaN and Infinity."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw)
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    if response.status in BUSY:
-        raise Unavailable(f"status {response.status}")
     if response.status != 200:
-        raise Rejected(f"status {response.status}")
+        raise (Rejected if response.status in OF_THE_BATCH else Unavailable)(f"status {response.status}")
     chunks, size = list[bytes](), 0
     async for chunk in response.content.iter_any():
         size += len(chunk)

@@ -141,9 +141,17 @@ def test_rows_with_a_missing_input_are_not_sent(server: Server) -> None:
     columns = {"x": np.array([1.0, np.nan, 3.0]), "y": np.arange(3)}
     np.testing.assert_array_equal(server.model().score(columns, 3), [0.01, np.nan, 0.03])
     assert server.asked[0]["inputs"][0]["data"] == [1.0, 3.0]
+    texts = {"x": np.array([True, None, False]), "y": np.array(["2026-01-01", "NaT", "2026-01-02"], "M8[us]")}
+    model = HttpModel(server.url, ["x", "y"], timedelta(seconds=SECONDS))
+    server.models.append(model)
+    assert np.isnan(model.score(texts, 3)).tolist() == [False, True, False]
+    x, y = server.asked[-1]["inputs"]
+    assert (x["datatype"], x["data"]) == ("BOOL", [True, False])
+    assert (y["datatype"], y["data"][1]) == ("BYTES", "2026-01-02T00:00:00.000000")
+    server.asked.clear()
     nothing = {"x": np.full(2, np.nan), "y": np.arange(2)}
     assert np.isnan(server.model().score(nothing, 2)).all()
-    assert len(server.asked) == 1
+    assert server.asked == []
 
 
 async def hang(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -202,7 +210,8 @@ def status(code: int) -> Callable[..., Awaitable[web.StreamResponse]]:
         (reset, "model_unavailable"),
         (status(500), "model_error"),
         (status(400), "model_error"),
-        (status(302), "model_error"),
+        (status(302), "model_unavailable"),
+        (status(404), "model_unavailable"),
         (status(429), "model_unavailable"),
         (status(503), "model_unavailable"),
         (html, "model_error"),
@@ -230,14 +239,14 @@ def test_an_answer_that_is_too_large_is_not_read(server: Server) -> None:
 def test_values_that_are_no_numbers_are_no_scores_of_their_rows(server: Server) -> None:
     async def odd(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return web.Response(
-            text='{"outputs": [{"name": "s", "shape": [4], "data": [0.5, null, "0.5", true]}]}',
+            text='{"outputs": [{"name": "s", "shape": [6], "data": [0.5, null, "0.5", true, NaN, Infinity]}]}',
             content_type="application/json",
         )
 
     server.handler = odd
-    values, reasons = answered(server)
+    values, reasons = answered(server, rows=6)
     assert values[0] == 0.5
-    assert reasons == [None, "not_finite", "not_finite", "not_finite"]
+    assert reasons == [None, *["not_finite"] * 5]
 
 
 def test_a_row_that_the_server_cannot_take_is_found(server: Server) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from streamproc.cli import cli
 from streamproc.core.drift.baseline import loads
-from streamproc.errors import UserError
+from streamproc.errors import EnvironmentFault, UserError
 from streamproc.sample import car_loans, example
 from tests.kafka.car_loan import loans, without_drift
 
@@ -143,3 +143,13 @@ def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
     broken.write_text(without_drift((example("car_loan") / "pipeline.yaml").read_text()))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "watches nothing" in str(result.exception)
+
+
+def test_nothing_is_learned_from_a_model_that_does_not_answer(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "away"
+    shutil.copytree(folder, own)
+    pipeline = own / "pipeline.yaml"
+    address = "http://127.0.0.1:1/v2/models/m/infer"
+    pipeline.write_text(pipeline.read_text().replace("onnx: model.onnx", f"http: {address}"))
+    with pytest.raises(EnvironmentFault, match="the model does not answer"):
+        run("calibrate", str(pipeline))
