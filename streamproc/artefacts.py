@@ -38,7 +38,7 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         "pipeline": plan.pipeline,
         "file": loaded.text,
         "contract": plan.contract.schema,
-        "model": None if plan.model is None else plan.model.version,
+        "model": plan.model_version,
     }
     found = [Artefact("plan", plan.hash, orjson.dumps(body))]
     model = loaded.file.model

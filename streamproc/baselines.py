@@ -173,18 +173,19 @@ def baseline_of(
 def source_of(pipeline: Pipeline) -> dict[str, Any]:
     """What a baseline belongs to."""
     plan, stream = pipeline.plan, stream_reference(pipeline)
-    model = None if plan.model is None else plan.model.version
-    if stream is not None:
-        return {"pipeline": plan.pipeline, "plan": plan.hash, "model": model, "reference": stream.topic}
-    path = _reference_path(pipeline)
+    reference = stream.topic if stream is not None else _digest(_reference_path(pipeline))
+    return {"pipeline": plan.pipeline, "plan": plan.hash, "model": plan.model_version, "reference": reference}
+
+
+def _digest(path: Path) -> str:
+    """The hash of a reference's bytes."""
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
         raise UserError(
             f"the reference {path} cannot be read: {error.strerror}", "`drift.reference` names it"
         ) from error
-    return {"pipeline": plan.pipeline, "plan": plan.hash, "model": model, "reference": digest}
 
 
 def stream_reference(pipeline: Pipeline) -> StreamReference | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -44,15 +44,20 @@ def control_of(values: Mapping[bytes, bytes]) -> Control:
 
 async def read_control(connection: Connection, pipeline: str) -> Control:
     """What holds now."""
+    return control_of(await newest_values(connection, Topics.of(pipeline).control))
+
+
+async def newest_values(connection: Connection, topic: str) -> dict[bytes, bytes]:
+    """The newest value of each key of a compacted topic, without the keys that were deleted."""
     values = dict[bytes, bytes]()
-    async with reading(connection, Topics.of(pipeline).control) as reader:
+    async with reading(connection, topic) as reader:
         async for records in reader.scan():
             for record in records:
                 if record.value is None:
                     values.pop(record.key, None)
                 else:
                     values[record.key] = record.value
-    return control_of(values)
+    return values
 
 
 async def current_baseline(connection: Connection, pipeline: Pipeline, told: Told | None = None) -> Baseline | None:
@@ -64,37 +69,33 @@ async def current_baseline(connection: Connection, pipeline: Pipeline, told: Tol
 def said_baseline(control: Control, plan: Plan) -> Baseline | None:
     """The baseline that was said to be normal for a plan. Raises UserError where it cannot be read."""
     try:
-        return control.baseline(plan.hash, None if plan.model is None else plan.model.version)
+        return control.baseline(plan.hash, plan.model_version)
     except ValueError as error:
         raise UserError(f"the baseline on topic {plan.topics.control} cannot be used: {error}") from error
 
 
 async def counted_by(connection: Connection, panes: str) -> str | None:
     """The hash of the baseline by which workers count, as the newest record of panes says; ``None`` without any."""
-    newest: tuple[int, str] | None = None
-    async with reading(connection, panes) as reader:
-        for partition in range(reader.partitions):
-            start, end = await reader.kept(partition)
-            async for records in reader.between(partition, max(start, end - LOOKED_AT), end):
-                for record in records:
-                    try:
-                        found = record.timestamp, read_panes(record.value or b"").baseline
-                    except ValueError:  # none of ours: the drift agent counts it
-                        continue
-                    newest = found if newest is None else max(newest, found)
-    return None if newest is None else newest[1]
+
+    def baseline(value: bytes) -> str | None:
+        try:
+            return read_panes(value).baseline
+        except ValueError:  # none of ours: the drift agent counts it
+            return None
+
+    return await _newest(connection, panes, baseline)
 
 
 async def said_so_far(connection: Connection, plan: Plan) -> dict[str, tuple[int, bytes]]:
     """Every baseline that was ever said to be normal for a plan: its place in the order in which they were said, and
     its JSON, by its hash."""
-    found, model = dict[str, tuple[int, bytes]](), None if plan.model is None else plan.model.version
+    found = dict[str, tuple[int, bytes]]()
     async with reading(connection, plan.topics.audit) as reader:
         async for records in reader.scan():
             for record in records:
                 try:
                     said = loads(record.value or b"")
-                    if isinstance(said, NewNormal) and (said.plan, said.model) == (plan.hash, model):
+                    if isinstance(said, NewNormal) and (said.plan, said.model) == (plan.hash, plan.model_version):
                         raw = bytes(said.baseline)
                         found[load_baseline(raw).hash] = record.offset, raw
                 except ValueError as error:
@@ -104,14 +105,20 @@ async def said_so_far(connection: Connection, plan: Plan) -> dict[str, tuple[int
 
 async def running_plan(connection: Connection, decisions: str) -> str | None:
     """The hash of the plan that decided last; ``None`` where nothing was decided."""
+    return await _newest(connection, decisions, lambda value: str(orjson.loads(value)["plan"]))
+
+
+async def _newest(connection: Connection, topic: str, read: Callable[[bytes], str | None]) -> str | None:
+    """What ``read`` finds in the newest record of a topic, by its time, in which it finds anything."""
     newest: tuple[int, str] | None = None
-    async with reading(connection, decisions) as reader:
+    async with reading(connection, topic) as reader:
         for partition in range(reader.partitions):
             start, end = await reader.kept(partition)
             async for records in reader.between(partition, max(start, end - LOOKED_AT), end):
                 for record in records:
-                    found = record.timestamp, orjson.loads(record.value)["plan"]
-                    newest = found if newest is None else max(newest, found)
+                    if (said := read(record.value or b"")) is not None:
+                        found = record.timestamp, said
+                        newest = found if newest is None else max(newest, found)
     return None if newest is None else newest[1]
 
 

@@ -26,11 +26,7 @@ def explained(alarm: Mapping[str, Any]) -> str:
         f" severity {alarm['severity']}, PSI {alarm['psi']}",
         f"  budget    one false alarm per {per:,.0f} events over all monitors",
     ]
-    incident = alarm["incident"]
-    if incident is not None:
-        more = "" if incident["alarmed"] <= len(incident["monitors"]) else ", …"
-        named = ", ".join(incident["monitors"]) + more
-        lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
+    lines += _incident(alarm["incident"])
     lines += _accuracy(alarm.get("expected_accuracy"))
     lines += ["", *_summary(alarm), "", *_plot(alarm["changed_most"]), *_decisions(alarm["decisions"])]
     return "\n".join(lines)
@@ -46,11 +42,15 @@ def _volume(alarm: Mapping[str, Any]) -> str:
         f"  alarm     {alarm['id']} after {end['time']} (partition {end['partition']}, offset {end['offset']:,})",
         f"  evidence  {alarm['statistic']:,.1f}{unit}, where {alarm['threshold']:,.1f}{unit} is the limit",
     ]
-    if alarm["incident"] is not None:
-        incident = alarm["incident"]
-        named = ", ".join(incident["monitors"])
-        lines.append(f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}")
-    return "\n".join(lines)
+    return "\n".join(lines + _incident(alarm["incident"]))
+
+
+def _incident(incident: Mapping[str, Any] | None) -> list[str]:
+    if incident is None:
+        return []
+    more = "" if incident["alarmed"] <= len(incident["monitors"]) else ", …"
+    named = ", ".join(incident["monitors"]) + more
+    return [f"  incident  {incident['id']} since {incident['since']}, {incident['alarmed']} alarmed: {named}"]
 
 
 def _accuracy(expected: Mapping[str, Any] | None) -> list[str]:

@@ -212,12 +212,11 @@ class Seeing:
 
     def _said_baseline(self, control: Control) -> Baseline | None:
         plan = self._pipeline.plan
-        model = None if plan.model is None else plan.model.version
-        said = control.normals.get((plan.hash, model))
+        said = control.normals.get((plan.hash, plan.model_version))
         raw = None if said is None else bytes(said.baseline)
         if raw != self._said[0]:
             try:
-                found = control.baseline(plan.hash, model)
+                found = control.baseline(plan.hash, plan.model_version)
             except ValueError as error:
                 log.warning("the baseline on the control topic is left out: %s", error)
                 found = None

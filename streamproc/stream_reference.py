@@ -127,7 +127,7 @@ def new_normal(pipeline: Pipeline, baseline: Baseline, by: str, why: str, stretc
         by=by,
         why=why,
         plan=plan.hash,
-        model=None if plan.model is None else plan.model.version,
+        model=plan.model_version,
         topic=None if stretch is None else stretch.topic,
         start=_places({} if stretch is None else stretch.start),
         end=_places({} if stretch is None else stretch.end),

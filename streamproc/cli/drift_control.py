@@ -18,13 +18,12 @@ from streamproc.cli.console import console_for
 from streamproc.cli.control import by_option
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import deciding
-from streamproc.control import counted_by, read_control, running_plan, said_baseline, say
+from streamproc.control import counted_by, newest_values, read_control, running_plan, said_baseline, say
 from streamproc.core.control import IncidentNote, NewNormal
 from streamproc.core.drift.baseline import loads as load_baseline
 from streamproc.errors import UserError
 from streamproc.incidents import Incident, open_incidents, read_states
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.reader import reading
 from streamproc.operations import moment
 from streamproc.pipeline import Pipeline
 from streamproc.plan.durations import to_duration
@@ -226,13 +225,11 @@ def _say_normal(connection: Connection, record: NewNormal) -> str:
 
 
 async def _open_incidents(pipeline: Pipeline, connection: Connection) -> list[Incident]:
-    plan, values = pipeline.plan, dict[bytes, bytes]()
+    plan = pipeline.plan
     control = await read_control(connection, plan.pipeline)
     said = said_baseline(control, plan)
     baseline = await counted_by(connection, plan.topics.panes) if said is None else said.hash
     if baseline is None:
         return []
-    async with reading(connection, plan.topics.drift_state) as reader:
-        async for records in reader.scan():
-            values |= {record.key: record.value for record in records}
-    return open_incidents(read_states(filter(None, values.values()), baseline), control)
+    states = await newest_values(connection, plan.topics.drift_state)
+    return open_incidents(read_states(states.values(), baseline), control)

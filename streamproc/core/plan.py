@@ -121,6 +121,11 @@ class Plan:
         return Topics.of(self.pipeline)
 
     @property
+    def model_version(self) -> str | None:
+        """The hash of the model's bytes; ``None`` without a model."""
+        return None if self.model is None else self.model.version
+
+    @property
     def capped(self) -> bool:
         """Whether drift may change decisions, and only so many."""
         return self.drift is not None and bool(self.drift.reads) and self.drift.max_extra_review is not None
