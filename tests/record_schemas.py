@@ -19,6 +19,10 @@ NAMES = (
     "drift-escalation",
     "drift-state",
     "control",
+    "verdict",
+    "review-event",
+    "action-result",
+    "outcome",
 )
 SCHEMAS: dict[str, Any] = {name: orjson.loads(schema(name).read_bytes()) for name in NAMES}
 _registry = jsonschema_rs.Registry([(one["$id"], one) for one in SCHEMAS.values()])

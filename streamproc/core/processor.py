@@ -130,16 +130,23 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Records for one topic, column by column. A ``None`` key goes to the lane's partition modulo the count."""
+    """Records for one topic, column by column.
+
+    Without ``places`` each goes to the partition of its key, and one without a key to the lane's own number modulo the
+    count. ``places``, int64 of shape (n,), are partition numbers, also modulo the count.
+    """
 
     topic: str
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     headers: Sequence[Headers]
+    places: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.keys) == len(self.values) == len(self.headers):
-            raise ValueError(f"keys, values and headers for {self.topic!r} differ in length")
+        count = len(self.keys)
+        places = count if self.places is None else len(self.places)
+        if not count == len(self.values) == len(self.headers) == places:
+            raise ValueError(f"the columns for {self.topic!r} differ in length")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -148,7 +155,8 @@ class Output:
         """The records from ``begin`` up to ``end``; itself where that is all of them."""
         if begin == 0 and end == len(self):
             return self
-        return Output(self.topic, self.keys[begin:end], self.values[begin:end], self.headers[begin:end])
+        places = None if self.places is None else self.places[begin:end]
+        return Output(self.topic, self.keys[begin:end], self.values[begin:end], self.headers[begin:end], places)
 
 
 @dataclass(frozen=True, slots=True)

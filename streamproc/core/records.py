@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -19,6 +20,11 @@ RecordType = Literal[
     "drift-escalation",
     "drift-state",
     "control",
+    "case",
+    "verdict",
+    "review-event",
+    "action-result",
+    "outcome",
 ]
 
 TYPE: Final = "sp-type"
@@ -35,7 +41,7 @@ PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
 
 VERSIONS: Final[dict[RecordType, int]] = {
     "decision": 1,
-    "review-item": 1,
+    "review-item": 2,
     "dead-letter": 1,
     "artefact": 1,
     "panes": 1,
@@ -43,6 +49,11 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "drift-escalation": 1,
     "drift-state": 1,
     "control": 1,
+    "case": 1,
+    "verdict": 1,
+    "review-event": 1,
+    "action-result": 1,
+    "outcome": 1,
 }
 
 TYPED: Final[dict[RecordType, Headers]] = {
@@ -51,6 +62,18 @@ TYPED: Final[dict[RecordType, Headers]] = {
 """The two headers that every record of a type carries."""
 
 TRUNCATED_BYTES: Final = 4096
+ID: Final = re.compile(r"(\d{1,5})-[0-9a-f]{24}", re.ASCII)
+"""A decision's id: the number of its lane, then a hash of where its event stands."""
+
+
+def lane_of(decision: str) -> int | None:
+    """The lane that a decision's id names; ``None`` where it is no such id.
+
+    >>> lane_of("3-7dfeef45b225ff4c1b1a09c9"), lane_of("ada")
+    (3, None)
+    """
+    match = ID.fullmatch(decision)
+    return None if match is None else int(match[1])
 
 
 def headers_for(record: RecordType, source: Headers) -> Headers:
@@ -71,7 +94,11 @@ def headers_of(record: RecordType, sources: Sequence[Headers]) -> list[Headers]:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The names of a pipeline's own topics."""
+    """The names of a pipeline's own topics.
+
+    People and other systems write to ``verdicts``, ``action_results`` and ``outcomes``, with whatever partitioner. What
+    they say reaches the lane of the decision by ``cases`` and ``outcomes_by_lane``, which nobody else writes or reads.
+    """
 
     decisions: str
     review: str
@@ -82,6 +109,12 @@ class Topics:
     drift_state: str
     control: str
     audit: str
+    cases: str
+    verdicts: str
+    review_events: str
+    action_results: str
+    outcomes: str
+    outcomes_by_lane: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -95,6 +128,12 @@ class Topics:
             drift_state=f"{pipeline}.drift-state",
             control=f"{pipeline}.control",
             audit=f"{pipeline}.audit",
+            cases=f"{pipeline}.cases",
+            verdicts=f"{pipeline}.verdicts",
+            review_events=f"{pipeline}.review-events",
+            action_results=f"{pipeline}.action-results",
+            outcomes=f"{pipeline}.outcomes",
+            outcomes_by_lane=f"{pipeline}.outcomes-by-lane",
         )
 
 

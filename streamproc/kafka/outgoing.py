@@ -83,7 +83,7 @@ class Router:
             list(chain.from_iterable(output.values for _, output in parts)),
             list(chain.from_iterable(output.headers for _, output in parts)),
         )
-        places = partitions(entries.keys, self._counts[topic], lanes)
+        places = self._places(topic, parts, entries.keys, lanes)
         if not self._all_fit(topic, entries):
             rows = self._fitting(routed, topic, lanes, entries)
             places, entries = places[rows], _chosen(entries, rows)
@@ -94,6 +94,26 @@ class Router:
             if end > begin:
                 one = Entries(entries.keys[begin:end], entries.values[begin:end], entries.headers[begin:end])
                 routed[topic, int(places[begin])].extend(one)
+
+    def _places(
+        self,
+        topic: str,
+        parts: Sequence[tuple[int, Output]],
+        keys: Sequence[bytes | None],
+        lanes: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """The partition of each record: as its output says, or by its key."""
+        count = self._counts[topic]
+        given = [output.places for _, output in parts]
+        if all(places is None for places in given):
+            return partitions(keys, count, lanes)
+        begin, places = 0, np.empty(len(keys), np.int64)
+        for (_, output), own in zip(parts, given, strict=True):
+            end = begin + len(output)
+            chosen = partitions(output.keys, count, lanes[begin:end]) if own is None else own % count
+            places[begin:end] = chosen
+            begin = end
+        return places
 
     def _all_fit(self, topic: str, entries: Entries) -> bool:
         """Whether even a record of the longest key, the longest value and the longest headers would fit."""

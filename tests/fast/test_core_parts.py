@@ -126,6 +126,27 @@ def test_records_keep_their_order_in_each_partition(rows: list[tuple[bytes | Non
     assert {target: list(entries) for target, entries in placed.items()} == expected
 
 
+def test_records_go_where_their_output_says_and_others_of_the_topic_by_key() -> None:
+    placed = make_router({"t": 3, "dead": 1}).place(
+        [
+            (0, Effects(records=[Output("t", [b"k", None, b"k"], [b"1", b"2", b"3"], [()] * 3, np.array([4, 0, 2]))])),
+            (2, Effects(records=[Output("t", [None, b"k"], [b"4", b"5"], [()] * 2)])),
+        ]
+    )
+    by_key = int(partitions([b"k"], 3, 0)[0])
+    expected: dict[tuple[str, int], list[bytes]] = {("t", 1): [b"1"], ("t", 0): [b"2"], ("t", 2): [b"3", b"4"]}
+    expected["t", by_key].append(b"5")
+    assert placed is not None
+    assert {target: [value for _, value, _ in entries] for target, entries in placed.items()} == expected
+
+
+def test_a_part_of_an_output_keeps_its_places() -> None:
+    part = Output("t", [b"a", b"b", b"c"], [b"1", b"2", b"3"], [()] * 3, np.array([5, 6, 7])).part(1, 3)
+    assert part.places is not None and part.places.tolist() == [6, 7]
+    with pytest.raises(ValueError, match="differ in length"):
+        Output("t", [b"a"], [b"1"], [()], np.array([1, 2]))
+
+
 def test_a_record_that_its_topic_cannot_hold_is_a_dead_letter_with_its_hash() -> None:
     body = bytes(random.Random(1).randbytes(DEFAULT_LIMIT + 1))
     output = Output("t", [b"a", b"b"], [body, b"small"], [(("traceparent", b"x"),), ()])

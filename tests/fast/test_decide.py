@@ -262,7 +262,8 @@ def test_review_items_carry_the_decision_and_the_event() -> None:
     plan = make_plan([("all", None, "review")])
     effects = decide(plan, [{"id": 1, "extra": [1, {"a": None}]}])
     [item], [decision] = sent(effects, "t.review"), decisions(effects)
-    assert item == {"id": decision["id"], "decision": decision, "event": {"id": 1, "extra": [1, {"a": None}]}}
+    whole = {"id": decision["id"], "blind": False, "decision": decision, "event": {"id": 1, "extra": [1, {"a": None}]}}
+    assert item == {**whole, "priority": None, "opened": None, "deadline": None}
 
 
 def test_traces_are_passed_through_and_other_headers_are_not() -> None:

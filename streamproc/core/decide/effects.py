@@ -16,6 +16,9 @@ from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import Source, headers_of
 from streamproc.core.sensitive import Masker
 
+ALONE = {"priority": None, "opened": None, "deadline": None}
+"""What review items say of their case where the pipeline has no review part: there is none."""
+
 Rows: TypeAlias = NDArray[np.int64]
 """Ascending numbers of the source records that the records of an output come from, one each."""
 
@@ -49,7 +52,8 @@ def _decided(
     keys, values = encoded.keys, encoded.values
     sources = list(map(frame.records.headers.__getitem__, frame.rows.tolist()))
     headers = headers_of("decision", sources)
-    outputs = [(Output(plan.topics.decisions, keys, values, headers), frame.rows)]
+    lanes = frame.records.partitions[frame.rows]
+    outputs = [(Output(plan.topics.decisions, keys, values, headers, lanes), frame.rows)]
     distinct, of_row = frame.verdicts.distinct, frame.verdicts.of_row
     decisions = list(dict.fromkeys(verdict.decision for verdict in distinct))
     numbers = np.array([decisions.index(verdict.decision) for verdict in distinct], np.int64)[of_row]
@@ -83,8 +87,10 @@ def _review_items(plan: Plan, frame: Frame, rows: Rows, decisions: list[bytes], 
         event = orjson.loads(frame.records.values[number] or b"null")
         if hidden and masker is not None:
             event = masker.event(event, hidden)
-        whole = {"id": frame.ids[row], "decision": orjson.Fragment(decisions[row]), "event": event}
-        items.append(orjson.dumps(whole))
+        decision = orjson.Fragment(decisions[row])
+        items.append(
+            orjson.dumps({"id": frame.ids[row], "blind": False, "decision": decision, "event": event, **ALONE})
+        )
     return items
 
 

@@ -1,0 +1,1 @@
+"""Review by people: cases, what people say about them, and what becomes of that."""
