@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from streamproc.core.plan import DriftPlan, Plan, Rule
+from streamproc.core.review.policy import Allowance, ReviewPlan
 from streamproc.plan.models import PipelineFile
 
 HASH_BYTES = 16
@@ -36,6 +37,7 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         "actions": plan.actions,
         "dead_letters": plan.dead_letter_mode,
         **({} if plan.drift is None else {"drift": _drift(plan.drift)}),
+        **({} if plan.review is None else {"review": _review(plan.review)}),
     }
 
 
@@ -52,6 +54,26 @@ def _drift(drift: DriftPlan) -> list[Any]:
     if drift.max_extra_review is not None:
         content.append(drift.max_extra_review)
     return content
+
+
+def _review(review: ReviewPlan) -> dict[str, Any]:
+    explore, capacity = review.explore, review.capacity
+    return {
+        "ttl": review.ttl.total_seconds(),
+        "on_expiry": review.on_expiry,
+        "priority": None if review.priority is None else review.priority.sql,
+        "samples": [review.audit, review.second_opinion],
+        "explore": None
+        if explore is None
+        else [explore.instead_of, explore.decide, explore.share, *_each(explore.budget)],
+        "capacity": None if capacity is None else _each(capacity),
+        "corrections": review.corrections,
+        "lease": review.lease.total_seconds(),
+    }
+
+
+def _each(allowance: Allowance) -> list[float]:
+    return [allowance.count, allowance.period.total_seconds()]
 
 
 def _rule(rule: Rule) -> list[Any]:
