@@ -28,7 +28,7 @@ from streamproc import demo
 from streamproc.core.plan import Plan
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import open_pipeline
-from tests.kafka.car_loan import without_drift
+from tests.kafka.car_loan import bare
 from tests.kafka.processes import ROOT
 from tests.kafka.records import read_all
 
@@ -120,7 +120,7 @@ def samples(port: int) -> dict[str, float]:
 def made(connection: Connection, folder: Path) -> tuple[Path, Plan]:
     """The example's pipeline under a name of its own, with its events topic."""
     file = demo.prepare(folder / "car_loan", f"loans-{uuid4().hex[:8]}")
-    file.write_text(without_drift(file.read_text()))
+    file.write_text(bare(file.read_text()))
     plan = open_pipeline(file).plan
     asyncio.run(demo.make_events_topic(connection, plan))
     return file, plan
