@@ -53,7 +53,7 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
         Agent(
             name="decide",
             topics=(plan.events.topic,),
-            processor=replace(deciding, stages=tuple(map(timed, deciding.stages))),
+            processor=replace(deciding, stages=tuple(map(timed, deciding.stages)), watch=pipeline.processor.watch),
             # kept where nothing is capped or explored too: what a plan before this one wrote may be there
             tables=(CAP_TABLE, EXPLORE_TABLE),
             writes=_written_by_deciding(plan),
