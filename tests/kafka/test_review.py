@@ -95,6 +95,9 @@ def test_people_answer_and_what_they_say_is_carried_out(connection: Connection) 
         say(made, *answers, *answers, b"{", b'{"id": "9-000000000000000000000000", "by": "x", "decision": "approve"}')
         made_by_people = 3 + len(rest)
         read(made, "decisions", 1_000 + made_by_people)
+        told = command(made, "decision", "show", second, "--pipeline", file).output
+        assert "then decline, reviewer: a person by bob" in told
+        assert "then approve, reviewer: a person, otherwise than before by eve" in told
         letters = read(made, "dead-letter", 4)
     decisions = values(made.read("decisions"))
     later = [one for one in decisions if "revision" in one]
@@ -164,5 +167,7 @@ def test_results_of_actions_are_counted(connection: Connection) -> None:
         decision = values(made.read("decisions"))[0]["id"]
         say(made, orjson.dumps({"id": decision, "status": "failed"}), b'{"status": "done"}', topic="action-results")
         [letter] = read(made, "dead-letter", 1)
+        shown = command(made, "decision", "show", decision, "--pipeline", str(made.file), "--json").output
+    assert orjson.loads(shown)["action_results"] == [{"id": decision, "status": "failed"}]
     assert dict(letter.headers)["sp-reason"] == b"malformed"
     assert re.search("id", dict(letter.headers)["sp-detail"].decode())

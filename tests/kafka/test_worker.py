@@ -204,8 +204,8 @@ def test_metrics_agree_with_what_is_in_the_topics(served: Served, connection: Co
     assert found[counted] == EVENTS
     assert total("decisions_total") == total("tiers_total") == len(decisions)
     assert total("dead_letters_total") == len(letters)
-    assert found["streamproc_latency_seconds_count"] == EVENTS
-    assert found['streamproc_latency_seconds_bucket{le="+Inf"}'] == EVENTS
+    assert found['streamproc_latency_seconds_count{agent="decide"}'] == EVENTS
+    assert found['streamproc_latency_seconds_bucket{agent="decide",le="+Inf"}'] == EVENTS
     assert found['streamproc_batch_events_sum{agent="decide"}'] == EVENTS
     assert found['streamproc_transactions_total{outcome="committed"}'] == found["streamproc_transaction_seconds_count"]
     assert found['streamproc_lanes{state="open"}'] == demo.PARTITIONS

@@ -220,12 +220,13 @@ async def _answered(world: World, pipeline: Pipeline, seconds: float) -> bool:
     topics, until = pipeline.plan.topics, time.monotonic() + max(seconds, 1.0)
     if not await _committed(world, await _last(world.connection, topics.cases), until - time.monotonic()):
         return False
-
-    def all_over(records: list[Any]) -> bool:
-        steps = Counter(orjson.loads(record.value)["step"] for record in records)
-        return steps["opened"] == sum(steps[step] for step in ENDS)
-
-    return all_over(await read_until(world.connection, topics.review_events, all_over, until - time.monotonic()))
+    while (left := until - time.monotonic()) > 0:
+        told = await read_until(world.connection, topics.review_events, None, left)
+        steps = Counter(orjson.loads(record.value)["step"] for record in told)
+        if steps["opened"] == sum(steps[step] for step in ENDS):
+            return True
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
 
 
 async def _fed(world: World) -> None:
