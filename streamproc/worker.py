@@ -24,18 +24,17 @@ from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
-from streamproc.core.intake import IntakeProcessor, Signatures
+from streamproc.core.intake import IntakeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
-from streamproc.io.signatures import verifier
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
-from streamproc.pipeline import Pipeline
+from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.seeing import seeing
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
@@ -72,8 +71,7 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
 
 def _review_agents(plan: Plan, review: ReviewPlan, lanes: int) -> list[Agent]:
     topics = plan.topics
-    signatures = Signatures(review.keys, review.require_signature, verifier() if review.keys else None)
-    intake = IntakeProcessor(plan.pipeline, lanes, signatures)
+    intake = IntakeProcessor(plan.pipeline, lanes, signatures_of(plan))
     reviewing = ReviewProcessor(plan.pipeline, review, plan.actions, lanes)
     actions = {topic for topic in plan.actions.values() if topic is not None}
     written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))

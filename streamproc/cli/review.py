@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamproc.cli.console import console_for
-from streamproc.cli.control import by_option
+from streamproc.cli.control import by_option, sign_option
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import scanning
 from streamproc.core.review.said import Said, SaidKind, encode
@@ -30,12 +30,6 @@ from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
 
-sign_option = click.option(
-    "--sign",
-    "key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Sign with a private key (ed25519, PEM) whose public one stands under review.keys as --by.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 
 
@@ -119,7 +113,7 @@ def show_command(file: Path, *, item: str, since: str | None, as_json: bool, con
 @connection_options
 @click.pass_obj
 def claim(
-    file: Path, *, item: str, lease: str | None, by: str, key: Path | None, as_json: bool, connection: Connection
+    file: Path, *, item: str, lease: str | None, by: str, private: Path | None, as_json: bool, connection: Connection
 ) -> None:
     """Claim a case, so that nobody else answers it meanwhile. What is printed has the number of the claim.
 
@@ -131,7 +125,7 @@ def claim(
         seconds = None if lease is None else to_duration(lease).total_seconds()
     except ValueError as error:
         raise UserError(f"{lease!r} is no duration", str(error)) from error
-    _say(file, connection, Said(kind="claim", id=item, by=by, lease=seconds), key, as_json)
+    _say(file, connection, Said(kind="claim", id=item, by=by, lease=seconds), private, as_json)
 
 
 @review.command()
@@ -141,14 +135,14 @@ def claim(
 @json_option
 @connection_options
 @click.pass_obj
-def release(file: Path, *, item: str, by: str, key: Path | None, as_json: bool, connection: Connection) -> None:
+def release(file: Path, *, item: str, by: str, private: Path | None, as_json: bool, connection: Connection) -> None:
     """Give a claim back.
 
     \b
     Examples:
       streamproc review pipeline.yaml release 3-23d420e67828f419a4ce11dd
     """
-    _say(file, connection, Said(kind="release", id=item, by=by), key, as_json)
+    _say(file, connection, Said(kind="release", id=item, by=by), private, as_json)
 
 
 @review.command()
@@ -160,7 +154,7 @@ def release(file: Path, *, item: str, by: str, key: Path | None, as_json: bool, 
 @connection_options
 @click.pass_obj
 def cancel(
-    file: Path, *, item: str, note: str | None, by: str, key: Path | None, as_json: bool, connection: Connection
+    file: Path, *, item: str, note: str | None, by: str, private: Path | None, as_json: bool, connection: Connection
 ) -> None:
     """Close a case that nobody need answer any more: nothing is decided.
 
@@ -168,7 +162,7 @@ def cancel(
     Examples:
       streamproc review pipeline.yaml cancel 3-23d420e67828f419a4ce11dd --note "withdrawn"
     """
-    _say(file, connection, Said(kind="cancel", id=item, by=by, note=note), key, as_json)
+    _say(file, connection, Said(kind="cancel", id=item, by=by, note=note), private, as_json)
 
 
 @review.command()
@@ -191,7 +185,7 @@ def decide(
     fence: int | None,
     verdict: str | None,
     by: str,
-    key: Path | None,
+    private: Path | None,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -203,12 +197,12 @@ def decide(
       streamproc review pipeline.yaml decide 3-23d420e67828f419a4ce11dd decline --fence 1 --note "income not proven"
     """
     said = Said(id=item, by=by, decision=decision, note=note, fence=fence, verdict=verdict)
-    _say(file, connection, said, key, as_json)
+    _say(file, connection, said, private, as_json)
 
 
-def _say(file: Path, connection: Connection, said: Said, key: Path | None, as_json: bool) -> None:
+def _say(file: Path, connection: Connection, said: Said, private: Path | None, as_json: bool) -> None:
     pipeline = _with_review(file)
-    signature = None if key is None else (said.by, sign(key, encode(said)))
+    signature = None if private is None else (said.by, sign(private, encode(said)))
     event = asyncio.run(say(connection, pipeline.pipeline, said, signature))
     if event["step"] == "refused":
         raise UserError(f"{said.kind} refused: {REASONS.get(event['reason'], event['reason'])}", HINTS[said.kind])

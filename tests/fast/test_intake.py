@@ -12,9 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from streamproc.core.intake import IntakeProcessor, Signatures
+from streamproc.core.intake import IntakeProcessor
 from streamproc.core.processor import NOTHING_SEEN, Effects, Headers, run
 from streamproc.core.records import Source
+from streamproc.core.signatures import Signatures
 from streamproc.core.state import Tables
 from streamproc.errors import UserError
 from streamproc.io.signatures import sign, verifier
