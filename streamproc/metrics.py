@@ -176,6 +176,9 @@ LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], re
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
 RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
+REVIEW_WAITING = Gauge(
+    "streamproc_review_waiting", "Cases that wait for people, on the lanes of this worker", registry=REGISTRY
+)
 MODE = Gauge(
     "streamproc_mode",
     "1 for what people let automation do: automatic, fallback, review-all",

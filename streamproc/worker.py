@@ -27,7 +27,9 @@ from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.intake import IntakeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.review.desk import AGENDA, LOAD
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
+from streamproc.core.review.load import Load
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
@@ -39,6 +41,9 @@ from streamproc.seeing import seeing
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
+
+REVIEW = "review"
+"""The agent of cases."""
 
 
 def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> list[Agent]:
@@ -77,7 +82,7 @@ def _review_agents(plan: Plan, review: ReviewPlan, lanes: int) -> list[Agent]:
     written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))
     return [
         Agent("intake", (topics.verdicts, topics.action_results), intake, (), (topics.cases, topics.dead_letters)),
-        Agent("review", (topics.cases,), reviewing, REVIEW_TABLES, written),
+        Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written),
     ]
 
 
@@ -127,6 +132,8 @@ async def work(
             answerer=sight.answer,
             seen=sight.seen,
         )
+        if plan.review is not None:
+            metrics.REVIEW_WAITING.set_function(partial(_waiting, app))
         for agent in own:
             if isinstance(agent.processor, DriftProcessor):
                 metrics.DRIFT_STATISTIC.source = partial(_statistics, app, agent.processor, agent.name)
@@ -134,6 +141,11 @@ async def work(
             await run_worker(app)
         finally:
             await asyncio.to_thread(pipeline.answers.close)
+
+
+def _waiting(app: App) -> int:
+    """Cases that wait for people."""
+    return sum(Load.read(raw).waiting for raw in app.lanes.kept(REVIEW, AGENDA, LOAD))
 
 
 def _breaker(pipeline: Pipeline, model: str) -> int:
