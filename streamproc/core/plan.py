@@ -14,6 +14,12 @@ from streamproc.core.expressions import Expression
 from streamproc.core.records import BodyForm, Topics
 
 REVIEW: Final = "review"
+FALLBACK: Final = "fallback"
+"""What a rule decides that leaves the event to the fallback chain."""
+ABSTAIN: Final = "abstain"
+"""The decision that is none: the record says that nothing was decided, and why."""
+UNDECIDING: Final = frozenset({REVIEW, FALLBACK, ABSTAIN})
+"""What rules may decide that is no decision of automation's own."""
 Mode: TypeAlias = Literal["automatic", "fallback", "review-all"]
 """What people let automation do: decide, decide by the fallback chain alone, or nothing at all."""
 SCORE: Final = "score"
@@ -51,11 +57,15 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes."""
+    """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes.
+
+    ``classes`` are the names of the classes whose probabilities it gives, where they have names.
+    """
 
     name: str
     inputs: tuple[str, ...]
     version: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +124,24 @@ class Plan:
     drift: DriftPlan | None = None
     sensitive: frozenset[str] = field(default_factory=frozenset)
     """Recorded columns that derive from a sensitive field."""
+    stand_ins: tuple[ModelPlan, ...] = ()
+    """Models that are asked, in order, for what those before them gave no usable score for."""
+    shadows: tuple[ModelPlan, ...] = ()
+    """Models that are asked of the same events, recorded, and never decide."""
+    model_columns: tuple[str, ...] = ()
+    """What the model stage shows beside the score: its status, who scored, its confidence, its classes."""
+    confidence_hash: str | None = None
+    """Of the confidence expression, with the params that it reads."""
 
     @property
     def topics(self) -> Topics:
         """The pipeline's own topics; the events topic and the action topics are not among them."""
         return Topics.of(self.pipeline)
+
+    @property
+    def models(self) -> tuple[ModelPlan, ...]:
+        """The model and its stand-ins, in the order in which they are asked."""
+        return () if self.model is None else (self.model, *self.stand_ins)
 
     @property
     def model_version(self) -> str | None:
@@ -133,11 +156,13 @@ class Plan:
     @property
     def decisions(self) -> frozenset[str]:
         """Every decision that the plan can make."""
-        return frozenset(rule.decide for rule in (*self.rules, *self.fallback)) | {self.undecided, REVIEW}
+        made = frozenset(rule.decide for rule in (*self.rules, *self.fallback)) - {FALLBACK}
+        return made | {self.undecided, REVIEW}
 
     @property
     def written(self) -> tuple[str, ...]:
         """Every topic on which the decide agent says what becomes of single events."""
         topics = self.topics
         actions = {topic for topic in self.actions.values() if topic is not None}
-        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions))
+        abstained = (topics.abstained,) if ABSTAIN in self.decisions else ()
+        return (topics.decisions, topics.review, *abstained, topics.dead_letters, *sorted(actions))

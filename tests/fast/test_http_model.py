@@ -111,7 +111,7 @@ def answered(server: Server, rows: int = 4, **more: Any) -> tuple[list[float], l
 def test_a_batch_is_one_request_and_connections_stay_open(server: Server) -> None:
     own = server.model(headers={"Authorization": "Bearer t"})
     for rows in (1, 4, 3_000):
-        np.testing.assert_array_equal(own.score(ask(rows).columns, rows), np.arange(rows) / 100)
+        np.testing.assert_array_equal(own.score(ask(rows).columns, rows).values, np.arange(rows) / 100)
     assert len(server.asked) == 3
     assert len(server.connections) == 1
     assert server.headers[0]["Authorization"] == "Bearer t"
@@ -139,18 +139,18 @@ def test_all_inputs_may_be_one_tensor_and_the_output_has_a_name(server: Server) 
 
 def test_rows_with_a_missing_input_are_not_sent(server: Server) -> None:
     columns = {"x": np.array([1.0, np.nan, 3.0]), "y": np.arange(3)}
-    np.testing.assert_array_equal(server.model().score(columns, 3), [0.01, np.nan, 0.03])
+    np.testing.assert_array_equal(server.model().score(columns, 3).values, [0.01, np.nan, 0.03])
     assert server.asked[0]["inputs"][0]["data"] == [1.0, 3.0]
     texts = {"x": np.array([True, None, False]), "y": np.array(["2026-01-01", "NaT", "2026-01-02"], "M8[us]")}
     model = HttpModel(server.url, ["x", "y"], timedelta(seconds=SECONDS))
     server.models.append(model)
-    assert np.isnan(model.score(texts, 3)).tolist() == [False, True, False]
+    assert np.isnan(model.score(texts, 3).values).tolist() == [False, True, False]
     x, y = server.asked[-1]["inputs"]
     assert (x["datatype"], x["data"]) == ("BOOL", [True, False])
     assert (y["datatype"], y["data"][1]) == ("BYTES", "2026-01-02T00:00:00.000000")
     server.asked.clear()
     nothing = {"x": np.full(2, np.nan), "y": np.arange(2)}
-    assert np.isnan(server.model().score(nothing, 2)).all()
+    assert np.isnan(server.model().score(nothing, 2).values).all()
     assert server.asked == []
 
 

@@ -26,7 +26,7 @@ rules:
   - {id: large, when: amount > large AND abroad, decide: review, reason: P01}
   - {id: seen, when: new_customer, observe: true}
   - {id: rest, decide: approve}
-fallback: [{id: late, when: amount < 10, decide: approve}]
+fallback: [{id: late, when: amount < 10, decide: approve}, {id: later, decide: review}]
 actions: {approve: a}
 tests:
 """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamproc.core.contract import Contract
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.frame import Context, Frame
-from streamproc.core.plan import REVIEW, Plan
+from streamproc.core.plan import ABSTAIN, REVIEW, Plan
 from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import Source, headers_of
 from streamproc.core.sensitive import Masker
@@ -59,7 +59,7 @@ def _decided(
         if decision == REVIEW:
             items = _review_items(plan, frame, rows, values, masker)
             outputs.append(_of_rows(plan.topics.review, keys, items, headers_of("review-item", sources), frame, rows))
-        elif (topic := plan.actions.get(decision)) is not None:
+        elif (topic := plan.topics.abstained if decision == ABSTAIN else plan.actions.get(decision)) is not None:
             same = list(map(values.__getitem__, rows.tolist()))
             outputs.append(_of_rows(topic, keys, same, headers, frame, rows))
     _count_verdicts(frame)

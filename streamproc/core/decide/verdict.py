@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 MOST_KNOWN = 20_000
 """So many verdicts, by what led to them, are remembered."""
 
-Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all"]
+Why: TypeAlias = Literal[
+    "rule", "low_confidence", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class Verdict:
     """What the rules make of one combination of outcomes.
 
     ``why`` says what led here, ``rule`` is the rule that decided. ``would_be`` is what automation alone would have
-    decided: the first matching rule that does not ask for review. ``drifted`` is there where the plan caps drift.
+    decided: the first matching rule that does not ask for review, or for the fallback chain. ``drifted`` is there where
+    the plan caps drift. ``fallback_reason`` says why anything else than the first model and the rules was needed,
+    ``scored_by`` which model's score was used.
     """
 
     decision: str
@@ -45,6 +49,8 @@ class Verdict:
     observed: tuple[str, ...]
     undecided: tuple[str, ...]
     drifted: Drifted | None = None
+    fallback_reason: str | None = None
+    scored_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
