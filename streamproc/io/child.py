@@ -50,6 +50,10 @@ class Child:
         with contextlib.suppress(frames.Closed):
             frames.send(self._own, {"target": target, "folder": str(folder), "path": sys.path})
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def hello(self, deadline: float) -> str:
         """The model's version, once it is imported. Raises TimeoutError, frames.Closed where the process ended,
         UserError with what importing it came to."""

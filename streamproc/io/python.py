@@ -75,6 +75,11 @@ class PythonModel:
         """Ends the process; nobody has to call it."""
         self.version = self._keeper.first()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is asked; ``None`` while none is ready."""
+        return self._keeper.pid
+
     def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
         """What the function returns. Raises TimeoutError, Unavailable where its process died or is not there yet,
         Rejected where it raised, ValueError where what it gave is of another length."""
@@ -113,6 +118,10 @@ class _Keeper:
         self._next: Child | None = None
         self._failed, self._calls, self._not_before = 0, 0, 0.0
         self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
 
     def first(self) -> str:
         """Start the first process and wait for it. Its version."""

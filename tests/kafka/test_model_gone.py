@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from streamproc.kafka.connection import Connection
-from tests.fast.test_http_model import Server, good, hang, reset
+from tests.faulty_server import Server, good, hang, reset
 from tests.kafka.car_loan import make, worker
 from tests.kafka.test_control import Stream
 
