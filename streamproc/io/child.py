@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import streamproc
 from streamproc.errors import UserError
 from streamproc.io import frames
 
@@ -94,7 +93,7 @@ class Child:
 
 def _environment() -> dict[str, str]:
     """Ours, in which this very streamproc is found."""
-    package = str(Path(streamproc.__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[2])
     found = os.environ.get("PYTHONPATH")
     own = {"PYTHONPATH": package if not found else os.pathsep.join((package, found))}
     return {name: value for name, value in os.environ.items() if name not in SECRETS} | own
