@@ -34,6 +34,7 @@ class Child:
         self._own, other = socket.socketpair()
         ends, self._lifeline = os.pipe()
         self._version: str | None = None
+        self.began = time.monotonic()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "streamproc.io.model_process", str(other.fileno()), str(ends)],

@@ -197,6 +197,10 @@ class _Keeper:
             if version != self._version:  # decisions name the version that the plan was made with
                 raise UserError("its module has changed since the worker started", "start the worker again")
         except TimeoutError:
+            if time.monotonic() - child.began > START_SECONDS:
+                log.warning("the process of the model %s did not start in time", self._target)
+                child.end()
+                self._next = None
             return False
         except (frames.Closed, UserError) as error:
             log.warning("the process of the model %s did not start: %s", self._target, error)

@@ -57,7 +57,7 @@ def event_bytes(event: Mapping[str, Any]) -> bytes:
 
 
 def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPart) -> None:
-    for key in ("score", "no_score"):
+    for key in ("score", "no_score", "model_confidence"):
         if document.has((*at, key)) and not document.has(("model",)):
             hint = "take it out, or add a model"
             document.problem((*at, key), "the test speaks of a score, and there is no model", hint, at_key=True)
@@ -65,6 +65,9 @@ def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPa
     if test.score is not None and test.no_score is not None and alone:
         message = "the test gives a score, and says that there is none"
         document.problem((*at, "no_score"), message, "keep `score` or `no_score`", at_key=True)
+    if test.model_confidence is not None and test.score is None and document.has(("model",)):
+        message = "`model_confidence` changes nothing: the model is asked"
+        document.problem((*at, "model_confidence"), message, "add `score: …`, or take it out", at_key=True)
     if test.age is not None and not document.has(("events", "max_age")):
         message = "`age` changes nothing: events have no `max_age`"
         document.problem((*at, "age"), message, "take it out, or add `max_age` under `events`", at_key=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.decide import DecideProcessor
@@ -102,6 +102,7 @@ BATCHES = st.integers(1, 12).flatmap(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(BATCHES)
 def test_stand_ins_are_as_a_plain_loop_has_it(said: dict[str, list[Any]]) -> None:
     source, count = Said(said), len(said["m"])
@@ -129,6 +130,7 @@ def test_stand_ins_are_as_a_plain_loop_has_it(said: dict[str, list[Any]]) -> Non
         assert asked.get(name, []) == missing
 
 
+@settings(deadline=None, max_examples=40)
 @given(BATCHES, st.integers(1, 5))
 def test_batches_are_the_sum_of_their_rows(said: dict[str, list[Any]], size: int) -> None:
     plan, count = plan_of(), len(said["m"])

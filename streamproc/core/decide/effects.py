@@ -121,5 +121,7 @@ def _count_verdicts(frame: Frame) -> None:
         distinct, np.bincount(frame.verdicts.of_row, minlength=len(distinct)).tolist(), strict=True
     ):
         frame.count("tiers", verdict.tier, rows)
+        if verdict.fallback_reason is not None:
+            frame.count("fallback_reasons", verdict.fallback_reason, rows)
         for rule in verdict.undecided:
             frame.count("undecided_rules", rule, rows)

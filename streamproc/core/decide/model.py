@@ -108,8 +108,8 @@ def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[np.float64]], sta
             ids = pl.Series([None, *(model.name for model in plan.models)], dtype=pl.String)
             column = ids.gather(frame.scorers)
         elif name in said:
-            column = pl.Series(np.where(frame.is_unscored, np.nan, said[name]), nan_to_null=True)
-            column = column.replace([np.inf, -np.inf], None)
+            own = said[name]
+            column = pl.Series(np.where(frame.is_unscored | ~np.isfinite(own), np.nan, own), nan_to_null=True)
         else:
             column = pl.Series([None] * len(frame), dtype=pl.Float64)
         frame.add(column.alias(name))
