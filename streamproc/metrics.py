@@ -66,6 +66,7 @@ COUNTED = {
         "events": "Events that were decided or dead-lettered, by topic",
         "decisions": "Decisions by what was decided",
         "tiers": "Decisions by the tier that made them",
+        "fallback_reasons": "Decisions that the first model and the rules did not make, by why not",
         "dead_letters": "Dead letters by reason",
         "undecided_rules": "Rules that could not be evaluated, by rule id",
         "unscored": "Events without a usable score, by reason",

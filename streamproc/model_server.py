@@ -26,7 +26,7 @@ def application(model: OnnxModel, inputs: list[str]) -> web.Application:
         try:
             asked = orjson.loads(await request.read())
             columns = {one["name"]: np.array(one["data"], np.float64) for one in asked["inputs"]}
-            scores = model.score(columns, len(columns[inputs[0]]))
+            scores = model.score(columns, len(columns[inputs[0]])).values
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
         output: dict[str, Any] = {"name": "score", "shape": [len(scores)], "datatype": "FP64", "data": scores}

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from streamproc.core.processor import Score
 from streamproc.io.answers import MOST_ATTEMPTS, Answers, Source
 from streamproc.io.breaker import Breaker, BreakerPolicy
-from streamproc.io.model import Unavailable
+from streamproc.io.model import Scores, Unavailable
 
 POLICY = BreakerPolicy(failures=0.5, calls=4, wait=10.0)
 
@@ -83,11 +84,11 @@ class Picky:
     def __init__(self, bad: set[int], error: type[Exception] = ValueError) -> None:
         self.bad, self.error, self.calls = bad, error, 0
 
-    def score(self, columns: Mapping[str, Any], rows: int) -> Any:
+    def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
         self.calls += 1
         if self.bad & set(columns["x"].tolist()):
             raise self.error("with an event's values")
-        return columns["x"] / 1000
+        return Scores(columns["x"] / 1000)
 
 
 def ask(rows: int) -> Score:
@@ -144,9 +145,9 @@ def test_a_hanging_model_opens_it_too() -> None:
     class Hanging:
         version = "v"
 
-        def score(self, columns: Mapping[str, Any], rows: int) -> Any:
+        def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
             release.wait(30)
-            return np.zeros(rows)
+            return Scores(np.zeros(rows))
 
     answers = Answers({"m": Source(Hanging(), timedelta(milliseconds=20), BreakerPolicy(calls=2, wait=60.0))})
 
