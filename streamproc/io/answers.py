@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
-from streamproc.io.model import Closing, Model, Rejected, Scores, Unavailable
+from streamproc.io.model import Closing, Model, Rejected, Scores, Starting, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ OWN_SHARE = 0.95
 """Of the time, for the calls: what they have given by then is not lost where one of them hangs."""
 MOST_ATTEMPTS = 32
 """Calls for one batch, while rows that the model cannot take are looked for."""
+STARTING = "starting"
+"""The health of a model whose process is not ready yet."""
 FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
@@ -83,7 +85,10 @@ class Answers:
         except TimeoutError:
             # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
             answer = Answer.nothing(len(ask.ids), "timeout", source.model.version)
-        breaker.ended(_failed(answer), time.monotonic())
+        if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
+            breaker.withdrawn()
+        else:
+            breaker.ended(_failed(answer), time.monotonic())
         return answer
 
     def _done(self, model: str, work: asyncio.Future[Answer]) -> None:
@@ -111,6 +116,8 @@ class Answers:
                 middle = (begin + end) // 2  # one row that it cannot take must not take the others with it
                 parts.extend([(begin, middle), (middle, end)])
             else:
+                if got == STARTING:
+                    found.health, got = STARTING, "model_unavailable"
                 found.reasons[begin:end] = [got] * (end - begin)
         return found.answer()
 
@@ -121,6 +128,7 @@ class _Found:
     def __init__(self, rows: int, version: str) -> None:
         self.values = np.full(rows, np.nan)
         self.reasons = list[str | None]([None] * rows)
+        self.health = ""
         self._columns = dict[str, NDArray[np.float64]]()
         self._version = version
         self._versions: list[str] | None = None
@@ -141,7 +149,7 @@ class _Found:
         for row in np.flatnonzero(~np.isfinite(self.values)).tolist():
             self.reasons[row] = self.reasons[row] or "not_finite"
         version = self._whole(self._named or "")
-        return Answer(self.values, self.reasons, version, columns=self._columns, versions=self._versions)  # type: ignore[arg-type]
+        return Answer(self.values, self.reasons, version, self.health, self._columns, self._versions)  # type: ignore[arg-type]
 
     def _whole(self, named: str) -> str:
         return f"{self._version}@{named}" if named else self._version
@@ -155,6 +163,8 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
         scores = model.score(columns, end - begin, deadline)
     except TimeoutError:
         return "timeout"
+    except Starting:
+        return STARTING
     except Unavailable as error:
         log.warning("the model %s is not available: %s", ask.model, error)
         return "model_unavailable"

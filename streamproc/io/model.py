@@ -19,6 +19,10 @@ class Unavailable(Exception):
     """The model cannot answer at the moment, whatever it is asked."""
 
 
+class Starting(Unavailable):
+    """It is not ready yet, and nobody has waited for it: that is no call that failed."""
+
+
 class Rejected(Exception):
     """The model would not take this batch; it may take a part of it. The text holds nothing of what was asked."""
 

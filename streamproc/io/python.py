@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamproc.errors import UserError
 from streamproc.io import frames
 from streamproc.io.child import Child
-from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
+from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Keeper:
             raise
 
     def ready(self) -> Child:
-        """A process that can be asked. Never waits: raises Unavailable while none can."""
+        """A process that can be asked. Never waits: raises Starting while none can."""
         if self._next is not None and self._started(self._next):
             if self._child is not None:
                 self._child.end()
@@ -156,7 +156,7 @@ class _Keeper:
             return self._child
         if self._next is None:
             self._start()
-        raise Unavailable("its process is starting")
+        raise Starting("its process is starting")
 
     def replace(self, why: str) -> None:
         """End the process, and start another one."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streamproc.core.processor import Score
 from streamproc.io.answers import MOST_ATTEMPTS, Answers, Source
 from streamproc.io.breaker import Breaker, BreakerPolicy
-from streamproc.io.model import Scores, Unavailable
+from streamproc.io.model import Scores, Starting, Unavailable
 
 POLICY = BreakerPolicy(failures=0.5, calls=4, wait=10.0)
 
@@ -157,3 +157,22 @@ def test_a_hanging_model_opens_it_too() -> None:
         return found
 
     assert asyncio.run(reasons()) == ["timeout", "timeout", "breaker_open"]
+
+
+def test_a_model_that_is_starting_does_not_open_it() -> None:
+    model = Picky({0}, Starting)
+    answers = Answers({"m": Source(model, timedelta(seconds=5), BreakerPolicy(calls=2, wait=0.0))})
+
+    async def reasons(times: int) -> list[str | None]:
+        return [(await answers([ask(2)]))[0].reasons[0] for _ in range(times)]
+
+    assert asyncio.run(reasons(5)) == ["model_unavailable"] * 5
+    assert answers.states() == {"m": "closed"}
+    model.error = Unavailable
+    assert asyncio.run(reasons(2)) == ["model_unavailable"] * 2
+    model.error = Starting
+    assert asyncio.run(reasons(3)) == ["model_unavailable"] * 3  # it is asked again and again, until it can be asked
+    assert answers.states() == {"m": "open"}
+    model.bad = set()
+    assert asyncio.run(reasons(1)) == [None]
+    assert answers.states() == {"m": "closed"}
