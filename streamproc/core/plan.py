@@ -11,6 +11,7 @@ from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
+from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 
 REVIEW: Final = "review"
@@ -114,6 +115,7 @@ class Plan:
     drift: DriftPlan | None = None
     sensitive: frozenset[str] = field(default_factory=frozenset)
     """Recorded columns that derive from a sensitive field."""
+    outcomes: OutcomesPlan | None = None
 
     @property
     def topics(self) -> Topics:

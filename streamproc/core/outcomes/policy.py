@@ -13,7 +13,7 @@ from streamproc.core.expressions import Expression
 
 WOULD_BE: Final = "would_be"
 """As the baseline's decision: what automation alone would have decided."""
-AMOUNT: Final = "amount"
+AMOUNT: Final = "outcome_amount"
 """The column of cost expressions that is the outcome's; null while there is none."""
 MOST_KEPT: Final = 1_000_000
 
