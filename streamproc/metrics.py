@@ -75,6 +75,13 @@ COUNTED = {
         "drift_changed": "Decisions that drift changed, by what was decided (with max_extra_review)",
         "drift_capped": "Decisions that drift was not let change (max_extra_review), by what it would have decided",
         "drift_escalations": "Times that a lane began to keep drift from changing decisions, by topic",
+        "explored": "Decisions that were made otherwise by chance, by what was decided (review: explore)",
+        "cases": "Cases for people: review, or audit for a sample of what is decided automatically",
+        "review_steps": "Steps of cases, such as opened, decided and expired; PIPELINE.review-events has each",
+        "review_refused": "What people said and was not let count, by reason",
+        "verdicts": "What people said, by kind: verdict, claim, release, cancel",
+        "action_results": "What became of actions, as reported on PIPELINE.action-results",
+        "outcomes": "Outcomes that came, by how they name their decision",
         "records": "Records written by agents of the user's own, by topic",
     }.items()
 }

@@ -21,7 +21,7 @@ from streamproc.worker import agents
 def open_for_operations(file: Path) -> tuple[Loaded, list[Agent]]:
     """A pipeline and its agents, to look at and not to run: no key for sensitive fields is needed."""
     pipeline = open_pipeline(file, masked=False)
-    return pipeline.loaded, agents(pipeline)
+    return pipeline.loaded, agents(pipeline, lanes=1)
 
 
 def moment(text: str, now: datetime) -> datetime:

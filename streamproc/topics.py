@@ -28,9 +28,17 @@ Role = Literal[
     "drift-state",
     "control",
     "audit",
+    "cases",
+    "verdicts",
+    "review-events",
+    "action-results",
     "changelog",
     "redriven",
 ]
+
+
+OF_LANES: tuple[Role, ...] = ("changelog", "panes", "cases", "verdicts", "review-events", "action-results")
+"""Topics whose partitions are lanes: they need as many as the events topic has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,13 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
             TopicRole("panes", "read and write", spec(topics.panes, partitions)),
             TopicRole("drift", "write", spec(topics.drift, 1)),
             TopicRole("drift-state", "read and write", spec(topics.drift_state, 1, **compacted)),
+        ]
+    if plan.review is not None:
+        rows += [
+            TopicRole("cases", "read and write", spec(topics.cases, partitions)),
+            TopicRole("verdicts", "read", spec(topics.verdicts, partitions)),
+            TopicRole("action-results", "read", spec(topics.action_results, partitions)),
+            TopicRole("review-events", "write", spec(topics.review_events, partitions)),
         ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]
@@ -127,7 +142,7 @@ def matters(row: TopicRole, what: str) -> bool:
 
     Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
     if what == "its partition count":
-        return row.role in ("changelog", "panes")
+        return row.role in OF_LANES
     return what == "cleanup.policy"
 
 

@@ -18,13 +18,20 @@ import orjson
 from streamproc import metrics
 from streamproc.app import PROBE_SECONDS, App, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
+from streamproc.core.decide import DecideProcessor
 from streamproc.core.decide.cap import TABLE as CAP_TABLE
+from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
+from streamproc.core.intake import IntakeProcessor, Signatures
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.review.desk import TABLES as REVIEW_TABLES
+from streamproc.core.review.policy import ReviewPlan
+from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
+from streamproc.io.signatures import verifier
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
@@ -35,15 +42,20 @@ from streamproc.topics import check_topics, events_topic, pipeline_topics
 log = logging.getLogger(__name__)
 
 
-def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
-    """The agents of a pipeline. A pipeline that watches anything needs its baseline only to run them."""
+def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> list[Agent]:
+    """The agents of a pipeline on so many lanes.
+
+    A pipeline that watches anything needs its baseline only to run them.
+    """
     plan = pipeline.plan
+    deciding = DecideProcessor.of(plan, pipeline.processor.masker, lanes=lanes)
     made = [
         Agent(
             name="decide",
             topics=(plan.events.topic,),
-            processor=replace(pipeline.processor, stages=tuple(map(timed, pipeline.processor.stages))),
-            tables=(CAP_TABLE,),  # kept where nothing is capped too: what a plan before this one wrote may be there
+            processor=replace(deciding, stages=tuple(map(timed, deciding.stages))),
+            # kept where nothing is capped or explored too: what a plan before this one wrote may be there
+            tables=(CAP_TABLE, EXPLORE_TABLE),
             writes=_written_by_deciding(plan),
             start=plan.events.start,
         )
@@ -53,7 +65,22 @@ def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
         processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
         topics = plan.topics
         made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
+    if plan.review is not None:
+        made += _review_agents(plan, plan.review, lanes)
     return made
+
+
+def _review_agents(plan: Plan, review: ReviewPlan, lanes: int) -> list[Agent]:
+    topics = plan.topics
+    signatures = Signatures(review.keys, review.require_signature, verifier() if review.keys else None)
+    intake = IntakeProcessor(plan.pipeline, lanes, signatures)
+    reviewing = ReviewProcessor(plan.pipeline, review, plan.actions, lanes)
+    actions = {topic for topic in plan.actions.values() if topic is not None}
+    written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))
+    return [
+        Agent("intake", (topics.verdicts, topics.action_results), intake, (), (topics.cases, topics.dead_letters)),
+        Agent("review", (topics.cases,), reviewing, REVIEW_TABLES, written),
+    ]
 
 
 def _written_by_deciding(plan: Plan) -> tuple[str, ...]:
@@ -74,7 +101,11 @@ async def work(
     require(await probe(connection, PROBE_SECONDS))
     plan = pipeline.plan
     events = await events_topic(connection, plan.events.topic)
-    await check_topics(connection, pipeline_topics(pipeline.loaded, agents(pipeline), events.partitions), create=create)
+    await check_topics(
+        connection,
+        pipeline_topics(pipeline.loaded, agents(pipeline, events.partitions), events.partitions),
+        create=create,
+    )
     if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
         metrics.RETENTION.labels(plan.events.topic).set(retention / 1000)
     kept = artefacts(pipeline)
@@ -88,7 +119,7 @@ async def work(
     warm_up(pipeline)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
     async with seeing(pipeline, connection) as sight:
-        own = agents(pipeline, sight.own)
+        own = agents(pipeline, events.partitions, sight.own)
         app = build_app(
             plan.pipeline,
             own,

@@ -13,6 +13,7 @@ from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
+from streamproc.core.review.policy import ExplorePlan, ReviewPlan
 
 REVIEW: Final = "review"
 Mode: TypeAlias = Literal["automatic", "fallback", "review-all"]
@@ -113,6 +114,7 @@ class Plan:
     recorded: tuple[str, ...] = ()
     """Columns whose values stand in the decision: the features, and the fields that anything reads directly."""
     drift: DriftPlan | None = None
+    review: ReviewPlan | None = None
     sensitive: frozenset[str] = field(default_factory=frozenset)
     """Recorded columns that derive from a sensitive field."""
     outcomes: OutcomesPlan | None = None
@@ -128,6 +130,11 @@ class Plan:
         return None if self.model is None else self.model.version
 
     @property
+    def explore(self) -> ExplorePlan | None:
+        """What is decided otherwise by chance, where anything is."""
+        return None if self.review is None else self.review.explore
+
+    @property
     def capped(self) -> bool:
         """Whether drift may change decisions, and only so many."""
         return self.drift is not None and bool(self.drift.reads) and self.drift.max_extra_review is not None
@@ -135,11 +142,13 @@ class Plan:
     @property
     def decisions(self) -> frozenset[str]:
         """Every decision that the plan can make."""
-        return frozenset(rule.decide for rule in (*self.rules, *self.fallback)) | {self.undecided, REVIEW}
+        made = frozenset(rule.decide for rule in (*self.rules, *self.fallback)) | {self.undecided, REVIEW}
+        return made if self.explore is None else made | {self.explore.decide}
 
     @property
     def written(self) -> tuple[str, ...]:
         """Every topic on which the decide agent says what becomes of single events."""
         topics = self.topics
         actions = {topic for topic in self.actions.values() if topic is not None}
-        return (topics.decisions, topics.review, topics.dead_letters, *sorted(actions))
+        asked = topics.review if self.review is None else topics.cases
+        return (topics.decisions, asked, topics.dead_letters, *sorted(actions))

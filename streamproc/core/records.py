@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from streamproc.core.processor import Headers
 
@@ -37,6 +37,11 @@ REDRIVEN_FROM: Final = "sp-redriven-from"
 BODY: Final = "sp-body"
 BodyForm = Literal["plain", "masked", "encrypted"]
 """What the value of a dead letter is: the event's bytes, a hash of them, or their encryption."""
+
+SIGNED: Final = "sp-signed"
+"""On what an intake passes on: ``1`` where it was signed with a key of the pipeline's, ``0`` where it was not."""
+CAME_FROM: Final = "sp-from"
+"""On the same: where the record stood, ``topic partition offset timestamp``."""
 
 PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
 
@@ -149,6 +154,17 @@ class Source:
     partition: int
     offset: int
     timestamp: int
+
+    @property
+    def text(self) -> str:
+        """As it stands in a header."""
+        return f"{self.topic} {self.partition} {self.offset} {self.timestamp}"
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The inverse of ``text``. Raises ValueError where it is none."""
+        topic, partition, offset, timestamp = text.split(" ")
+        return cls(topic, int(partition), int(offset), int(timestamp))
 
 
 @dataclass(frozen=True, slots=True)

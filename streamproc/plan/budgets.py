@@ -10,12 +10,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, StringConstraints, WithJsonSchema
 
 from streamproc.core.drift.budget import FEWEST_EVENTS, Budget
+from streamproc.core.review.policy import Allowance
 from streamproc.plan.durations import to_duration
 
 MOST_WINDOWS = 10_000
 WRITTEN = "write `1 per 30d`, or `1 per 1000000 events`"
 _SHARE = r"(\d{1,3}(?:\.\d{1,9})?)%"
 _RATE = r"(\d{1,12}) per (\S+)"
+_SPANS = {"minute": "1m", "hour": "1h", "day": "1d"}
 _BUDGET = r"(\d{1,6}) per (?:(\d{1,15}) events|(\S+))"
 
 
@@ -93,6 +95,19 @@ def to_rate(value: object) -> float:
     return int(match[1]) / period.total_seconds() * 60
 
 
+def to_allowance(value: object) -> Allowance:
+    """``200 per 1h`` or ``200 per hour``. Raises ValueError for anything else.
+
+    >>> to_allowance("20 per day")
+    Allowance(count=20, period=datetime.timedelta(days=1))
+    """
+    match = re.fullmatch(_RATE, value, re.ASCII) if isinstance(value, str) else None
+    period = to_duration(_SPANS.get(match[2], match[2])) if match is not None else None
+    if match is None or not period or int(match[1]) == 0:
+        raise ValueError("write a number per time: `200 per hour`, or `200 per 1h`")
+    return Allowance(int(match[1]), period)
+
+
 def _written(budget: Any) -> str:
     per = f"{budget.events:.0f} events" if budget.events is not None else f"{budget.period.total_seconds():g}s"
     return f"{budget.alarms:g} per {per}"
@@ -123,6 +138,12 @@ Portion = Annotated[
     ),
 ]
 """From 0 to 1."""
+Allowed = Annotated[
+    Allowance,
+    BeforeValidator(to_allowance, json_schema_input_type=Annotated[str, StringConstraints(pattern=f"^{_RATE}$")]),
+    PlainSerializer(lambda allowance: f"{allowance.count} per {allowance.period.total_seconds():g}s"),
+    WithJsonSchema({"type": "string", "pattern": f"^{_RATE}$"}),
+]
 Windows = Annotated[int, BeforeValidator(to_windows, json_schema_input_type=int | str)]
 Share = Annotated[
     int,

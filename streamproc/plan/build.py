@@ -18,6 +18,7 @@ from streamproc.plan.drift import add_drift_columns, make_drift
 from streamproc.plan.inspect import DEFAULT_MODEL, Inspect, ModelFacts
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.outcomes import make_outcomes
+from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
 
@@ -36,6 +37,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     add_drift_columns(document, file, scope, sensitive)
     confidence = make_confidence(document, file, scope)
     rules = make_rules(document, file, scope)
+    review = make_review(document, file, scope)
     fallback = make_fallback(document, file, scope)
     check_decisions(document, file)
     read = [expression for expression in _expressions(confidence, rules, fallback) if expression is not None]
@@ -71,6 +73,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         dead_letter_mode=file.dead_letters.sensitive if events.sensitive else "plain",
         recorded=recorded,
         drift=drift,
+        review=review,
         sensitive=sensitive,
         outcomes=outcomes,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from streamproc.core.plan import DriftPlan, Plan, Rule
+from streamproc.core.review.policy import Allowance, ReviewPlan
 from streamproc.plan.models import PipelineFile
 
 HASH_BYTES = 16
@@ -38,6 +39,7 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         **({} if plan.drift is None else {"drift": _drift(plan.drift)}),
         # Outcomes change nothing but what decisions show.
         **({} if plan.outcomes is None or not plan.outcomes.reads else {"outcomes": plan.outcomes.reads}),
+        **({} if plan.review is None else {"review": _review(plan.review)}),
     }
 
 
@@ -54,6 +56,26 @@ def _drift(drift: DriftPlan) -> list[Any]:
     if drift.max_extra_review is not None:
         content.append(drift.max_extra_review)
     return content
+
+
+def _review(review: ReviewPlan) -> dict[str, Any]:
+    explore, capacity = review.explore, review.capacity
+    return {
+        "ttl": review.ttl.total_seconds(),
+        "on_expiry": review.on_expiry,
+        "priority": None if review.priority is None else review.priority.sql,
+        "samples": [review.audit, review.second_opinion],
+        "explore": None
+        if explore is None
+        else [explore.instead_of, explore.decide, explore.share, *_each(explore.budget)],
+        "capacity": None if capacity is None else _each(capacity),
+        "corrections": review.corrections,
+        "lease": review.lease.total_seconds(),
+    }
+
+
+def _each(allowance: Allowance) -> list[float]:
+    return [allowance.count, allowance.period.total_seconds()]
 
 
 def _rule(rule: Rule) -> list[Any]:

@@ -37,11 +37,17 @@ class Document:
     broken: set[Path_] = field(default_factory=set)
     fault: EnvironmentFault | None = None
     _problems: dict[Problem, None] = field(default_factory=dict)
+    _warnings: dict[Problem, None] = field(default_factory=dict)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What was noted, in the order in which it was."""
         return tuple(self._problems)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is allowed, and perhaps not meant."""
+        return tuple(self._warnings)
 
     def has(self, path: Path_) -> bool:
         """Does the file say anything here, right or wrong, be it under a misspelt key?"""
@@ -72,6 +78,10 @@ class Document:
     ) -> None:
         """Note something that is wrong at a value (or at its key), ``offset`` characters into its text."""
         self.note(*self.spot(path, at_key=at_key, offset=offset), message, remedy)
+
+    def warn(self, path: Path_, message: str, remedy: str) -> None:
+        """Note something at a value that is allowed, and perhaps not meant."""
+        self._warnings[Problem(self.file, *self.spot(path), f"warning: {message}", remedy)] = None
 
     def note(self, line: int, column: int, message: str, remedy: str = "") -> None:
         """Note a problem at a place, once: through an alias the same place is met several times."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.core.plan import Mode
-from streamproc.plan.budgets import FalseAlarms, Portion, Rate, Share, Windows
+from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -221,6 +221,32 @@ class OutcomesPart(Part):
     baseline: BaselinePart | None = Field(None, description="What the pipeline is compared with")
 
 
+class ExplorePart(Part):
+    """Deciding otherwise by chance, to see what would have come of it."""
+
+    instead_of: Slug = Field(description="What the rules decided, such as `decline`")
+    decide: Slug = Field(description="What is decided instead, such as `approve`")
+    share: Share = Field(description="Of so many of those: `0.5%`")
+    budget: Allowed = Field(description="Never more than this: `20 per day`")
+
+
+class ReviewPart(Part):
+    """How people review, and what becomes of what nobody answers."""
+
+    ttl: Duration = Field(description="How long a case waits for an answer: `4h`")
+    on_expiry: Slug = Field(description="What is decided when nobody answered in time, such as `escalate`")
+    priority: Sql | None = Field(None, description="A number for each event: more is more urgent")
+    capacity: Allowed | None = Field(None, description="How many cases people can answer: `200 per hour`")
+    lease: Duration = Field(timedelta(minutes=15), description="How long a claim on a case holds")
+    audit: Share | None = Field(None, description="A share of the automatic decisions, also shown to people: `1%`")
+    second_opinion: Share | None = Field(None, description="A share of what people decide, shown to another one: `5%`")
+    explore: ExplorePart | None = Field(None, description="Deciding otherwise by chance")
+    corrections: bool = Field(False, description="Whether a later, different verdict becomes an action")
+    keep: Duration = Field(timedelta(days=30), description="How long a closed case is remembered")
+    keys: dict[Text, str] = Field({}, description="Public keys (ed25519, base64) of people, by their names")
+    require_signature: bool = Field(False, description="Whether only what is signed counts")
+
+
 class TopicsPart(Part):
     """How streamproc makes the topics that it writes to."""
 
@@ -280,6 +306,7 @@ class PipelineFile(Part):
     rules: list[RulePart] = Field(min_length=1, description="In order; the first that matches decides")
     undecided: Slug = Field("review", description="Decides where a rule could not be evaluated")
     fallback: list[FallbackPart] = Field([], description="Decides without a usable score, or where no rule matched")
+    review: ReviewPart | None = Field(None, description="How people review")
     actions: dict[Slug, Topic | None] = Field({}, description="The topic of each decision that is carried out")
     dead_letters: DeadLettersPart = Field(DeadLettersPart(), description="For sensitive events")
     topics: TopicsPart = Field(TopicsPart(), description="How streamproc makes its topics")

@@ -71,7 +71,8 @@ def _scope(scope: Scope, sensitive: Collection[str]) -> Scope:
 def _check_names(document: Document, file: PipelineFile, part: OutcomesPart) -> None:
     """Every decision and every value that is named exists."""
     decisions = {REVIEW, file.undecided, *file.actions}
-    decisions |= {rule.decide for rule in (*file.rules, *file.fallback) if rule.decide is not None}
+    decisions |= {rule.decide for rule in file.rules if rule.decide is not None}
+    decisions |= {rule.decide for rule in file.fallback}
     sure = not any(document.is_broken((name,)) for name in ("rules", "fallback", "actions"))
     sure &= not any(path[0] in ("rules", "fallback", "actions") for path in document.broken if path)
     for at, name, at_key in _decisions(part):

@@ -47,7 +47,7 @@ def make_fallback(document: Document, file: PipelineFile, scope: Scope) -> list[
 
 def check_decisions(document: Document, file: PipelineFile) -> None:
     """Every decision has a topic, every topic a decision, and nothing goes in circles."""
-    made = _made(document, file)
+    made = made_by(document, file)
     actions_known = not document.is_broken(("actions",))
     for decision, at in made.items():
         if decision != REVIEW and decision not in file.actions and actions_known:
@@ -66,7 +66,7 @@ def check_decisions(document: Document, file: PipelineFile) -> None:
         at = ("actions", decision)
         if decision == REVIEW:
             document.problem(at, "`review` goes to the review topic by itself", "take it out of `actions`", at_key=True)
-        elif decision not in made and complete:
+        elif decision not in made and complete and not document.has(("review",)):  # people may choose any
             hint = near(decision, set(made) - {REVIEW}, "decisions")
             document.problem(at, f"no rule decides `{decision}`", hint, at_key=True)
         if topic is not None and topic == file.events.topic:
@@ -75,7 +75,7 @@ def check_decisions(document: Document, file: PipelineFile) -> None:
             document.problem(at, f"topic `{topic}` is one of the pipeline's own", "send actions elsewhere")
 
 
-def _made(document: Document, file: PipelineFile) -> dict[str, Path_]:
+def made_by(document: Document, file: PipelineFile) -> dict[str, Path_]:
     """Every decision that is made somewhere, and where first."""
     made: dict[str, Path_] = {}
     for name in ("rules", "fallback"):

@@ -40,17 +40,19 @@ def totals(example: Example) -> str:
     return example.topic("totals")
 
 
-def agents(pipeline: Pipeline, baseline: Baseline | None = None) -> list[Agent]:
+def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> list[Agent]:
     """The pipeline's own agents, and one that keeps a count for each key, as state of its lanes."""
     decisions, counts = pipeline.plan.topics.decisions, f"{pipeline.plan.pipeline}.totals"
     counter = Agent("counter", (decisions,), Counter(decisions, counts), tables=(TABLE,), writes=(counts,))
-    return [*pipeline_agents(pipeline, baseline), counter]
+    return [*pipeline_agents(pipeline, lanes, baseline), counter]
 
 
 async def make_topics(example: Example, partitions: int) -> Pipeline:
     """Make every topic that is written to, as ``streamproc run`` and ``run_agents`` would."""
     pipeline = open_pipeline(example.file)
-    rows = pipeline_topics(pipeline.loaded, pipeline_agents(pipeline), partitions)
+    rows = pipeline_topics(pipeline.loaded, pipeline_agents(pipeline, partitions), partitions)
     await check_topics(example.connection, rows, create=True)
-    await prepare_topics(example.name, agents(pipeline), example.connection, pipeline.plan.topics.dead_letters)
+    await prepare_topics(
+        example.name, agents(pipeline, partitions), example.connection, pipeline.plan.topics.dead_letters
+    )
     return pipeline

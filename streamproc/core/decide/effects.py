@@ -1,26 +1,16 @@
-"""Stage 6, effects: decisions, actions, review items, dead letters. A decision is encoded once and sent twice."""
+"""Stage 6, effects: decisions, actions, cases, dead letters. A decision is encoded once and sent twice."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-import orjson
-from numpy.typing import NDArray
 
-from streamproc.core.contract import Contract
+from streamproc.core.decide.cases import case_outputs
 from streamproc.core.decide.encode import Encoder
-from streamproc.core.decide.frame import Context, Frame
+from streamproc.core.decide.frame import Context, Frame, Rows
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import Source, headers_of
 from streamproc.core.sensitive import Masker
-
-ALONE = {"priority": None, "opened": None, "deadline": None}
-"""What review items say of their case where the pipeline has no review part: there is none."""
-
-Rows: TypeAlias = NDArray[np.int64]
-"""Ascending numbers of the source records that the records of an output come from, one each."""
 
 
 def make_effects(plan: Plan, encoder: Encoder, frame: Frame, context: Context, masker: Masker | None) -> list[Effects]:
@@ -60,14 +50,11 @@ def _decided(
     for number, decision in enumerate(decisions):
         rows = np.flatnonzero(numbers == number)
         frame.count("decisions", decision, len(rows))
-        if decision == REVIEW:
-            items = _review_items(plan, frame, rows, values, masker)
-            outputs.append(_of_rows(plan.topics.review, keys, items, headers_of("review-item", sources), frame, rows))
-        elif (topic := plan.actions.get(decision)) is not None:
+        if decision != REVIEW and (topic := plan.actions.get(decision)) is not None:
             same = list(map(values.__getitem__, rows.tolist()))
             outputs.append(_of_rows(topic, keys, same, headers, frame, rows))
     _count_verdicts(frame)
-    return outputs
+    return outputs + case_outputs(plan, frame, keys, values, masker)
 
 
 def _of_rows(
@@ -77,25 +64,6 @@ def _of_rows(
     chosen = rows.tolist()
     own = list(map(keys.__getitem__, chosen)), values, list(map(headers.__getitem__, chosen))
     return Output(topic, *own), frame.rows[rows]
-
-
-def _review_items(plan: Plan, frame: Frame, rows: Rows, decisions: list[bytes], masker: Masker | None) -> list[bytes]:
-    """Decision and event. The event is written anew: of a key that is there twice, the value that counted is shown."""
-    hidden = _paths(plan.contract, plan.events.sensitive)
-    items = []
-    for row, number in zip(rows.tolist(), frame.rows[rows].tolist(), strict=True):
-        event = orjson.loads(frame.records.values[number] or b"null")
-        if hidden and masker is not None:
-            event = masker.event(event, hidden)
-        decision = orjson.Fragment(decisions[row])
-        items.append(
-            orjson.dumps({"id": frame.ids[row], "blind": False, "decision": decision, "event": event, **ALONE})
-        )
-    return items
-
-
-def _paths(contract: Contract, names: frozenset[str]) -> list[tuple[str, ...]]:
-    return [field.path for field in contract.fields if field.name in names]
 
 
 def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[Output, Rows]:

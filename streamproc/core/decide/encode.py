@@ -158,6 +158,8 @@ def verdict_json(verdict: Verdict) -> str:
     """A verdict as the inside of a JSON object."""
     drifted = verdict.drifted
     by_drift = {} if drifted is None else {"without_drift": drifted.without, "drift_capped": drifted.capped}
+    by_chance = verdict.explored
+    explored = {} if by_chance is None else {"explored": by_chance}
     return (
         orjson.dumps(
             {
@@ -171,6 +173,7 @@ def verdict_json(verdict: Verdict) -> str:
                 "reasons": verdict.reasons,
                 "observed": verdict.observed,
                 "undecided": verdict.undecided,
+                **explored,
             }
         )
         .decode()

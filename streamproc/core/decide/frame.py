@@ -19,6 +19,8 @@ from streamproc.core.records import DeadLetter
 MODE: Final = "mode"
 """The name in ``Seen`` of what people let automation do."""
 
+Rows: TypeAlias = NDArray[np.int64]
+"""Ascending numbers of rows, or of the source records that the records of an output come from, one each."""
 StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from streamproc.core.decide.cap import cap_stage
 from streamproc.core.decide.columns import confidence_stage, features_stage
@@ -12,6 +13,7 @@ from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_colu
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.events import contract_stage
+from streamproc.core.decide.explore import explore_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.decide.model import model_stage
 from streamproc.core.decide.rules import rules_stage
@@ -35,13 +37,20 @@ class DecideProcessor:
     watch: Watch | None = None
 
     @classmethod
-    def of(cls, plan: Plan, masker: Masker | None = None, baseline: Baseline | None = None) -> DecideProcessor:
-        """The processor of a plan. Raises ValueError where sensitive fields would have no masker."""
+    def of(
+        cls, plan: Plan, masker: Masker | None = None, baseline: Baseline | None = None, *, lanes: int = 0
+    ) -> DecideProcessor:
+        """The processor of a plan on so many lanes. Raises ValueError where sensitive fields would have no masker.
+
+        Without lanes, such as over a file, nothing is explored.
+        """
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
         makers = [contract_stage, features_stage, model_stage, drift_stage, confidence_stage, rules_stage]
         if plan.capped:
             makers.append(cap_stage)
+        if plan.explore is not None and lanes:
+            makers.append(partial(explore_stage, lanes=lanes))
         watch = None if baseline is None else Watch.of(plan, baseline)
         return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker, watch)
 

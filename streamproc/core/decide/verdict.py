@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 MOST_KNOWN = 20_000
 """So many verdicts, by what led to them, are remembered."""
 
-Why: TypeAlias = Literal["rule", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all"]
+Why: TypeAlias = Literal[
+    "rule", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all", "explored"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,14 @@ class Drifted:
 
     without: str | None = None
     capped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """That a decision is an experiment: what the rules had decided, and the chance with which an event is chosen."""
+
+    instead_of: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,12 @@ class Verdict:
     observed: tuple[str, ...]
     undecided: tuple[str, ...]
     drifted: Drifted | None = None
+    explored: Explored | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether automation decided without anybody."""
+        return self.tier == "automatic" and self.decision != "review"
 
 
 @dataclass(frozen=True, slots=True)

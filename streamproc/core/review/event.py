@@ -43,7 +43,7 @@ class ReviewEvent(msgspec.Struct, frozen=True, kw_only=True):
     step: Step
     kind: Kind
     time: datetime
-    event_time: datetime
+    event_time: str
     opened: datetime
     deadline: datetime
     was: str
