@@ -27,6 +27,8 @@ COMMANDS = {
     "dead-letters": ("dead_letters:dead_letters", "List, show and redrive dead letters."),
     "control": ("control:control", "What automation may do: switch it off and on."),
     "drift": ("drift:drift", "Baselines, backtests and alarms of drift."),
+    "stats": ("stats:stats", "What the decisions came to: rates, errors, money, times."),
+    "outcomes": ("outcomes:outcomes", "Send what came true, and join what comes late."),
     "reset": ("reset:reset", "Move a lane deliberately."),
 }
 """Where each command is, and its line in the help: the module is imported only when the command is called."""

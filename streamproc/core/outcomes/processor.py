@@ -57,7 +57,7 @@ class OutcomeProcessor:
         self._expire(book, counts)
         changes = book.end()
         wake_at = now + EVERY if book.meta.dirty else None
-        told = {("outcomes", name): count for name, count in counts.items()}
+        told = {("measured", name): count for name, count in counts.items()}
         return Effects(state={TABLE: changes}, wake_at=wake_at, counts=told)
         yield []
 
@@ -79,7 +79,7 @@ class OutcomeProcessor:
         book.meta.dirty = dirty[AT_ONCE:]
         output = Output(self._topics.metrics, keys, values, [TYPED["measures"]] * len(keys))
         wake_at = now if book.meta.dirty else None
-        return Effects([output], {TABLE: book.end()}, wake_at, {("outcomes", "written"): len(keys)})
+        return Effects([output], {TABLE: book.end()}, wake_at, {("measured", "written"): len(keys)})
         yield []
 
     def _decided(self, book: Book, records: Records, counts: Counts) -> None:
