@@ -30,7 +30,7 @@ COLUMNS = {"financed": pl.Float64(), "region": pl.String()}
 def make_plan(**more: Any) -> OutcomesPlan:
     types = {**COLUMNS, AMOUNT: pl.Float64()}
     texts = {
-        "approve": {"repaid": "-0.05 * financed", "defaulted": "COALESCE(amount, 0.6 * financed)"},
+        "approve": {"repaid": "-0.05 * financed", "defaulted": "COALESCE(outcome_amount, 0.6 * financed)"},
         "decline": {"repaid": "0.02 * financed", "defaulted": "0"},
     }
     costs = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import polars as pl
 
 from streamproc.core.outcomes.measures import MILLION, Counts
@@ -46,10 +48,7 @@ class Costs:
         ]
         frame = pl.DataFrame([*series, pl.Series(AMOUNT, amounts, dtype=pl.Float64)])
         found = frame.select(self._select)
-        return {
-            cell: [None if cost is None else micro(cost) for cost in found[str(number)].to_list()]
-            for number, cell in enumerate(self._cells)
-        }
+        return {cell: _millionths(found[str(number)]) for number, cell in enumerate(self._cells)}
 
 
 class CostTable:
@@ -62,6 +61,15 @@ class CostTable:
         """What a decision costs where a value comes true."""
         cell = decision, value
         return self._rows[cell][row] if cell in self._rows else self._fixed.get(cell)
+
+
+def _millionths(costs: pl.Series) -> list[Money]:
+    """``micro`` of each."""
+    whole = np.rint(np.clip(costs.to_numpy(), -LARGEST, LARGEST) * MILLION)
+    if not costs.null_count():
+        exact: list[Money] = whole.astype(np.int64).tolist()
+        return exact
+    return [None if isnan(cost) else int(cost) for cost in whole.tolist()]
 
 
 def micro(cost: float) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+from msgspec.structs import replace
+
 from streamproc.core.outcomes import early
 from streamproc.core.outcomes.book import Book
 from streamproc.core.outcomes.costs import Costs, CostTable, Money
@@ -14,8 +17,6 @@ from streamproc.core.outcomes.known import VERSION, Known, change
 from streamproc.core.outcomes.measures import Counts, Group, add, buckets
 from streamproc.core.outcomes.outcome import Outcome
 from streamproc.core.outcomes.policy import WOULD_BE, OutcomesPlan
-
-import numpy as np  # isort: skip
 
 UNDECLARED: Final = "?"
 """Stands for every value that the pipeline does not name."""
@@ -38,7 +39,7 @@ class Joiner:
 
     def come(self, book: Book, outcomes: Sequence[tuple[Outcome, int]], counts: Counts) -> None:
         """Take outcomes, each with the timestamp of its record in milliseconds."""
-        ids = [(number, id_bytes(one.id)) for number, (one, _) in enumerate(outcomes) if one.id is not None]
+        ids = [(number, bytes.fromhex(one.id[-24:])) for number, (one, _) in enumerate(outcomes) if one.id is not None]
         keys = [(number, one.key) for number, (one, _) in enumerate(outcomes) if one.id is None and one.key is not None]
         places = dict(zip([number for number, _ in ids], book.find([own for _, own in ids]), strict=True))
         if keys:
@@ -81,7 +82,7 @@ class Joiner:
             said.amount if isinstance(said, Outcome) else None if (was := before[own]) is None else was.amount
             for (_, said), own in zip(found, ids, strict=True)
         ]
-        table = self._costs.table(self._columns(rows), amounts)
+        table, joined, again = self._costs.table(self._columns(rows), amounts), 0, 0
         for number, ((_, said), (chunk, row), own) in enumerate(zip(found, rows, ids, strict=True)):
             opened = book.opened(int(chunk.windows[row]))
             group = opened.order[int(chunk.groups[row])]
@@ -89,7 +90,8 @@ class Joiner:
             was = before[own] or Known(VERSION, group.decision, "own" if explored is None else "explored")
             if isinstance(said, Outcome):
                 now = _came(was, said, self._plan)
-                add(counts, {"joined": 1, "replaced": was.value is not None})
+                joined += 1
+                again += was.value is not None
             elif said.revision <= was.revision:
                 add(counts, {"revision_repeated": 1})
                 continue
@@ -102,6 +104,7 @@ class Joiner:
             change(opened.counts(int(chunk.groups[row])), was, now)
             before[own] = now
             book.know(own, now)
+        add(counts, {"joined": joined, "replaced": again})
 
     def _columns(self, rows: Sequence[tuple[Chunk, int]]) -> dict[str, list[Any]]:
         return {
@@ -126,22 +129,18 @@ class Joiner:
             instead, share = explored
             declined = table.cost(row, instead, value)
             regret, weight = None if declined is None else declined - realised, 1 / share
-        return _replaced(now, realised=realised, baseline=baseline, regret=regret, weight=weight)
+        return replace(now, realised=realised, baseline=baseline, regret=regret, weight=weight)
 
 
 def _came(was: Known, said: Outcome, plan: OutcomesPlan) -> Known:
     value = text(said.value)
-    return _replaced(was, value=value if value in plan.values else UNDECLARED, amount=said.amount)
+    return replace(was, value=value if value in plan.values else UNDECLARED, amount=said.amount)
 
 
 def _revised(was: Known, said: Slim, group: Group) -> Known:
     by = said.tier if said.tier in ("reviewer", "expiry") else "own"
     differs = None if by != "reviewer" or group.would_be is None else said.decision != group.would_be
-    return _replaced(was, decision=said.decision, by=by, revision=said.revision, why=said.why, overrides=differs)
-
-
-def _replaced(known: Known, **changes: Any) -> Known:
-    return Known(**{name: getattr(known, name) for name in known.__struct_fields__} | changes)
+    return replace(was, decision=said.decision, by=by, revision=said.revision, why=said.why, overrides=differs)
 
 
 def text(value: str | bool | int | float) -> str:

@@ -73,5 +73,6 @@ def counts_of(known: Known) -> Counts:
 
 def change(counts: Counts, before: Known, after: Known) -> None:
     """Count ``after`` instead of ``before``."""
-    add(counts, counts_of(before), -1)
+    if before.revision or before.value is not None:
+        add(counts, counts_of(before), -1)
     add(counts, counts_of(after))
