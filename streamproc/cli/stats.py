@@ -65,7 +65,7 @@ def show(told: Mapping[str, Any]) -> None:
         if len(told[name]) > 1:
             console.print(_split(title, told[name]))
     if told["cohorts"]:
-        console.print(_cohorts(told["cohorts"]))
+        console.print(cohorts_table(told["cohorts"]))
     if told["incidents"]:
         console.print(_incidents(told["incidents"]))
     for line in _notes(told):
@@ -146,7 +146,8 @@ def _segment(text: str) -> str:
     return ", ".join(f"{name} {NONE if value is None else value}" for name, value in values.items()) or "other"
 
 
-def _cohorts(rows: list[dict[str, Any]]) -> Table:
+def cohorts_table(rows: list[dict[str, Any]]) -> Table:
+    """Cohorts by day, the newest."""
     table = Table(box=box.SIMPLE)
     for name in ("decided on", "decisions", "outcomes", "unlabelled", "not known", "errors", "realised cost", ""):
         table.add_column(name, justify="left" if name in ("decided on", "") else "right")

@@ -193,7 +193,20 @@ def test_measures_are_those_of_a_recount_after_a_kill(connection: Connection, tm
     assert result.exit_code == 0, result.output
     assert "6,000 decisions" in result.output and "all approved" in result.output
     told = CliRunner().invoke(cli, ["stats", str(made.file), "--json", "--since", "1d", "--kafka", connection.address])
-    assert orjson.loads(told.stdout)["decisions"] == 6_000
+    stats = orjson.loads(told.stdout)
+    assert stats["decisions"] == 6_000
+    out = tmp_path / "joined.ndjson"
+    options = ["--out", str(out), "--json", "--kafka", connection.address]
+    told = CliRunner().invoke(cli, ["outcomes", "join", str(made.file), *options])
+    assert told.exit_code == 0, told.output
+    cohorts = orjson.loads(told.stdout)
+    assert sum(cohort["decisions"] for cohort in cohorts) == 6_000
+    assert sum(cohort["outcomes"] for cohort in cohorts) == stats["outcomes"]
+    assert sum(cohort["costs"]["realised"]["of"] for cohort in cohorts) == stats["costs"]["realised"]["of"]
+    lines = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    firsts = [line for line in lines if "revision" not in line["decision"]]
+    assert len(firsts) == stats["outcomes"]
+    assert all(line["outcome"].get("id") in (None, line["decision"]["id"]) for line in lines)
 
 
 @pytest.mark.long

@@ -172,6 +172,10 @@ class Book:
         self._open[start] = opened  # behind those that were used before
         return opened
 
+    def listed(self) -> list[int]:
+        """The starts of all windows that are not over."""
+        return sorted(self._windows)
+
     def _read_window(self, start: int) -> Window:
         dims, own = self.get_many([numbered(b"d", start), numbered(b"w", start)])
         order = [Group(*row) for row in orjson.loads(dims or b"[]")]

@@ -74,6 +74,19 @@ class Chunk:
             {row - begin: told for row, told in self.explored.items() if begin <= row < end},
         )
 
+    def only(self, rows: Sequence[int]) -> Chunk:
+        """Some rows, in ascending order."""
+        numbers = np.array(rows, np.int64)
+        return Chunk(
+            b"".join(map(self.id, rows)),
+            self.stamps[numbers],
+            self.windows[numbers],
+            self.groups[numbers],
+            [self.keys[row] for row in rows],
+            {name: [values[row] for row in rows] for name, values in self.columns.items()},
+            {place: self.explored[row] for place, row in enumerate(rows) if row in self.explored},
+        )
+
     def joined(self, more: Chunk) -> Chunk:
         """These rows and further ones."""
         names = dict.fromkeys([*self.columns, *more.columns])
