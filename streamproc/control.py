@@ -104,8 +104,16 @@ async def said_so_far(connection: Connection, plan: Plan) -> dict[str, tuple[int
 
 
 async def running_plan(connection: Connection, decisions: str) -> str | None:
-    """The hash of the plan that decided last; ``None`` where nothing was decided."""
-    return await _newest(connection, decisions, lambda value: str(orjson.loads(value)["plan"]))
+    """The hash of the plan that decided last; ``None`` where nothing was decided.
+
+    What people decide names the plan that asked them, perhaps long ago.
+    """
+
+    def plan(value: bytes) -> str | None:
+        decision = orjson.loads(value)
+        return None if "revision" in decision else str(decision["plan"])
+
+    return await _newest(connection, decisions, plan)
 
 
 async def _newest(connection: Connection, topic: str, read: Callable[[bytes], str | None]) -> str | None:

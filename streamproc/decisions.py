@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 import orjson
 
 from streamproc.artefacts import KIND
-from streamproc.core.partitioner import partitions
-from streamproc.core.records import TYPE, Topics
+from streamproc.core.records import TYPE, Topics, lane_of
 from streamproc.errors import UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
@@ -47,25 +47,43 @@ async def find(
     decision_id: str,
     *,
     since: datetime | None,
-    key: str | None,
     progress: Progress | None,
-) -> Found:
-    """The decision with an id. Scans its topic, which has no index: ``since`` and ``key`` narrow that.
+) -> list[Found]:
+    """The decision with an id, and those that took its place, the first one first.
 
-    Raises UserError where there is none.
+    Scans the partition that the id names; ``since`` narrows that. Raises UserError where there is none.
     """
-    needle = b'"id":' + orjson.dumps(decision_id)
+    lane, needle, found = lane_of(decision_id), b'"id":' + orjson.dumps(decision_id), list[Found]()
+    if lane is None:
+        raise UserError(f"{decision_id} is no decision's id", "`streamproc decision search` finds ids")
     async with reading(connection, topic) as reader:
-        only = [int(partitions([key.encode()], reader.partitions, 0)[0])] if key is not None else None
+        only = [lane % reader.partitions]
         async for records in reader.scan(since or "beginning", only=only, progress=progress):
             for record in records:
                 if record.value is not None and record.value.startswith(needle, 1):
-                    return _found(record)
-    where = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
-    raise UserError(
-        f"no decision {decision_id} in {topic}{where}",
-        "is it another pipeline's, or older than the retention? `streamproc decision search` finds ids",
-    )
+                    found.append(_found(record))
+    if not found:
+        where = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        raise UserError(
+            f"no decision {decision_id} in {topic}{where}",
+            "is it another pipeline's, or older than the retention? `streamproc decision search` finds ids",
+        )
+    return found
+
+
+async def action_results(connection: Connection, pipeline: str, decision_id: str) -> list[dict[str, Any]]:
+    """What was reported back on the actions of a decision, oldest first."""
+    topic, found = Topics.of(pipeline).action_results, list[dict[str, Any]]()
+    if topic not in await admin.describe(connection, [topic]):
+        return found
+    async with reading(connection, topic) as reader:
+        async for records in reader.scan():
+            for record in records:
+                with suppress(orjson.JSONDecodeError, TypeError, KeyError):  # the intake makes dead letters of those
+                    told = orjson.loads(record.value or b"")
+                    if told["id"] == decision_id:
+                        found.append(told)
+    return found
 
 
 async def search(

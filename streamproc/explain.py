@@ -43,6 +43,11 @@ WHY: Mapping[str, str] = {
     "stale": "the event was older than max_age when it was decided",
     "mode_fallback": "people let the fallback chain alone decide",
     "mode_review_all": "people let nothing be decided without them",
+    "explored": "chance, instead of the rules, to see what comes of it",
+    "verdict": "a person",
+    "correction": "a person, otherwise than before",
+    "expired": "nobody answered in time",
+    "shed": "more was waiting than people can answer",
 }
 KNOWN_BEFORE: Mapping[str, pl.DataType] = {EVENT_TIME: pl.Datetime("us", "UTC")}
 KNOWN_AFTER: Mapping[str, pl.DataType] = {SCORE: pl.Float64(), CONFIDENCE: pl.Float64()}

@@ -18,25 +18,26 @@ REGISTRY = CollectorRegistry()
 class Latency:
     """A histogram that takes a whole array at once: prometheus-client's own costs a call per event."""
 
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
-        self._name, self._documentation = name, documentation
-        self._counts = np.zeros(len(SECONDS) + 1, np.int64)
-        self._sum = 0.0
+    def __init__(self, name: str, documentation: str, label: str, registry: CollectorRegistry) -> None:
+        self._name, self._documentation, self._labelnames = name, documentation, (label,)
+        self._counts: dict[str, NDArray[np.int64]] = {}
+        self._sums: dict[str, float] = {}
         registry.register(self)
 
-    def observe(self, seconds: NDArray[np.float64]) -> None:
+    def observe(self, label: str, seconds: NDArray[np.float64]) -> None:
         """Add observations, shape (n,), in seconds."""
         places = np.searchsorted(SECONDS, seconds, side="left")
-        self._counts += np.bincount(places, minlength=len(SECONDS) + 1)
-        self._sum += float(seconds.sum())
+        counts = np.bincount(places, minlength=len(SECONDS) + 1)
+        self._counts[label] = self._counts.get(label, 0) + counts
+        self._sums[label] = self._sums.get(label, 0.0) + float(seconds.sum())
 
     def collect(self) -> Iterable[Metric]:
-        """The histogram for Prometheus: its buckets are cumulative."""
-        running = np.cumsum(self._counts)
+        """The histograms for Prometheus: their buckets are cumulative."""
         bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
-        buckets = [(bound, float(count)) for bound, count in zip(bounds, running, strict=True)]
-        family = HistogramMetricFamily(self._name, self._documentation)
-        family.add_metric([], buckets, self._sum)
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)
+        for label, counts in self._counts.items():
+            buckets = [(bound, float(count)) for bound, count in zip(bounds, np.cumsum(counts), strict=True)]
+            family.add_metric([label], buckets, self._sums[label])
         yield family
 
 
@@ -81,6 +82,8 @@ COUNTED = {
         "review_refused": "What people said and was not let count, by reason",
         "verdicts": "What people said, by kind: verdict, claim, release, cancel",
         "action_results": "What became of actions, as reported on PIPELINE.action-results",
+        "came": "Outcomes that were joined with a decision, by decision and value: `approve/repaid`; corrections again",
+        "overrides": "Decisions of people that are not what automation would have decided, by what they decided",
         "measured": "Records that the outcome agent was given or wrote, by what became of them",
         "outcomes": "Outcomes that came, by how they name their decision",
         "records": "Records written by agents of the user's own, by topic",
@@ -109,7 +112,10 @@ INCIDENTS = Gauge(
     registry=REGISTRY,
 )
 LATENCY = Latency(
-    "streamproc_latency_seconds", "From an event's record timestamp to the commit of its decision", REGISTRY
+    "streamproc_latency_seconds",
+    "From the timestamp of a record to the commit of what came of it; of agent decide, from event to decision",
+    "agent",
+    REGISTRY,
 )
 BATCH_EVENTS = Histogram("streamproc_batch_events", "Events in a batch", ["agent"], buckets=SIZES, registry=REGISTRY)
 COMPUTE = Histogram(

@@ -13,6 +13,7 @@ from streamproc.kafka.agent import Agent
 from streamproc.pipeline import open_pipeline
 from streamproc.plan.durations import to_duration
 from streamproc.plan.load import Loaded
+from streamproc.plan.models import PipelineFile
 from streamproc.plan.reader import read
 from streamproc.plan.structure import shape
 from streamproc.worker import agents
@@ -46,10 +47,15 @@ def moment(text: str, now: datetime) -> datetime:
 
 def pipeline_name(file: Path) -> str:
     """The name in a pipeline file; nothing else in it has to be right, and no model is opened."""
+    return pipeline_file(file).pipeline
+
+
+def pipeline_file(file: Path) -> PipelineFile:
+    """The parts of a pipeline file as they are written, without what is wrong with them; no model is opened."""
     found = shape(document := read(file))
     if found is None:
         raise PipelineError(document.problems)
-    return found.pipeline
+    return found
 
 
 def confirm(question: str, yes: bool) -> None:

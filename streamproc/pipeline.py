@@ -11,6 +11,7 @@ from pathlib import Path
 from streamproc.core.decide import DecideProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.sensitive import Masker
+from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
@@ -18,6 +19,7 @@ from streamproc.io.model import Model
 from streamproc.io.onnx import OnnxModel
 from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
+from streamproc.io.signatures import verifier
 from streamproc.plan.build import DEFAULT_MODEL, ModelFacts
 from streamproc.plan.load import Loaded, load_plan
 from streamproc.plan.models import ModelPart, PipelineFile
@@ -96,6 +98,14 @@ def source_of(part: ModelPart, model: Model) -> Source:
     breaker = part.breaker
     policy = BreakerPolicy(breaker.failures / MILLION, breaker.calls, breaker.wait.total_seconds())
     return Source(model, part.timeout, policy)
+
+
+def signatures_of(plan: Plan) -> Signatures:
+    """Whose word counts. Raises EnvironmentFault where signatures cannot be told on this machine."""
+    review = plan.review
+    if review is None:
+        return Signatures()
+    return Signatures(review.keys, review.require_signature, verifier() if review.keys else None)
 
 
 def make_masker(plan: Plan, environ: Mapping[str, str]) -> Masker | None:

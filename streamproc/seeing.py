@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, get_args
 
+import msgspec
 from aiokafka.errors import KafkaError
 
 from streamproc import metrics
 from streamproc.baselines import kept_or_learned, stream_reference
 from streamproc.control import control_of, said_so_far, say
-from streamproc.core.control import Control
+from streamproc.core.control import Control, NewMode, NewNormal, Said, signable
 from streamproc.core.decide.drift import WATCH, Watch
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.baseline import BASELINES, Baseline
@@ -30,7 +31,7 @@ from streamproc.kafka.agent import Answerer, SeenNow
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.follower import Follower, Values, following
 from streamproc.kafka.watchdog import guard
-from streamproc.pipeline import Pipeline
+from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.plan.models import StreamReference
 from streamproc.stream_reference import kept_offsets, learn_stretch, new_normal, newest
 
@@ -164,6 +165,8 @@ class Seeing:
         self._told_mode: Mode = "automatic"
         self._values: dict[bytes, bytes] = {}
         self._control = Control()
+        self._signatures = signatures_of(pipeline.plan)
+        self._counted: NewMode | None = None
         self.watch: Watch | None = None
         self._incidents: list[Incident] = []
         for standing in STANDINGS:
@@ -191,8 +194,29 @@ class Seeing:
     def _control_of(self, values: Mapping[bytes, bytes]) -> Control:
         """What was said, read again only where that changed: drift changes more often."""
         if values != self._values:
-            self._values, self._control = dict(values), control_of(values)
+            self._values, self._control = dict(values), self._that_counts(control_of(values))
         return self._control
+
+    def _that_counts(self, control: Control) -> Control:
+        """What counts of what was said, where signatures are wanted."""
+        mode = control.mode if control.mode is None or self._is_sound(control.mode) else self._counted
+        if control.mode is not None and mode is None:
+            # Something was said before that, perhaps, and compaction has left us this: what is safe in any case.
+            mode = msgspec.structs.replace(control.mode, mode="review-all")
+        self._counted = mode
+        normals = {key: one for key, one in control.normals.items() if self._is_sound(one)}
+        incidents = {key: one for key, one in control.incidents.items() if self._is_sound(one)}
+        return Control(normals, mode, incidents)
+
+    def _is_sound(self, record: Said) -> bool:
+        """Whether a record is signed as it should be. What a stream says is normal, workers learn and nobody signs."""
+        signature = None if record.signature is None else record.signature.encode()
+        learned = isinstance(record, NewNormal) and signature is None and stream_reference(self._pipeline) is not None
+        outcome = self._signatures.check(signable(record), record.by, record.by, signature)
+        if learned or isinstance(outcome, bool):
+            return True
+        log.warning("what %s said at %s does not count: %s", record.by, record.time, outcome.replace("_", " "))
+        return False
 
     def _mode(self, control: Control) -> Mode:
         """What automation may do; told in the log where that changes."""

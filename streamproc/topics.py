@@ -13,6 +13,7 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.plan.load import Loaded
 
+BROKERS_TIME = {"message.timestamp.type": "LogAppendTime"}
 LARGE_BYTES = 8 << 20
 """Review items and dead letters carry an event and more: they take more than the broker's default of 1 MB."""
 
@@ -94,7 +95,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         ]
     if plan.review is not None:
         rows += [
-            TopicRole("cases", "read and write", spec(topics.cases, partitions)),
+            # its records say when the broker took them: that is when a case is opened, and when an answer came
+            TopicRole("cases", "read and write", spec(topics.cases, partitions, config=BROKERS_TIME)),
             TopicRole("verdicts", "read", spec(topics.verdicts, partitions)),
             TopicRole("action-results", "read", spec(topics.action_results, partitions)),
             TopicRole(

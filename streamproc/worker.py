@@ -24,7 +24,7 @@ from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
-from streamproc.core.intake import IntakeProcessor, Signatures
+from streamproc.core.intake import IntakeProcessor
 from streamproc.core.outcomes.book import TABLE as OUTCOMES_TABLE
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.outcomes.processor import OutcomeProcessor
@@ -34,11 +34,10 @@ from streamproc.core.review.desk import TABLES as REVIEW_TABLES
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
-from streamproc.io.signatures import verifier
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
-from streamproc.pipeline import Pipeline
+from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.seeing import seeing
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
@@ -56,7 +55,7 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
         Agent(
             name="decide",
             topics=(plan.events.topic,),
-            processor=replace(deciding, stages=tuple(map(timed, deciding.stages))),
+            processor=replace(deciding, stages=tuple(map(timed, deciding.stages)), watch=pipeline.processor.watch),
             # kept where nothing is capped or explored too: what a plan before this one wrote may be there
             tables=(CAP_TABLE, EXPLORE_TABLE),
             writes=_written_by_deciding(plan),
@@ -78,16 +77,15 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
 
 
 def _intake_agent(plan: Plan, lanes: int) -> Agent:
-    topics, review = plan.topics, plan.review
-    read, written, signatures = list[str](), [topics.dead_letters], Signatures()
-    if review is not None:
+    topics = plan.topics
+    read, written = list[str](), [topics.dead_letters]
+    if plan.review is not None:
         read += [topics.verdicts, topics.action_results]
         written.append(topics.cases)
-        signatures = Signatures(review.keys, review.require_signature, verifier() if review.keys else None)
     if plan.outcomes is not None:
         read.append(topics.outcomes)
         written.append(topics.outcomes_by_lane)
-    return Agent("intake", tuple(read), IntakeProcessor(plan.pipeline, lanes, signatures), (), tuple(written))
+    return Agent("intake", tuple(read), IntakeProcessor(plan.pipeline, lanes, signatures_of(plan)), (), tuple(written))
 
 
 def _outcome_agent(plan: Plan, outcomes: OutcomesPlan) -> Agent:

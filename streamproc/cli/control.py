@@ -7,17 +7,21 @@ import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import click
+import msgspec
 import orjson
 
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.control import read_control, say
-from streamproc.core.control import NewMode, dumps
+from streamproc.core.control import IncidentNote, NewMode, NewNormal, dumps, signable
 from streamproc.core.plan import Mode
+from streamproc.io.signatures import sign
 from streamproc.kafka.connection import Connection
 from streamproc.operations import pipeline_name
+
+SaidRecord = TypeVar("SaidRecord", NewMode, NewNormal, IncidentNote)
 
 
 def _whoever() -> str:
@@ -31,6 +35,21 @@ def _whoever() -> str:
 by_option = click.option(
     "--by", default=_whoever, show_default="you", help="Who says so; it stands on the audit topic."
 )
+
+
+sign_option = click.option(
+    "--sign",
+    "private",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign with a private key (ed25519, PEM) whose public one stands under review.keys as --by.",
+)
+
+
+def signed(record: SaidRecord, private: Path | None) -> SaidRecord:
+    """The record with its signature, where there is a key to sign with."""
+    if private is None:
+        return record
+    return msgspec.structs.replace(record, signature=sign(private, signable(record)).decode())
 
 
 @click.group(short_help="What automation may do.")
@@ -52,9 +71,10 @@ def control(ctx: click.Context, file: Path) -> None:
 @click.argument("mode", type=click.Choice(get_args(Mode)))
 @click.option("--why", required=True, help="The reason; it is kept with who said so, and when.")
 @by_option
+@sign_option
 @connection_options
 @click.pass_obj
-def mode(file: Path, mode: Mode, why: str, by: str, connection: Connection) -> None:
+def mode(file: Path, mode: Mode, why: str, by: str, private: Path | None, connection: Connection) -> None:
     """Let automation decide (automatic), let the fallback chain alone decide, without asking the model (fallback), or
     send everything to people (review-all).
 
@@ -67,7 +87,7 @@ def mode(file: Path, mode: Mode, why: str, by: str, connection: Connection) -> N
       streamproc control pipeline.yaml mode automatic --why "it is well again" --by ada
     """
     record = NewMode(pipeline=pipeline_name(file), time=datetime.now(UTC), by=by, why=why, mode=mode)
-    asyncio.run(say(connection, record))
+    asyncio.run(say(connection, signed(record, private)))
     click.echo(f"{record.pipeline}: {mode}")
 
 
@@ -89,4 +109,5 @@ def show(file: Path, as_json: bool, connection: Connection) -> None:
     elif said is None:
         click.echo("automatic: nobody ever said otherwise")
     else:
-        click.echo(f"{said.mode}: {said.by} at {said.time:%Y-%m-%d %H:%M:%S} UTC: {said.why}")
+        by = said.by if said.signature is None else f"{said.by} (signed)"
+        click.echo(f"{said.mode}: {by} at {said.time:%Y-%m-%d %H:%M:%S} UTC: {said.why}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options
 from streamproc.cli.progress import scanning
 from streamproc.core.records import Topics
-from streamproc.decisions import Event, Found, archived, event_of, find, search
+from streamproc.decisions import Event, Found, action_results, archived, event_of, find, search
 from streamproc.explain import WHY, ArchivedPlan, RuleTrace, by_drift, explain, read_plan
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Start
@@ -59,14 +59,12 @@ def _where(command: Any) -> Any:
 
 @decision.command()
 @click.argument("decision_id", metavar="ID")
-@click.option("--key", help="The event's key: only its partition is scanned.")
 @click.option("--reveal", is_flag=True, help="Show the event's sensitive fields too.")
 @click.option("--artefacts", type=click.Path(file_okay=False, path_type=Path), help="As given to `streamproc run`.")
 @_where
 def show(
     *,
     decision_id: str,
-    key: str | None,
     reveal: bool,
     artefacts: Path | None,
     file: Path | None,
@@ -75,9 +73,10 @@ def show(
     as_json: bool,
     connection: Connection,
 ) -> None:
-    """Explain the decision ID: the event, the features, the score, every rule with its outcome, the versions.
+    """Explain the decision ID: the event, the features, the score, every rule with its outcome, the versions; and what
+    people or time decided afterwards, and what became of its actions.
 
-    The decisions topic has no index, so it is scanned: narrow that with --since or --key.
+    The decisions topic has no index: the partition that the id begins with is scanned, and --since narrows that.
 
     \b
     Examples:
@@ -87,14 +86,15 @@ def show(
     name = _topic(file, topic)
     after = moment(since, datetime.now(UTC)) if since else None
 
-    async def gather() -> tuple[Found, Event, ArchivedPlan | None]:
+    async def gather() -> tuple[list[Found], Event, ArchivedPlan | None, list[dict[str, Any]]]:
         with scanning(name) as progress:
-            found = await find(connection, name, decision_id, since=after, key=key, progress=progress)
-        event = await event_of(connection, found.decision)
-        body = await archived(connection, found.decision["pipeline"], found.decision["plan"], artefacts)
-        return found, event, None if body is None else read_plan(body)
+            found = await find(connection, name, decision_id, since=after, progress=progress)
+        first = found[0].decision
+        body = await archived(connection, first["pipeline"], first["plan"], artefacts)
+        results = await action_results(connection, first["pipeline"], decision_id)
+        return found, await event_of(connection, first), None if body is None else read_plan(body), results
 
-    found, event, plan = asyncio.run(gather())
+    (found, *later), event, plan, results = asyncio.run(gather())
     shown = _event(event, plan, reveal)
     traces = explain(found.decision, plan)
     if as_json:
@@ -106,12 +106,15 @@ def show(
                     "event": shown,
                     "archived": plan is not None,
                     "rules": [asdict(trace) for trace in traces],
+                    "later": [one.decision for one in later],
+                    "action_results": results,
                 },
                 option=orjson.OPT_INDENT_2,
             )
         )
     else:
         _print(found, shown, plan, traces)
+        _print_later(later, results)
 
 
 @decision.command("search")
@@ -255,6 +258,19 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     console.print("Event", style="italic")
     text = event if isinstance(event, str) else orjson.dumps(event, option=orjson.OPT_INDENT_2).decode()
     click.echo(text)
+
+
+def _print_later(later: Sequence[Found], results: Sequence[Mapping[str, Any]]) -> None:
+    for one in later:
+        told, review = one.decision, one.decision["review"]
+        by = f" by {review['by']}" if review["by"] else ""
+        note = f" ({review['note']})" if review["note"] else ""
+        why = WHY.get(told["why"], told["why"])
+        click.echo(f"then {told['decision']}, {told['tier']}: {why}{by}{note}, {review['decided']}")
+    for result in results:
+        click.echo(
+            f"action of revision {result.get('revision', 0)}: {result.get('status')} {result.get('detail') or ''}"
+        )
 
 
 def _value(value: Any) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from streamproc.baselines import kept_or_learned, open_watched, stream_reference
 from streamproc.cli.console import console_for
-from streamproc.cli.control import by_option
+from streamproc.cli.control import by_option, sign_option, signed
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.cli.progress import deciding
 from streamproc.control import counted_by, newest_values, read_control, running_plan, said_baseline, say
@@ -70,6 +70,7 @@ def incidents(file: Path, as_json: bool, connection: Connection) -> None:
 @click.option("--snooze", metavar="DURATION", help="Let nobody be called because of it for so long: 30m, 4h, 2d.")
 @click.option("--reopen", is_flag=True, help="Take back that it was acknowledged or snoozed.")
 @by_option
+@sign_option
 @connection_options
 def ack(
     file: Path,
@@ -79,6 +80,7 @@ def ack(
     snooze: str | None,
     reopen: bool,
     by: str,
+    private: Path | None,
     connection: Connection,
 ) -> None:
     """Acknowledge an incident, own it, or have it keep quiet for a while. ID is its id, or how that begins.
@@ -115,7 +117,7 @@ def ack(
             owner=owner or (before.owner if before is not None else None),
             snoozed_until=None if quiet is None else now + quiet,
         )
-        await say(connection, note)
+        await say(connection, signed(note, private))
         return note
 
     note = asyncio.run(write())
@@ -143,6 +145,7 @@ def ack(
 )
 @click.option("--undo", is_flag=True, help="Let the reference that FILE names be normal again.")
 @by_option
+@sign_option
 @connection_options
 def rebase(
     file: Path,
@@ -152,6 +155,7 @@ def rebase(
     keep: Path | None,
     undo: bool,
     by: str,
+    private: Path | None,
     connection: Connection,
 ) -> None:
     """Accept the new normal: learn a baseline from the newest events, and have all workers judge by it from now on.
@@ -169,7 +173,7 @@ def rebase(
         raise UserError("--undo learns nothing", "leave out --since and --keep")
     pipeline = open_watched(file)
     if undo:
-        _undo(pipeline, by, why, connection)
+        _undo(pipeline, by, why, private, connection)
         return
     running = asyncio.run(running_plan(connection, pipeline.plan.topics.decisions))
     if running not in (None, pipeline.plan.hash):
@@ -187,7 +191,7 @@ def rebase(
             keep.write_bytes(b"".join(_lines(stretch)))
         except OSError as error:
             raise UserError(f"cannot write {keep}: {error.strerror}", "name another file with --keep") from error
-    said = _say_normal(connection, new_normal(pipeline, baseline, by, why, stretch))
+    said = _say_normal(connection, signed(new_normal(pipeline, baseline, by, why, stretch), private))
     on = sum(monitor.fit is not None for monitor in baseline.monitors)
     click.echo(f"baseline {said} of {counted(len(stretch.records), 'event')}: {counted(on, 'monitor')}")
     for partition, offset in sorted(stretch.start.items()):
@@ -208,13 +212,13 @@ def _lines(stretch: Stretch) -> Iterator[bytes]:
             continue
 
 
-def _undo(pipeline: Pipeline, by: str, why: str, connection: Connection) -> None:
+def _undo(pipeline: Pipeline, by: str, why: str, private: Path | None, connection: Connection) -> None:
     if stream_reference(pipeline) is not None:
         raise UserError("a topic is the reference", "`streamproc drift rebase FILE --why …` learns from it again")
     with deciding("learning") as told:
         baseline = kept_or_learned(pipeline, told)
     assert baseline is not None
-    said = _say_normal(connection, new_normal(pipeline, baseline, by, why))
+    said = _say_normal(connection, signed(new_normal(pipeline, baseline, by, why), private))
     click.echo(f"the reference of the pipeline file is normal again: baseline {said}")
 
 

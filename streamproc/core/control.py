@@ -32,13 +32,17 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What every control record says: when, by whom and why."""
+    """What every control record says: when, by whom and why.
+
+    ``signature`` is in base64 and of the record's own JSON without it, by the key that has the name of ``by``.
+    """
 
     version: int = VERSION
     pipeline: str
     time: datetime
     by: str
     why: str
+    signature: str | None = None
 
 
 class NewNormal(_Said, frozen=True, kw_only=True, tag="baseline"):
@@ -96,6 +100,11 @@ def dumps(record: Said) -> bytes:
     return _encode(record)
 
 
+def signable(record: Said) -> bytes:
+    """What is signed of a record."""
+    return dumps(msgspec.structs.replace(record, signature=None))
+
+
 def loads(raw: bytes) -> Said:
     """The record of a value. Raises ValueError where it is none, or of a later version."""
     try:
@@ -118,7 +127,7 @@ class Control:
 
     @classmethod
     def of(cls, records: Iterable[Said]) -> Control:
-        """From the newest record of each key."""
+        """From the newest record of each key that counts."""
         normals, mode, incidents = dict[tuple[str, str | None], NewNormal](), None, dict[str, IncidentNote]()
         for record in records:
             match record:

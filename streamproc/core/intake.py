@@ -5,7 +5,7 @@ A record names a decision, whose id begins with the number of its lane; there it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Final, Literal, TypeVar
@@ -27,14 +27,12 @@ from streamproc.core.records import (
     lane_of,
 )
 from streamproc.core.review import said as saying
+from streamproc.core.signatures import Signatures
 
 Read = TypeVar("Read")
 KEY: Final = "sp-key"
 SIGNATURE: Final = "sp-signature"
 STAGE: Final = "intake"
-
-Verify = Callable[[bytes, bytes, bytes], bool]
-"""Whether a signature is that of some bytes under a public key: key, bytes, signature."""
 
 
 class ActionResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,29 +48,6 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 _results: msgspec.json.Decoder[ActionResult] = msgspec.json.Decoder(ActionResult)
-
-
-@dataclass(frozen=True, slots=True)
-class Signatures:
-    """Whose word counts. ``keys`` are ed25519 public keys by name; without ``required`` an unsigned word counts too."""
-
-    keys: Mapping[str, bytes] = field(default_factory=dict)
-    required: bool = False
-    verify: Verify | None = None
-
-    def check(self, value: bytes, by: str, headers: Mapping[str, bytes | None]) -> bool | str:
-        """Whether a value is signed by whoever says it, or the reason why it does not count."""
-        signature = headers.get(SIGNATURE)
-        if signature is None:
-            return "unsigned" if self.required else False
-        named = (headers.get(KEY) or b"").decode(errors="replace")
-        key = self.keys.get(named)
-        if key is None:
-            return "unknown_key"
-        if named != by:
-            return "signed_by_another"
-        assert self.verify is not None
-        return self.verify(key, value, signature) or "bad_signature"
 
 
 class _Refused(Exception):
@@ -120,7 +95,10 @@ class IntakeProcessor:
         """Pass a record on, and say what to count."""
         if source.topic == topics.verdicts:
             said = _read(saying.loads, value)
-            signed = self.signatures.check(value, said.by, dict(headers))
+            named = dict(headers)
+            key = named.get(KEY)
+            by_key = None if key is None else key.decode(errors="replace")
+            signed = self.signatures.check(value, said.by, by_key, named.get(SIGNATURE))
             if isinstance(signed, str):
                 raise _Refused(signed, f"what {said.by} says does not count: {signed.replace('_', ' ')}")
             lane = self._lane(saying.lane_of_item(said.id), said.id)

@@ -264,4 +264,4 @@ def _observe(work: Work) -> None:
     for share in work.shares:
         metrics.count(dict(share.effects.counts))
     if work.timestamps is not None:
-        metrics.LATENCY.observe(np.maximum(time.time() - work.timestamps / 1000.0, 0.0))
+        metrics.LATENCY.observe(work.agent.name, np.maximum(time.time() - work.timestamps / 1000.0, 0.0))

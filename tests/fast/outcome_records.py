@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -27,7 +29,8 @@ START_MS = int(START.timestamp() * 1000)
 COLUMNS = {"financed": pl.Float64(), "region": pl.String()}
 
 
-def make_plan(**more: Any) -> OutcomesPlan:
+@cache
+def _plan() -> OutcomesPlan:
     types = {**COLUMNS, AMOUNT: pl.Float64()}
     texts = {
         "approve": {"repaid": "-0.05 * financed", "defaulted": "COALESCE(outcome_amount, 0.6 * financed)"},
@@ -37,17 +40,21 @@ def make_plan(**more: Any) -> OutcomesPlan:
         decision: {value: compile_expression(text, types, finite=True, want="number") for value, text in row.items()}
         for decision, row in texts.items()
     }
-    settings = {
-        "values": ("repaid", "defaulted"),
-        "errors": {"approve": frozenset({"defaulted"}), "decline": frozenset({"repaid"})},
-        "costs": costs,
-        "score": "repaid",
-        "unlabelled": frozenset({"decline"}),
-        "segments": ("region",),
-        "columns": types,
-        "baseline": BaselinePlan("all", "approve"),
-    }
-    return OutcomesPlan(**(settings | more))
+    return OutcomesPlan(
+        values=("repaid", "defaulted"),
+        errors={"approve": frozenset({"defaulted"}), "decline": frozenset({"repaid"})},
+        costs=costs,
+        score="repaid",
+        unlabelled=frozenset({"decline"}),
+        segments=("region",),
+        columns=types,
+        baseline=BaselinePlan("all", "approve"),
+    )
+
+
+def make_plan(**more: Any) -> OutcomesPlan:
+    """Loans, with a cost matrix."""
+    return replace(_plan(), **more)
 
 
 def cost(decision: str, value: str, features: Mapping[str, Any], amount: float | None) -> float | None:

@@ -95,7 +95,12 @@ class Lane:
     def give(self, *values: bytes, signed: bool = False, headers: Headers = ()) -> dict[str, list[Any]]:
         """Process records in one batch; what it sent, by topic."""
         batch = batch_of(
-            "t.cases", list(values), partition=self.partition, first_offset=self.offset, keys=[b"k"] * len(values)
+            "t.cases",
+            list(values),
+            partition=self.partition,
+            first_offset=self.offset,
+            keys=[b"k"] * len(values),
+            timestamp=int(self.now.timestamp() * 1000),
         )
         records = batch.topics["t.cases"]
         for place, value in enumerate(values):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,15 @@ def test_sensitive_fields_need_no_secret_to_be_checked(
         "rules: [{id: a, decide: review}]\n"
     )
     assert run(capsys, file)[0] == 0
+
+
+def test_what_is_perhaps_not_meant_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(GOOD.parent, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(GOOD.read_text().replace("on_expiry: escalate", "on_expiry: decline"))
+    code, _, err = run(capsys, file)
+    assert code == 0
+    assert "warning: where nobody answers in time, `decline` is decided" in err
+    _, out, _ = run(capsys, file, "--json")
+    told = orjson.loads(out)
+    assert told["ok"] and "on_expiry: escalate" in told["warnings"][0]["remedy"]

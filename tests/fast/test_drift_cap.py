@@ -330,7 +330,7 @@ def test_the_limit_is_a_part_of_the_plan_and_its_state_outlives_it(tmp_path: Pat
     text, plans = file.read_text(), {}
     for line in ("  max_extra_review: 10%", "  max_extra_review: 0.1", "  max_extra_review: 20%", ""):
         file.write_text(re.sub(r"  max_extra_review: 10%.*", line, text))
-        [decide, _] = agents(open_pipeline(file), lanes=1)
+        decide = agents(open_pipeline(file), lanes=1)[0]
         assert TABLE in decide.tables  # a lane could not be restored otherwise, once there is something in it
         plan = open_pipeline(file).plan
         assert (plan.topics.drift in decide.writes) == plan.capped == bool(line)

@@ -34,7 +34,7 @@ def recount(log: dict[str, list[tuple[Any, int]]], **more: Any) -> dict[int, Any
     return Recount(("repaid", "defaulted"), **settings).take(*(raw.get(topic, []) for topic in topics))
 
 
-NUMBERS = st.integers(0, 40)
+NUMBERS = st.integers(0, 20)
 KINDS = st.sampled_from(
     [
         {},
@@ -53,7 +53,7 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
     """Three topics of one lane: decisions with repeats and revisions, steps of review, outcomes with corrections."""
     decisions: list[tuple[Any, int]] = []
     made: dict[int, dict[str, Any]] = {}
-    for number in draw(st.lists(NUMBERS, max_size=40)):
+    for number in draw(st.lists(NUMBERS, max_size=25)):
         at = START_MS + draw(st.integers(0, 3 * HOUR))
         made.setdefault(number, decision(number, at=START_MS, **draw(KINDS)))
         decisions.append((made[number], at))
@@ -68,7 +68,7 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
             again = {name: made[number][name] for name in ("would_be", "key", "features")} | more
             decisions.append((revision(number, draw(st.integers(1, 3)), to, **again), at + 5))
     outcomes = []
-    for number in draw(st.lists(NUMBERS, max_size=40)):
+    for number in draw(st.lists(NUMBERS, max_size=25)):
         value = draw(st.sampled_from(["repaid", "defaulted", True, 3.5]))
         amount = draw(st.none() | st.integers(-5000, 5000).map(float))
         whose = {"id": id_of(number)} if draw(st.booleans()) else {"key": f"k{number}"}
@@ -92,7 +92,7 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
     return {TOPICS.decisions: decisions, TOPICS.outcomes_by_lane: outcomes, TOPICS.review_events: reviews}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(log=logs(), data=st.data())
 def test_whatever_the_batches_counts_are_those_of_a_recount(log: dict[str, list[tuple[Any, int]]], data: Any) -> None:
     lane = Lane(make_plan())

@@ -11,11 +11,17 @@ import orjson
 import pytest
 
 from examples.counter.counter import TABLE
-from streamproc.core.state import changelog_key
+from streamproc.core.processor import NOTHING_SEEN, run
+from streamproc.core.records import SIGNED, TYPED, lane_of
+from streamproc.core.review.desk import TABLES
+from streamproc.core.review.processor import ReviewProcessor
+from streamproc.core.state import Tables, changelog_key
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.sample import example
+from tests.fast.plans import NOW, flat
+from tests.fast.review_lane import said
 from tests.kafka import car_loan
-from tests.kafka.test_equivalence import offline, source
+from tests.kafka.test_equivalence import batch, offline, source
 from tests.torture import checks
 from tests.torture.checks import CHECKS, Found, Replayed
 
@@ -48,6 +54,9 @@ def found(pipeline: Pipeline) -> Found:
     for topic, records in offline(pipeline, events, 50).items():
         ordered = sorted(records.values(), key=lambda one: source(one[1], one[2])[1:])
         outputs[topic] = [Record(0, offset, *one) for offset, one in enumerate(ordered)]
+    for topic, records in reviewed(pipeline, outputs[pipeline.plan.topics.cases]).items():
+        own = outputs.setdefault(topic, [])
+        own += [Record(0, len(own) + place, *one) for place, one in enumerate(records)]
     counts: dict[bytes | None, int] = defaultdict(int)
     totals, changelog = [], []
     for offset, record in enumerate(outputs[pipeline.plan.topics.decisions]):
@@ -56,6 +65,26 @@ def found(pipeline: Pipeline) -> Found:
         totals.append(Record(0, offset, record.key, orjson.dumps(result)))
         changelog.append(Record(0, offset, changelog_key(TABLE, record.key or b""), b"%d" % counts[record.key]))
     return Found(pipeline, events, outputs | {TOTALS: totals}, changelog, TOTALS, codes=[0, 0, -15])
+
+
+def reviewed(pipeline: Pipeline, cases: list[Record]) -> dict[str, list[tuple[Any, ...]]]:
+    """What the review agent makes of cases, of which half are answered in time."""
+    plan, found = pipeline.plan, dict[str, list[tuple[Any, ...]]]()
+    assert plan.review is not None
+    answers = [said(orjson.loads(record.value or b"")["id"], decision="approve") for record in cases[::2]]
+    verdicts = [Record(0, 0, b"", value, (*TYPED["verdict"], (SIGNED, b"0"))) for value in answers]
+    for lane in range(2):
+        processor, tables = ReviewProcessor(plan.pipeline, plan.review, plan.actions, 2), Tables(TABLES)
+        for records in (cases, verdicts, None):
+            own = [one for one in records or () if lane_of(orjson.loads(one.value or b"")["id"]) == lane]
+            own = [replace(one, timestamp=int(NOW.timestamp() * 1000)) for one in own]
+            whole = batch(plan.topics.cases, lane, own)
+            step = processor.process(whole, tables, NOTHING_SEEN, NOW)
+            effects = run(step if own else processor.tick(tables, NOTHING_SEEN, NOW + plan.review.ttl), None)
+            tables.apply(effects.state)
+            for topic, sent in flat(effects).items():
+                found.setdefault(topic, []).extend(sent)
+    return found
 
 
 def problems(found: Found) -> dict[str, list[str]]:
@@ -94,7 +123,12 @@ def changed(records: list[Any]) -> None:
         (doubled, "approvals", {"same", "order"}),
         (lost, "dead-letter", {"once", "same"}),
         (doubled, "dead-letter", {"once", "same", "order"}),
-        (lost, "review", {"same"}),
+        (lost, "cases", {"same"}),
+        (lost, "escalations", {"reviewed"}),
+        (doubled, "escalations", {"reviewed"}),
+        (lost, "review", {"reviewed"}),
+        (lost, "review-events", {"reviewed"}),
+        (doubled, "review-events", {"reviewed"}),
         (lost, "totals", {"state"}),
         (doubled, "totals", {"state"}),
     ],

@@ -29,7 +29,8 @@ from streamproc.sample import car_loans, example
 from tests.kafka.records import read_all
 
 _WATCHING = re.compile(
-    r"^# What an alarm means.*?(?=^rules:)|^  - \{id: unsure-in-drift.*?\n"
+    r"^# What an alarm means.*?(?=^rules:)|^# Who answers.*?(?=^actions:)|^  escalate:.*?\n"
+    r"|^  - \{id: unsure-in-drift.*?\n"
     r"|^  - name: while the score drifts.*?(?=^  - )",
     re.M | re.S,
 )
@@ -59,7 +60,7 @@ def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[st
     folder = Path(tempfile.mkdtemp(prefix="streamproc-")) / name
     shutil.copytree(example("car_loan"), folder)
     file = folder / "pipeline.yaml"
-    text = without_drift(file.read_text()).replace("car-loan", name)
+    text = bare(file.read_text()).replace("car-loan", name)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -68,8 +69,8 @@ def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[st
     return Example(name, file, connection)
 
 
-def without_drift(text: str) -> str:
-    """The example's pipeline file as if it watched nothing.
+def bare(text: str) -> str:
+    """The example's pipeline file as if it watched nothing, and nobody answered.
 
     Most tests count lanes and compare bytes, and what a worker has seen of drift depends on the moment.
     """

@@ -79,7 +79,7 @@ def test_show_says_what_could_not_be_evaluated(made: Example) -> None:
 
 
 def test_what_is_not_there(made: Example, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no decision 0-0000"):
+    with pytest.raises(UserError, match="is no decision's id"):
         show(made, "0-0000")
     assert "--topic NAME or --pipeline FILE" in command(made, "decision", "search", code=2).output
     [wanted] = search(made, "--limit", "1")

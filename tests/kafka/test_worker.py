@@ -28,7 +28,7 @@ from streamproc import demo
 from streamproc.core.plan import Plan
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import open_pipeline
-from tests.kafka.car_loan import without_drift
+from tests.kafka.car_loan import bare
 from tests.kafka.processes import ROOT
 from tests.kafka.records import read_all
 
@@ -120,7 +120,7 @@ def samples(port: int) -> dict[str, float]:
 def made(connection: Connection, folder: Path) -> tuple[Path, Plan]:
     """The example's pipeline under a name of its own, with its events topic."""
     file = demo.prepare(folder / "car_loan", f"loans-{uuid4().hex[:8]}")
-    file.write_text(without_drift(file.read_text()))
+    file.write_text(bare(file.read_text()))
     plan = open_pipeline(file).plan
     asyncio.run(demo.make_events_topic(connection, plan))
     return file, plan
@@ -204,8 +204,8 @@ def test_metrics_agree_with_what_is_in_the_topics(served: Served, connection: Co
     assert found[counted] == EVENTS
     assert total("decisions_total") == total("tiers_total") == len(decisions)
     assert total("dead_letters_total") == len(letters)
-    assert found["streamproc_latency_seconds_count"] == EVENTS
-    assert found['streamproc_latency_seconds_bucket{le="+Inf"}'] == EVENTS
+    assert found['streamproc_latency_seconds_count{agent="decide"}'] == EVENTS
+    assert found['streamproc_latency_seconds_bucket{agent="decide",le="+Inf"}'] == EVENTS
     assert found['streamproc_batch_events_sum{agent="decide"}'] == EVENTS
     assert found['streamproc_transactions_total{outcome="committed"}'] == found["streamproc_transaction_seconds_count"]
     assert found['streamproc_lanes{state="open"}'] == demo.PARTITIONS

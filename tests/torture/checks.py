@@ -26,8 +26,9 @@ from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from tests.kafka.test_equivalence import offline, source
 from tests.record_schemas import record_problems
+from tests.torture.cases import reviewed
+from tests.torture.telling import some
 
-SHOWN = 5
 ROWS = 500
 RUN_DEPENDENT = frozenset({"model_error", "timeout", "busy"})
 """Why the model gave no score: these hang on the batch and on the moment, as docs/guarantees.md says of answers."""
@@ -52,14 +53,19 @@ class Found:
     def decisions(self) -> Sequence[Any]:
         return self.outputs[self.pipeline.plan.topics.decisions]
 
-    @cached_property
-    def letters(self) -> Sequence[Any]:
-        return self.outputs[self.pipeline.plan.topics.dead_letters]
+    @property
+    def letters(self) -> str:
+        """The topic of dead letters."""
+        return self.pipeline.plan.topics.dead_letters
+
+    def deciding(self, topic: str) -> list[Any]:
+        """What the decide agent wrote to a topic: what people say, and what comes of that, stands there too."""
+        return [record for record in self.outputs.get(topic, ()) if _is_first(record)]
 
     @cached_property
     def decided(self) -> list[Any]:
-        """The decisions' contents."""
-        return [orjson.loads(record.value) for record in self.decisions]
+        """The contents of the decide agent's decisions."""
+        return [orjson.loads(record.value) for record in self.deciding(self.pipeline.plan.topics.decisions)]
 
     @cached_property
     def counted(self) -> Sequence[Any]:
@@ -73,17 +79,17 @@ Check: TypeAlias = Callable[[Found], Iterator[str]]
 def once(found: Found) -> Iterator[str]:
     """Every event has exactly one decision or dead letter."""
     results = Counter((one["source"]["partition"], one["source"]["offset"]) for one in found.decided)
-    results.update(source(record.value, record.headers)[1:] for record in found.letters)
+    results.update(source(record.value, record.headers)[1:] for record in found.deciding(found.letters))
     events = {(event.partition, event.offset) for event in found.events}
-    yield from _some("events without a result", events - set(results))
-    yield from _some("results without an event", set(results) - events)
-    yield from _some("events with more than one result", [place for place, times in results.items() if times > 1])
+    yield from some("events without a result", events - set(results))
+    yield from some("results without an event", set(results) - events)
+    yield from some("events with more than one result", [place for place, times in results.items() if times > 1])
 
 
 def ids(found: Found) -> Iterator[str]:
     """No two decisions have one id."""
     times = Counter(one["id"] for one in found.decided)
-    yield from _some("ids of more than one decision", [name for name, count in times.items() if count > 1])
+    yield from some("ids of more than one decision", [name for name, count in times.items() if count > 1])
 
 
 def order(found: Found) -> Iterator[str]:
@@ -91,23 +97,24 @@ def order(found: Found) -> Iterator[str]:
     for topic in found.pipeline.plan.written:
         last: dict[tuple[int, int], int] = {}
         wrong = []
-        for record in sorted(found.outputs[topic], key=lambda record: (record.partition, record.offset)):
+        for record in sorted(found.deciding(topic), key=lambda record: (record.partition, record.offset)):
             _, partition, offset = source(record.value, record.headers)
             if offset <= last.get((record.partition, partition), -1):
                 wrong.append((record.partition, record.offset))
             last[record.partition, partition] = offset
-        yield from _some(f"records of {_role(topic)} out of order", wrong)
+        yield from some(f"records of {_role(topic)} out of order", wrong)
 
 
 def schemas(found: Found) -> Iterator[str]:
     """Every record is what its schema says."""
-    for topic in found.pipeline.plan.written:
+    topics = found.pipeline.plan.topics
+    for topic in {*found.pipeline.plan.written, topics.review, topics.review_events} - {topics.cases}:
         told = (
             f"{record.partition}-{record.offset}: {problem}"
-            for record in found.outputs[topic]
+            for record in found.outputs.get(topic, ())
             for problem in record_problems(record.value, record.headers)
         )
-        yield from _some(f"records of {_role(topic)} that break their schema", list(told))
+        yield from some(f"records of {_role(topic)} that break their schema", list(told))
 
 
 def same(found: Found) -> Iterator[str]:
@@ -115,15 +122,15 @@ def same(found: Found) -> Iterator[str]:
     pipeline = replace(found.pipeline, answers=Replayed(found.pipeline.answers, unscored(found.decided)))
     expected = offline(pipeline, list(found.events), ROWS)
     for topic in found.pipeline.plan.written:
-        written = found.outputs[topic]
+        written = found.deciding(topic)
         records = {source(r.value, r.headers): (r.key, r.value, tuple(r.headers)) for r in written}
         wanted = expected.get(topic, {})
         if len(records) < len(written):
             yield f"{len(written) - len(records)} records are twice on {_role(topic)}"
-        yield from _some(f"records missing on {_role(topic)}", wanted.keys() - records.keys())
-        yield from _some(f"records too many on {_role(topic)}", records.keys() - wanted.keys())
+        yield from some(f"records missing on {_role(topic)}", wanted.keys() - records.keys())
+        yield from some(f"records too many on {_role(topic)}", records.keys() - wanted.keys())
         different = [place for place in wanted.keys() & records.keys() if wanted[place] != records[place]]
-        yield from _some(f"records of {_role(topic)} with other bytes", different)
+        yield from some(f"records of {_role(topic)} with other bytes", different)
 
 
 def state(found: Found) -> Iterator[str]:
@@ -138,18 +145,18 @@ def state(found: Found) -> Iterator[str]:
     for record in found.counted:
         value = orjson.loads(record.value)
         results[value["partition"], value["offset"]].append(record.value)
-    yield from _some("decisions that were not counted", told.keys() - results.keys())
-    yield from _some("counts of nothing", results.keys() - told.keys())
-    yield from _some("decisions counted twice", [place for place, values in results.items() if len(values) > 1])
+    yield from some("decisions that were not counted", told.keys() - results.keys())
+    yield from some("counts of nothing", results.keys() - told.keys())
+    yield from some("decisions counted twice", [place for place, values in results.items() if len(values) > 1])
     common = told.keys() & results.keys()
-    yield from _some("wrong counts", [place for place in common if results[place][0] != told[place]])
+    yield from some("wrong counts", [place for place in common if results[place][0] != told[place]])
     kept: dict[tuple[int, bytes], int] = {}
     for record in sorted(found.changelog, key=lambda record: record.offset):
         table, key = split_changelog_key(record.key)
         if table == TABLE:
             kept[record.partition, key] = int(record.value)
     wrong = [key for key in kept.keys() | counts.keys() if kept.get(key) != counts.get(key)]
-    yield from _some(f"of {len(counts)} counts in the state, wrong", wrong)
+    yield from some(f"of {len(counts)} counts in the state, wrong", wrong)
 
 
 def panes(found: Found) -> Iterator[str]:
@@ -172,7 +179,7 @@ def panes(found: Found) -> Iterator[str]:
             counted[own.partition, pane] = counted.get((own.partition, pane), 0) + events
     expected = Counter((event.partition, event.offset // PANE) for event in found.events)
     wrong = [place for place in counted.keys() | expected.keys() if counted.get(place, 0) != expected[place]]
-    yield from _some(f"of {len(expected)} panes, wrong", wrong)
+    yield from some(f"of {len(expected)} panes, wrong", wrong)
 
 
 def drift(found: Found) -> Iterator[str]:
@@ -211,7 +218,7 @@ def replayed(
 
 def ends(found: Found) -> Iterator[str]:
     """Workers end when told to, and never by themselves for a reason that a restart does not mend."""
-    yield from _some("exit codes at the end", [code for code in found.codes if code not in (0, -15)])
+    yield from some("exit codes at the end", [code for code in found.codes if code not in (0, -15)])
 
 
 def came_about(found: Found) -> Iterator[str]:
@@ -219,7 +226,7 @@ def came_about(found: Found) -> Iterator[str]:
     yield from found.missed
 
 
-CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, ends, came_about)
+CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, reviewed, ends, came_about)
 
 
 def unscored(decided: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -248,11 +255,11 @@ class Replayed(Answers):
         return Answer(values, reasons, answer.version)
 
 
-def _some(what: str, which: Iterable[object]) -> Iterator[str]:
-    """A line about things that should not be, with a few of them."""
-    things = sorted(map(str, which))
-    if things:
-        yield f"{len(things)} {what}: {', '.join(things[:SHOWN])}{', …' if len(things) > SHOWN else ''}"
+def _is_first(record: Any) -> bool:
+    named = dict(record.headers)
+    if named.get(TYPE) == b"dead-letter":
+        return named["sp-stage"] not in (b"intake", b"review")
+    return named.get(TYPE) != b"verdict" and b'"revision":' not in (record.value or b"")
 
 
 def _role(topic: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+import orjson
 from aiokafka import TopicPartition
 
 from streamproc.kafka.connection import Connection
@@ -23,12 +24,14 @@ from streamproc.pipeline import Pipeline
 from tests.kafka.car_loan import Example
 from tests.kafka.records import read_until
 from tests.torture import subject
+from tests.torture.cases import ENDS
 from tests.torture.checks import CHECKS, Found, unscored
 from tests.torture.faults import CLUSTER, FAULTS, MERCIFUL, World, in_thread, settled
 from tests.torture.load import Feed
 from tests.torture.progress import Monitor
 from tests.torture.recreated import recreated
 from tests.torture.report import Report
+from tests.torture.reviewer import Reviewer
 from tests.torture.workers import crew
 
 RECOVER_SECONDS = 90.0
@@ -89,7 +92,7 @@ async def _run(settings: Settings, broker: DevBroker, example: Example, notify: 
     )  # fmt: skip
     pipeline = await subject.make_topics(example, settings.partitions)
     log, address = example.file.parent / "workers.log", example.connection.address
-    with crew(example.file, address, settings.workers, settings.session, log) as workers:
+    with crew(example.file, address, settings.workers, settings.session, settings.partitions, log) as workers:
         started = time.monotonic()
         async with _world(settings, broker, example, pipeline, workers) as world:
             report.recoveries["start"] = [await world.monitor.recovered(started, started, RECOVER_SECONDS)]
@@ -119,8 +122,9 @@ async def _world(
     lanes = [TopicPartition(topic, n) for topic in (events, decisions) for n in range(settings.partitions)]
     feed = Feed(example.connection, events, settings.partitions, settings.rate, Random(settings.seed))
     monitor = Monitor(example.connection, example.name, lanes, events)
+    reviewer = Reviewer(example.connection, example.name, settings.partitions, Random(settings.seed))
     async with asyncio.TaskGroup() as group:  # a bug in either of them ends the run
-        tasks = [group.create_task(feed.run()), group.create_task(monitor.run())]
+        tasks = [group.create_task(one.run()) for one in (feed, monitor, reviewer)]
         yield World(broker, example.connection, example, workers, feed, monitor, settings.session)
         for task in tasks:
             task.cancel()
@@ -185,6 +189,9 @@ async def _drain(world: World, pipeline: Pipeline, notify: Notify) -> float | No
         if not await _committed(world, ends, DRAIN_SECONDS - (time.monotonic() - started)):
             world.missed.append(f"the drift agent is not through in {DRAIN_SECONDS:.0f} s")
             return None
+        if not await _answered(world, pipeline, DRAIN_SECONDS - (time.monotonic() - started)):
+            world.missed.append(f"not every case ended in {DRAIN_SECONDS:.0f} s")
+            return None
     except TimeoutError:
         world.missed.append("the feed did not end in time")
         return None
@@ -208,6 +215,20 @@ async def _committed(world: World, offsets: dict[TopicPartition, int], seconds: 
         await group.stop()
 
 
+async def _answered(world: World, pipeline: Pipeline, seconds: float) -> bool:
+    """Wait until the review agent knows all cases and each of them is over."""
+    topics, until = pipeline.plan.topics, time.monotonic() + max(seconds, 1.0)
+    if not await _committed(world, await _last(world.connection, topics.cases), until - time.monotonic()):
+        return False
+    while (left := until - time.monotonic()) > 0:
+        told = await read_until(world.connection, topics.review_events, None, left)
+        steps = Counter(orjson.loads(record.value)["step"] for record in told)
+        if steps["opened"] == sum(steps[step] for step in ENDS):
+            return True
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
+
+
 async def _fed(world: World) -> None:
     await world.feed.ended.wait()
 
@@ -226,7 +247,9 @@ async def _read(example: Example, pipeline: Pipeline) -> Found:
         return await read_until(example.connection, topic, None, READ_SECONDS)
 
     totals = subject.totals(example)
-    topics = [*pipeline.plan.written, pipeline.plan.topics.panes, pipeline.plan.topics.drift, totals]
+    own = pipeline.plan.topics
+    reviewing = (own.review, own.review_events, own.verdicts)
+    topics = [*pipeline.plan.written, *reviewing, own.panes, own.drift, totals]
     return Found(
         pipeline,
         await everything(pipeline.plan.events.topic),

@@ -17,11 +17,16 @@ from tests.torture.model import score
 
 MODEL = f"python: {score.__module__}:{score.__name__}"
 DRIFT = "drift: {reference: reference.parquet, false_alarms: 1 per 100000 events, segments: [salary_range]}"
+REVIEW = (
+    "review: {ttl: 10s, on_expiry: escalate, priority: car_value, lease: 3s, audit: 2%, second_opinion: 20%,"
+    " capacity: 400 per 10s, corrections: true}"
+)
 CHANGES = (
     ("  key: id\n", ""),  # the record's own: a key comes again and again, an id does not
     ("  onnx: model.onnx", f"  {MODEL}"),
     ("  timeout: 5s", "  timeout: 500ms"),
     ("\nrules:\n", f"\n{DRIFT}\n\nrules:\n"),
+    ("\nactions:\n", f"\n{REVIEW}\n\nactions:\n  escalate: null\n"),
 )
 REFERENCE = 5_000
 

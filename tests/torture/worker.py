@@ -1,4 +1,7 @@
-"""One worker under torture: ``python -m tests.torture.worker PIPELINE SESSION_SECONDS``, Kafka from the environment."""
+"""One worker under torture: ``python -m tests.torture.worker PIPELINE SESSION_SECONDS LANES``.
+
+Kafka is where the environment says.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def main() -> None:
     if seconds := float(os.environ.get(CLOCK, "0")):
         shift_clock(seconds)
     settings = WorkerSettings(session_timeout=float(sys.argv[2]), lanes=LaneSettings(watchdog=WATCHDOG_SECONDS))
-    run_agents(pipeline.plan.pipeline, agents(pipeline, baseline), settings=settings, answerer=pipeline.answers)
+    own = agents(pipeline, int(sys.argv[3]), baseline)
+    run_agents(pipeline.plan.pipeline, own, settings=settings, answerer=pipeline.answers)
 
 
 def shift_clock(seconds: float) -> list[ModuleType]:

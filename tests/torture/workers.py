@@ -109,7 +109,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def crew(file: Path, address: str, count: int, session_timeout: float, log: Path) -> Crew:
+def crew(file: Path, address: str, count: int, session_timeout: float, partitions: int, log: Path) -> Crew:
     """Workers of a pipeline file."""
-    arguments = ["-m", "tests.torture.worker", str(file), str(session_timeout)]
+    arguments = ["-m", "tests.torture.worker", str(file), str(session_timeout), str(partitions)]
     return Crew(arguments, count, log, {"STREAMPROC_KAFKA": address})

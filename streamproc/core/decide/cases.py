@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import orjson
 import polars as pl
@@ -10,12 +12,13 @@ from streamproc.core.contract import Contract
 from streamproc.core.decide.frame import Frame, Rows
 from streamproc.core.plan import REVIEW, Plan
 from streamproc.core.processor import Output
-from streamproc.core.records import VERSIONS, headers_of
+from streamproc.core.records import VERSIONS, RecordType, headers_of
 from streamproc.core.review.event import Kind
 from streamproc.core.review.policy import MILLION
 from streamproc.core.review.sample import chosen
 from streamproc.core.sensitive import Masker
 
+KINDS: Sequence[Kind] = ("review", "audit")
 ALONE = {"priority": None, "opened": None, "deadline": None}
 """What review items say of their case where the pipeline has no review part: there is none."""
 
@@ -26,50 +29,56 @@ def case_outputs(
     """Review items, or cases where the pipeline says how people review. ``keys`` and ``values`` are the decisions'."""
     assert frame.verdicts is not None
     distinct, of_row = frame.verdicts.distinct, frame.verdicts.of_row
-    asked = np.flatnonzero(np.array([verdict.decision == REVIEW for verdict in distinct])[of_row])
-    outputs = _outputs(plan, frame, asked, "review", keys, values, masker)
-    if plan.review is not None and plan.review.audit is not None:
+    asked = np.array([verdict.decision == REVIEW for verdict in distinct])[of_row]
+    audited, review = np.zeros(len(of_row), np.bool_), plan.review
+    if review is not None and review.audit is not None:
         alone = np.flatnonzero(np.array([verdict.is_alone for verdict in distinct])[of_row])
         ids = pl.Series(frame.ids, dtype=pl.String).gather(alone)
-        audited = alone[chosen(ids, plan.review.audit, "audit")]
-        outputs += _outputs(plan, frame, audited, "audit", keys, values, masker)
-    return outputs
-
-
-def _outputs(
-    plan: Plan,
-    frame: Frame,
-    rows: Rows,
-    kind: Kind,
-    keys: list[bytes | None],
-    values: list[bytes],
-    masker: Masker | None,
-) -> list[tuple[Output, Rows]]:
+        audited[alone] = chosen(ids, review.audit, "audit")
+    rows = np.flatnonzero(asked | audited)
     if not len(rows):
         return []
-    numbers, events = frame.rows[rows], _events(plan, frame, rows, masker)
-    sources = list(map(frame.records.headers.__getitem__, numbers.tolist()))
-    decisions = [orjson.Fragment(values[row]) for row in rows.tolist()]
-    ids, review = [frame.ids[row] for row in rows.tolist()], plan.review
+    numbers = frame.rows[rows]
+    made = zip(
+        (frame.ids[row] for row in rows.tolist()),
+        (orjson.Fragment(values[row]) for row in rows.tolist()),
+        _events(plan, frame, rows, masker),
+        strict=True,
+    )
+    record: RecordType
     if review is None:
-        topic, record = plan.topics.review, headers_of("review-item", sources)
-        items = zip(ids, decisions, events, strict=True)
+        topic, record = plan.topics.review, "review-item"
         written = [
             orjson.dumps({"id": one, "blind": False, "decision": decision, "event": event, **ALONE})
-            for one, decision, event in items
+            for one, decision, event in made
         ]
     else:
-        topic, record = plan.topics.cases, headers_of("case", sources)
-        share = review.audit / MILLION if kind == "audit" and review.audit is not None else None
-        common = {"version": VERSIONS["case"], "kind": kind, "share": share}
-        cases = zip(ids, _priorities(plan, frame, rows), decisions, events, strict=True)
+        topic, record = plan.topics.cases, "case"
+        share = None if review.audit is None else review.audit / MILLION
+        kinds = [KINDS[audit] for audit in audited[rows].tolist()]
+        shares = [share if kind == "audit" else None for kind in kinds]
+        common = {"version": VERSIONS["case"]}
         written = [
-            orjson.dumps({"id": one, **common, "priority": priority, "decision": decision, "event": event})
-            for one, priority, decision, event in cases
+            orjson.dumps(
+                {
+                    "id": one,
+                    "kind": kind,
+                    "share": share,
+                    "priority": priority,
+                    **common,
+                    "decision": decision,
+                    "event": event,
+                }
+            )
+            for (one, decision, event), kind, share, priority in zip(
+                made, kinds, shares, _priorities(plan, frame, rows), strict=True
+            )
         ]
-        frame.count("cases", kind, len(rows))
-    lanes = frame.records.partitions[numbers]
-    return [(Output(topic, [keys[row] for row in rows.tolist()], written, record, lanes), numbers)]
+        for kind in KINDS:
+            frame.count("cases", kind, kinds.count(kind))
+    headers = headers_of(record, list(map(frame.records.headers.__getitem__, numbers.tolist())))
+    own = [keys[row] for row in rows.tolist()]
+    return [(Output(topic, own, written, headers, frame.records.partitions[numbers]), numbers)]
 
 
 def _priorities(plan: Plan, frame: Frame, rows: Rows) -> list[float | None]:

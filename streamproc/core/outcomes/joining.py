@@ -92,11 +92,13 @@ class Joiner:
                 now = _came(was, said, self._plan)
                 joined += 1
                 again += was.value is not None
+                add(counts, {f"came:{now.decision}/{now.value}": 1})
             elif said.revision <= was.revision:
                 add(counts, {"revision_repeated": 1})
                 continue
             else:
                 now = _revised(was, said, group)
+                add(counts, {f"overrides:{now.decision}": int(now.overrides or 0)})
                 if said.review is not None and said.why == "verdict":
                     spent = round((said.review.decided - said.review.opened).total_seconds() * 1000)
                     add(opened.own(), {f"verdict/{buckets(np.array([spent]))[0]}": 1})

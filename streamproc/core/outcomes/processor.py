@@ -57,7 +57,7 @@ class OutcomeProcessor:
         self._expire(book, counts)
         changes = book.end()
         wake_at = now + EVERY if book.meta.dirty else None
-        told = {("measured", name): count for name, count in counts.items()}
+        told = {_metric(name): count for name, count in counts.items()}
         return Effects(state={TABLE: changes}, wake_at=wake_at, counts=told)
         yield []
 
@@ -116,6 +116,12 @@ class OutcomeProcessor:
         over = (first // 1000 // self._seconds - 1) * self._seconds
         if over > book.meta.horizon:
             book.close_windows(over)
+
+
+def _metric(name: str) -> tuple[str, str]:
+    """The metric and the label of a count; those of no other metric are of records."""
+    metric, named, label = name.partition(":")
+    return (metric, label) if named else ("measured", name)
 
 
 def _read(records: Records, decode: Callable[[bytes], Read], counts: Counts) -> tuple[list[Read], Any]:

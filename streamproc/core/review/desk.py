@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ from streamproc.core.review.policy import MILLION, ReviewPlan
 from streamproc.core.review.revise import item_value
 from streamproc.core.review.said import SECOND, Said, loads
 from streamproc.core.review.sample import chosen
-from streamproc.core.review.waiting import Queues
+from streamproc.core.review.waiting import EPOCH, Queues
 
 CASES: Final = "cases"
 AGENDA: Final = "agenda"
@@ -29,13 +29,11 @@ STAGE: Final = "review"
 
 
 class Desk:
-    """``now`` is in UTC. ``effects`` is asked for once, at the end."""
+    """Times are in UTC. ``effects`` is asked for once, at the end."""
 
-    def __init__(
-        self, pipeline: str, plan: ReviewPlan, actions: Mapping[str, str | None], state: State, now: datetime
-    ) -> None:
+    def __init__(self, pipeline: str, plan: ReviewPlan, actions: Mapping[str, str | None], state: State) -> None:
         self._pipeline, self._plan, self._actions = pipeline, plan, actions
-        self._state, self._now, self._topics = state, now, Topics.of(pipeline)
+        self._state, self._now, self._topics = state, EPOCH, Topics.of(pipeline)
         self._lifecycle = Lifecycle(pipeline, plan)
         self._cases: dict[str, Case | None] = {}
         self._before: dict[str, bytes | None] = {}
@@ -46,8 +44,9 @@ class Desk:
         self._out = Outbox()
         self._counts: dict[tuple[str, str], int] = {}
 
-    def expire(self) -> None:
-        """End what is due, and forget what was closed long enough ago."""
+    def expire(self, now: datetime) -> None:
+        """It is ``now``: end what is due, and forget what was closed long enough ago."""
+        self._now = now
         for item in self._due.due(self._now):
             case = self._case(item)
             if case is not None and case.is_open:
@@ -57,11 +56,15 @@ class Desk:
             self._cases[item] = None
 
     def take(self, records: Records) -> None:
-        """Work through records of the topic of cases, in their order."""
+        """Work through records of the topic of cases, in their order, each at the time at which the broker took it.
+
+        So an answer is in time if it was, however late we are.
+        """
         offsets, stamps = records.offsets.tolist(), records.timestamps.tolist()
         columns = zip(records.keys, records.values, records.headers, offsets, stamps, strict=True)
         for key, value, headers, offset, timestamp in columns:
             named = dict(headers)
+            self.expire(EPOCH + timedelta(milliseconds=max(timestamp, 0)))
             source = Source(records.topic, records.partition, offset, timestamp)
             try:
                 if named.get(TYPE) == b"case":

@@ -25,9 +25,12 @@ class ReviewProcessor:
     lanes: int
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
-        """What a batch of cases and of what people said comes to. What was due before comes first."""
-        desk = Desk(self.pipeline, self.plan, self.actions, state, moment(now))
-        desk.expire()
+        """What a batch of cases and of what people said comes to, each record at its own time.
+
+        Records carry the broker's time, and that is the only clock here: a worker whose own is wrong, or that comes
+        back after hours, gives nobody less time, or more.
+        """
+        desk = Desk(self.pipeline, self.plan, self.actions, state)
         for records in batch.topics.values():
             desk.take(records)
         desk.shed(self.plan.most_open(batch.partition, self.lanes))
@@ -36,7 +39,7 @@ class ReviewProcessor:
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """What time alone comes to: cases that nobody answered, and closed ones that are forgotten."""
-        desk = Desk(self.pipeline, self.plan, self.actions, state, moment(now))
-        desk.expire()
+        desk = Desk(self.pipeline, self.plan, self.actions, state)
+        desk.expire(moment(now))
         return desk.effects()
         yield []

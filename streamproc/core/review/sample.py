@@ -14,7 +14,7 @@ from streamproc.core.review.policy import MILLION
 
 Purpose: TypeAlias = Literal["audit", "second_opinion", "explore"]
 DIGITS = 8
-BEGINS: dict[Purpose, int] = {"audit": -24, "explore": -16, "second_opinion": -8}
+WORDS: dict[Purpose, int] = {"audit": 0, "explore": 1, "second_opinion": 2}
 """Which eight of the 24 hex digits at an id's end choose, so that one choice says nothing of another."""
 
 
@@ -23,7 +23,7 @@ def chosen(ids: Sequence[str] | pl.Series, share: int, purpose: Purpose) -> NDAr
     if share >= MILLION:
         return np.ones(len(ids), np.bool_)
     limit = -(-(share << 4 * DIGITS) // MILLION)
-    digits = pl.Series(ids, dtype=pl.String).str.slice(BEGINS[purpose], DIGITS)
+    digits = pl.Series(ids, dtype=pl.String).str.slice((WORDS[purpose] - len(WORDS)) * DIGITS, DIGITS)
     below: NDArray[np.bool_] = (digits < f"{limit:0{DIGITS}x}").to_numpy()  # digits of one length: as numbers are
     return below
 
