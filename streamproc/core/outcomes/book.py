@@ -33,9 +33,12 @@ MOST_WINDOWS: Final = 64
 
 
 class Meta(msgspec.Struct, array_like=True):
-    """Where the lane stands. Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``; early
-    outcomes are queued likewise. ``dirty`` are windows whose record is not written yet, ``horizon`` is the end of those
-    that are over, ``newest`` the time of the newest decision, in milliseconds."""
+    """Where the lane stands.
+
+    Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are queued likewise;
+    ``early`` wait, of all that there were, ``early_ever``. ``dirty`` are windows whose record is not written yet,
+    ``horizon`` is the end of those that are over, ``newest`` the time of the newest decision, in milliseconds.
+    """
 
     version: int = VERSION
     lane: int = 0
@@ -47,6 +50,7 @@ class Meta(msgspec.Struct, array_like=True):
     early_head: int = 0
     early_tail: int = 0
     early: int = 0
+    early_ever: int = 0
     horizon: int = 0
     newest: int = 0
     dirty: list[int] = msgspec.field(default_factory=list)

@@ -20,7 +20,7 @@ MOST: Final = 100_000
 Entry = tuple[int, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_queue = msgspec.msgpack.Decoder(list[Entry]).decode
-_decode_value = msgspec.msgpack.Decoder(tuple[int, Outcome]).decode
+_decode_value = msgspec.msgpack.Decoder(tuple[int, int, Outcome]).decode
 
 
 def by_id(own: bytes) -> bytes:
@@ -46,7 +46,8 @@ def park(book: Book, outcomes: Sequence[tuple[bytes, Outcome, int]]) -> int:
         queue = _decode_queue(raw or b"\x90")
         meta.early_tail -= 1
     for name, outcome, stamp in outcomes:
-        book.put(name, _encode((stamp, outcome)))
+        meta.early_ever += 1
+        book.put(name, _encode((stamp, meta.early_ever, outcome)))
         queue.append((stamp, name))
     for first in range(0, len(queue), ROWS):
         book.put(numbered(b"q", meta.early_tail), _encode(queue[first : first + ROWS]))
@@ -57,11 +58,11 @@ def park(book: Book, outcomes: Sequence[tuple[bytes, Outcome, int]]) -> int:
     return left
 
 
-def take(book: Book, names: Sequence[bytes]) -> list[Outcome | None]:
-    """The outcomes that wait under these names, and wait no more."""
+def take(book: Book, names: Sequence[bytes]) -> list[tuple[int, Outcome] | None]:
+    """The outcomes that wait under these names, and wait no more; each with its number in the order of their log."""
     if not book.meta.early:
         return [None] * len(names)
-    found, taken = list[Outcome | None](), set[bytes]()
+    found, taken = list[tuple[int, Outcome] | None](), set[bytes]()
     for name, raw in zip(names, book.get_many(names), strict=True):
         if raw is None or name in taken:
             found.append(None)
@@ -69,7 +70,8 @@ def take(book: Book, names: Sequence[bytes]) -> list[Outcome | None]:
         book.put(name, None)
         book.meta.early -= 1
         taken.add(name)
-        found.append(_decode_value(raw)[1])
+        _, number, outcome = _decode_value(raw)
+        found.append((number, outcome))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -65,9 +66,9 @@ class Joiner:
         keyed = [(own, key) for own, key in zip(ids, rows.keys, strict=True) if key is not None]
         if book.meta.early:
             of_keys = early.take(book, [early.by_key(key) for _, key in keyed])
-            for (own, _), outcome in zip(keyed, of_keys, strict=True):
-                waiting[own] = outcome if outcome is not None else waiting[own]
-        found = [(own, outcome) for own, outcome in waiting.items() if outcome is not None]
+            for (own, _), outcome in zip(keyed, of_keys, strict=True):  # the last word counts
+                waiting[own] = max(filter(None, (waiting[own], outcome)), key=itemgetter(0), default=None)
+        found = [(own, told[1]) for own, told in waiting.items() if told is not None]
         places = book.find([own for own, _ in found])
         self._apply(book, [(at, outcome) for at, (_, outcome) in zip(places, found, strict=True)], counts)
 
