@@ -104,7 +104,7 @@ class Join:
     def __post_init__(self) -> None:
         self.plan = replace(self.plan, retain=FOREVER, window=DAY)
         costs = Costs(self.plan)
-        book = Book(round(DAY.total_seconds()))
+        book = Book(round(DAY.total_seconds()), one_lane=False)
         book.begin(Tables([TABLE]), 0, b"")
         self._parts = Counter(self.plan, costs), Joiner(self.plan, costs), decoder(self.plan.reads), book
 

@@ -38,6 +38,7 @@ class Meta(msgspec.Struct, array_like=True):
     Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are queued likewise;
     ``early`` wait, of all that there were, ``early_ever``. ``dirty`` are windows whose record is not written yet,
     ``horizon`` is the end of those that are over, ``newest`` the time of the newest decision, in milliseconds.
+    ``next_offset`` is the offset after the last event whose decision was counted.
     """
 
     version: int = VERSION
@@ -53,6 +54,7 @@ class Meta(msgspec.Struct, array_like=True):
     early_ever: int = 0
     horizon: int = 0
     newest: int = 0
+    next_offset: int = 0
     dirty: list[int] = msgspec.field(default_factory=list)
 
 
@@ -97,10 +99,13 @@ class OpenWindow:
 
 
 class Book:
-    """The memory of one lane. ``begin`` before a batch or tick, and ``end`` gives the changes of its table."""
+    """The memory of one lane. ``begin`` before a batch or tick, and ``end`` gives the changes of its table.
 
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+    Without ``one_lane`` its decisions are of events of several partitions.
+    """
+
+    def __init__(self, seconds: int, *, one_lane: bool = True) -> None:
+        self._seconds, self.one_lane = seconds, one_lane
         self._raw: bytes | None = None
         self._forget()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.outcomes.book import Book
 from streamproc.core.outcomes.costs import Costs, micro, total
-from streamproc.core.outcomes.decision import Slim, values_of
+from streamproc.core.outcomes.decision import Slim, reason_of, values_of
 from streamproc.core.outcomes.kept import ID_BYTES, Chunk
 from streamproc.core.outcomes.measures import Counts, Group, add, buckets, mark, segment_text
 from streamproc.core.outcomes.policy import OutcomesPlan
@@ -18,6 +19,8 @@ from streamproc.core.outcomes.policy import OutcomesPlan
 ORDINARY: Final = frozenset({"rule", "explored"})
 """Reasons of decisions as they should be; of others the first and last moment are told too."""
 MOST_SEGMENTS: Final = 10_000
+TOLD: Final = ("rule", "plan", "model", "tier", "decision", "would_be", "why", "score_reason")
+"""What a decision says of its group, in the order of that, and then why it is as it is."""
 
 
 class Counter:
@@ -25,28 +28,26 @@ class Counter:
 
     def __init__(self, plan: OutcomesPlan, costs: Costs) -> None:
         self._plan, self._costs = plan, costs
-        self._priced = plan.priced
+        self._priced, self._reads = plan.priced, plan.reads
+        segments = [f"features.c{number}" for number, _ in enumerate(plan.segments)]  # they are read first
+        self._told: Callable[[Slim], tuple[Any, ...]] = attrgetter(*TOLD, *segments)
         self._segments: dict[tuple[Any, ...], str] = {}
 
     def count(self, book: Book, decisions: Sequence[Slim], stamps: NDArray[np.int64], counts: Counts) -> Chunk:
         """Count first decisions, made at these times in milliseconds, shape (n,); the rows that are to be kept."""
-        rows, ids = _new(book, decisions)
+        rows, ids = _new(book, decisions) if decisions else ([], b"")
         add(counts, {"decision": len(rows), "repeated": len(decisions) - len(rows)})
         if len(rows) < len(decisions):
             decisions, stamps = [decisions[row] for row in rows], stamps[rows]
         if not decisions:
             return Chunk()
-        columns = values_of(decisions, self._plan.reads)
+        columns = values_of(decisions, self._reads)
         windows = book.windows(stamps // 1000)
         book.meta.newest = max(book.meta.newest, int(stamps.max()))
         kinds = dict[Any, int]()
-        segments = zip(*(columns[name] for name in self._plan.segments), strict=True) if self._plan.segments else None
-        told = [(one.rule, one.plan, one.model, one.tier, one.decision, one.would_be, one.reason) for one in decisions]
-        if segments is not None:
-            codes = [kinds.setdefault(pair, len(kinds)) for pair in zip(segments, told, strict=True)]
-        else:
-            codes = [kinds.setdefault(((), one), len(kinds)) for one in told]
-        groups = self._place(book, windows, np.array(codes, np.int64), list(kinds), stamps)
+        told = map(self._told, decisions)
+        codes = np.array([kinds.setdefault(kind, len(kinds)) for kind in told], np.int64)
+        groups = self._place(book, windows, codes, list(kinds), stamps)
         born = np.array([one.source.timestamp for one in decisions], np.int64)
         _histogram(book, "decide/", windows, stamps - born)
         if self._costs and self._plan.score is not None:
@@ -76,8 +77,9 @@ class Counter:
         for place in np.argsort(firsts).tolist():
             start, code = divmod(int(pairs[place]), len(kinds))
             opened = book.opened(int(starts[start]))
-            values, told = kinds[code]
-            group = Group(self._segment(values), *told)
+            *told, why, score_reason = kinds[code][: len(TOLD)]
+            segment = self._segment(kinds[code][len(TOLD) :])
+            group = Group._make([segment, *told, reason_of(why, score_reason)])
             number = numbers[place] = opened.number(group)
             add(opened.counts(int(number)), {"decisions": many[place]})
             if group.reason not in ORDINARY:
@@ -120,8 +122,14 @@ def _counts(book: Book, windows: NDArray[np.int64], groups: NDArray[np.uint16], 
 
 def _new(book: Book, decisions: Sequence[Slim]) -> tuple[list[int], bytes]:
     """The rows of decisions that were not counted before, and their ids."""
-    raw = _raw([one.id for one in decisions])
-    repeats = set(book.kept_already(raw).tolist()) if decisions else set()
+    raw, meta = _raw([one.id for one in decisions]), book.meta
+    offsets = np.array([one.source.offset for one in decisions], np.int64)
+    # An event is decided again only after its lane went back: offsets that go on are of events that are new.
+    new = book.one_lane and int(offsets[0]) >= meta.next_offset and bool((np.diff(offsets) > 0).all())
+    meta.next_offset = max(meta.next_offset, int(offsets.max()) + 1)
+    if new:
+        return list(range(len(decisions))), raw
+    repeats = set(book.kept_already(raw).tolist())
     ids = [raw[at : at + ID_BYTES] for at in range(0, len(raw), ID_BYTES)]
     if not repeats and len(set(ids)) == len(ids):
         return list(range(len(ids))), raw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -12,6 +13,7 @@ from streamproc.core.records import lane_of
 
 
 class _Source(msgspec.Struct, gc=False):
+    offset: int
     timestamp: int
 
 
@@ -44,11 +46,6 @@ class Slim(msgspec.Struct, gc=False):
     review: Reviewed | None = None
     explored: Explored | None = None
 
-    @property
-    def reason(self) -> str:
-        """Why the tier decided: why there is no score, where that is why."""
-        return (self.score_reason or self.why) if self.why == "no_score" else self.why
-
 
 class Decision(Protocol):
     """A slim decision with the columns that are asked for, as the fields of ``features`` in their order."""
@@ -72,10 +69,14 @@ def decoder(columns: Sequence[str]) -> Callable[[bytes], Slim]:
     return cast("Callable[[bytes], Slim]", msgspec.json.Decoder(whole).decode)
 
 
+def reason_of(why: str, score_reason: str | None) -> str:
+    """Why the tier decided: why there is no score, where that is why."""
+    return (score_reason or why) if why == "no_score" else why
+
+
 def values_of(decisions: Sequence[Slim], columns: Sequence[str]) -> dict[str, list[Any]]:
     """The columns of decisions that were read for them."""
-    features = [cast(Any, decision).features for decision in decisions] if columns else []
-    return {name: [getattr(one, f"c{number}") for one in features] for number, name in enumerate(columns)}
+    return {name: list(map(attrgetter(f"features.c{number}"), decisions)) for number, name in enumerate(columns)}
 
 
 def id_bytes(decision: str) -> bytes:

@@ -58,5 +58,5 @@ class Index:
 
 def _sorted(hashes: Hashes, positions: Positions) -> tuple[Hashes, Positions]:
     """By hash, and rows of one hash by their age."""
-    order = np.lexsort((positions, hashes))
+    order = np.argsort(hashes, kind="stable")  # what is older stands before what is newer already
     return hashes[order], positions[order]
