@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Progress, reading
 from streamproc.recovery import Recovery, of_drift, of_model, of_modes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,11 @@ async def measured(connection: Connection, plan: Plan, now: datetime) -> Measure
     topics = plan.topics
     by_start: dict[int, Window] = {}
     for value in (await newest_values(connection, topics.metrics)).values():
-        _, window = measures.loads(value, VERSIONS["measures"])
+        try:
+            _, window = measures.loads(value, VERSIONS["measures"])
+        except ValueError as error:
+            log.warning("a record on topic %s is left out: %s", topics.metrics, error)
+            continue
         by_start.setdefault(window.start, Window(window.start, window.seconds)).merge(window)
     windows = [window for _, window in sorted(by_start.items())]
     there = await admin.describe(connection, [topics.audit, topics.drift])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from random import Random
 from typing import Any
 
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamproc.core.outcomes.measures import Group, Window, loads, merged, record
 from tests.fast.outcome_records import (
     START,
     START_MS,
@@ -120,6 +123,32 @@ def test_whatever_the_batches_counts_are_those_of_a_recount(log: dict[str, list[
         assert found[start].groups == window.groups
         assert found[start].own == window.own
         assert found[start].marks == window.marks
+
+
+NAMES = st.sampled_from(["decisions", "came/own/approve/repaid", "realised/sum"])
+COUNTS = st.dictionaries(NAMES, st.integers(-(10**30), 10**30))
+GROUPS = st.sampled_from([Group("{}", rule, "p", None, "automatic", "approve", None, "rule") for rule in "abc"])
+MARKS = st.dictionaries(st.sampled_from(["timeout", "stale"]), st.tuples(st.integers(0, 50), st.integers(50, 99)))
+WINDOWS = st.builds(Window, st.integers(0, 5), st.just(9), st.dictionaries(GROUPS, COUNTS), COUNTS, MARKS)
+
+
+@given(st.lists(WINDOWS, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_lanes_merge_in_any_order(windows: list[Window], draw: Random) -> None:
+    def told(some: list[Window]) -> Any:
+        total = merged(deepcopy(some))
+        assert total is not None
+        groups = {group: {n: c for n, c in counts.items() if c} for group, counts in total.groups.items()}
+        return total.start, total.seconds, groups, {n: c for n, c in total.own.items() if c}, total.marks
+
+    expected = told(windows)
+    plain = sum(counts.get("realised/sum", 0) for window in windows for counts in window.groups.values())
+    draw.shuffle(windows)
+    assert told(windows) == expected
+    assert sum(counts.get("realised/sum", 0) for counts in expected[2].values()) == plain
+    half = merged(deepcopy(windows[: len(windows) // 2]))
+    assert told([*([half] if half else []), *windows[len(windows) // 2 :]]) == expected
+    raw = orjson.dumps(record("t", 0, windows[0], "2026-01-01T00:00:00Z", 1))
+    assert told([loads(raw, 1)[1]]) == told(windows[:1])
 
 
 def test_an_outcome_may_come_before_its_decision() -> None:
