@@ -83,6 +83,9 @@ COUNTED = {
         "review_refused": "What people said and was not let count, by reason",
         "verdicts": "What people said, by kind: verdict, claim, release, cancel",
         "action_results": "What became of actions, as reported on PIPELINE.action-results",
+        "came": "Outcomes that were joined with a decision, by decision and value: `approve/repaid`; corrections again",
+        "overrides": "Decisions of people that are not what automation would have decided, by what they decided",
+        "measured": "Records that the outcome agent was given or wrote, by what became of them",
         "outcomes": "Outcomes that came, by how they name their decision",
         "records": "Records written by agents of the user's own, by topic",
     }.items()

@@ -35,12 +35,24 @@ Role = Literal[
     "verdicts",
     "review-events",
     "action-results",
+    "outcomes",
+    "outcomes-by-lane",
+    "metrics",
     "changelog",
     "redriven",
 ]
 
 
-OF_LANES: tuple[Role, ...] = ("changelog", "panes", "cases", "verdicts", "review-events", "action-results")
+OF_LANES: tuple[Role, ...] = (
+    "changelog",
+    "panes",
+    "cases",
+    "verdicts",
+    "review-events",
+    "action-results",
+    "outcomes",
+    "outcomes-by-lane",
+)
 """Topics whose partitions are lanes: they need as many as the events topic has."""
 
 
@@ -65,9 +77,12 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
 
     topics = plan.topics
     compacted = {"cleanup_policy": "compact", "retention_ms": None}
+    decisions = TopicRole("decisions", "write", spec(topics.decisions, count))
+    if plan.outcomes is not None:  # the outcome agent's lanes read them
+        decisions = TopicRole("decisions", "read and write", spec(topics.decisions, partitions))
     rows = [
         TopicRole("events", "read", TopicSpec(plan.events.topic, partitions, part.replication)),
-        TopicRole("decisions", "write", spec(topics.decisions, count)),
+        decisions,
         TopicRole("review", "write", spec(topics.review, count)),
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
         TopicRole("artefacts", "write", spec(topics.artefacts, 1, **compacted)),
@@ -88,7 +103,17 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
             TopicRole("cases", "read and write", spec(topics.cases, partitions, config=BROKERS_TIME)),
             TopicRole("verdicts", "read", spec(topics.verdicts, partitions)),
             TopicRole("action-results", "read", spec(topics.action_results, partitions)),
-            TopicRole("review-events", "write", spec(topics.review_events, partitions)),
+            TopicRole(
+                "review-events",
+                "write" if plan.outcomes is None else "read and write",
+                spec(topics.review_events, partitions),
+            ),
+        ]
+    if plan.outcomes is not None:
+        rows += [
+            TopicRole("outcomes", "read", spec(topics.outcomes, partitions)),
+            TopicRole("outcomes-by-lane", "read and write", spec(topics.outcomes_by_lane, partitions)),
+            TopicRole("metrics", "write", spec(topics.metrics, 1, **compacted)),
         ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]
@@ -148,7 +173,7 @@ def matters(row: TopicRole, what: str) -> bool:
 
     Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
     if what == "its partition count":
-        return row.role in OF_LANES
+        return row.role in OF_LANES or (row.role == "decisions" and row.access == "read and write")
     return what == "cleanup.policy"
 
 

@@ -25,6 +25,9 @@ from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.intake import IntakeProcessor
+from streamproc.core.outcomes.book import TABLE as OUTCOMES_TABLE
+from streamproc.core.outcomes.policy import OutcomesPlan
+from streamproc.core.outcomes.processor import OutcomeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
 from streamproc.core.review.desk import AGENDA, LOAD
@@ -69,21 +72,41 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
         processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
         topics = plan.topics
         made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
+    if plan.review is not None or plan.outcomes is not None:
+        made.append(_intake_agent(plan, lanes))
     if plan.review is not None:
-        made += _review_agents(plan, plan.review, lanes)
+        made.append(_review_agent(plan, plan.review, lanes))
+    if plan.outcomes is not None:
+        made.append(_outcome_agent(plan, plan.outcomes))
     return made
 
 
-def _review_agents(plan: Plan, review: ReviewPlan, lanes: int) -> list[Agent]:
+def _intake_agent(plan: Plan, lanes: int) -> Agent:
     topics = plan.topics
-    intake = IntakeProcessor(plan.pipeline, lanes, signatures_of(plan))
+    read, written = list[str](), [topics.dead_letters]
+    if plan.review is not None:
+        read += [topics.verdicts, topics.action_results]
+        written.append(topics.cases)
+    if plan.outcomes is not None:
+        read.append(topics.outcomes)
+        written.append(topics.outcomes_by_lane)
+    return Agent("intake", tuple(read), IntakeProcessor(plan.pipeline, lanes, signatures_of(plan)), (), tuple(written))
+
+
+def _outcome_agent(plan: Plan, outcomes: OutcomesPlan) -> Agent:
+    topics = plan.topics
+    reviewed = () if plan.review is None else (topics.review_events,)
+    read = (topics.decisions, *reviewed, topics.outcomes_by_lane)
+    processor = OutcomeProcessor(plan.pipeline, outcomes)
+    return Agent("outcome", read, processor, (OUTCOMES_TABLE,), (topics.metrics,))
+
+
+def _review_agent(plan: Plan, review: ReviewPlan, lanes: int) -> Agent:
+    topics = plan.topics
     reviewing = ReviewProcessor(plan.pipeline, review, plan.actions, lanes)
     actions = {topic for topic in plan.actions.values() if topic is not None}
     written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))
-    return [
-        Agent("intake", (topics.verdicts, topics.action_results), intake, (), (topics.cases, topics.dead_letters)),
-        Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written),
-    ]
+    return Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written)
 
 
 def _written_by_deciding(plan: Plan) -> tuple[str, ...]:

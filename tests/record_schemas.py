@@ -23,6 +23,7 @@ NAMES = (
     "review-event",
     "action-result",
     "outcome",
+    "measures",
 )
 SCHEMAS: dict[str, Any] = {name: orjson.loads(schema(name).read_bytes()) for name in NAMES}
 _registry = jsonschema_rs.Registry([(one["$id"], one) for one in SCHEMAS.values()])

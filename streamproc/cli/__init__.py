@@ -28,6 +28,8 @@ COMMANDS = {
     "control": ("control:control", "What automation may do: switch it off and on."),
     "review": ("review:review", "Cases for people: list, show, claim and decide them."),
     "drift": ("drift:drift", "Baselines, backtests and alarms of drift."),
+    "stats": ("stats:stats", "What the decisions came to: rates, errors, money, times."),
+    "outcomes": ("outcomes:outcomes", "Send what came true, and join what comes late."),
     "reset": ("reset:reset", "Move a lane deliberately."),
 }
 """Where each command is, and its line in the help: the module is imported only when the command is called."""

@@ -11,6 +11,7 @@ from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
+from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
 
@@ -134,6 +135,7 @@ class Plan:
     """What the model stage shows beside the score: its status, who scored, its confidence, its classes."""
     confidence_hash: str | None = None
     """Of the confidence expression, with the params that it reads."""
+    outcomes: OutcomesPlan | None = None
 
     @property
     def topics(self) -> Topics:

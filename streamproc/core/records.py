@@ -25,6 +25,7 @@ RecordType = Literal[
     "review-event",
     "action-result",
     "outcome",
+    "measures",
 ]
 
 TYPE: Final = "sp-type"
@@ -59,6 +60,7 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "review-event": 1,
     "action-result": 1,
     "outcome": 1,
+    "measures": 1,
 }
 
 TYPED: Final[dict[RecordType, Headers]] = {
@@ -121,6 +123,7 @@ class Topics:
     action_results: str
     outcomes: str
     outcomes_by_lane: str
+    metrics: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -141,6 +144,7 @@ class Topics:
             action_results=f"{pipeline}.action-results",
             outcomes=f"{pipeline}.outcomes",
             outcomes_by_lane=f"{pipeline}.outcomes-by-lane",
+            metrics=f"{pipeline}.metrics",
         )
 
 

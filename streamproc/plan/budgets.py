@@ -68,6 +68,20 @@ def to_share(value: object) -> int:
     return int(millionths)
 
 
+def to_portion(value: object) -> float:
+    """``10%`` or ``0.1`` as a number from 0 to 1. Raises ValueError for anything else.
+
+    >>> to_portion("0%"), to_portion(0.25)
+    (0.0, 0.25)
+    """
+    if value in (0, "0%") and not isinstance(value, bool):
+        return 0.0
+    try:
+        return to_share(value) / 1_000_000
+    except ValueError:
+        raise ValueError("write a share, from nothing to all: `10%`, or `0.1`") from None
+
+
 def to_rate(value: object) -> float:
     """``100 per 1m`` in events a minute. Raises ValueError for anything else.
 
@@ -111,6 +125,19 @@ Rate = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_RATE}$"}),
 ]
 """In events a minute."""
+Portion = Annotated[
+    float,
+    BeforeValidator(to_portion, json_schema_input_type=float | str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": f"^{_SHARE}$"},
+            ]
+        }
+    ),
+]
+"""From 0 to 1."""
 Allowed = Annotated[
     Allowance,
     BeforeValidator(to_allowance, json_schema_input_type=Annotated[str, StringConstraints(pattern=f"^{_RATE}$")]),

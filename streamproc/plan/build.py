@@ -17,6 +17,7 @@ from streamproc.plan.document import Document
 from streamproc.plan.drift import add_drift_columns, make_drift
 from streamproc.plan.inspect import Inspect, ModelFacts
 from streamproc.plan.models import PipelineFile
+from streamproc.plan.outcomes import make_outcomes
 from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
@@ -42,9 +43,11 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     check_decisions(document, file)
     read = [expression for expression in _expressions(confidence, rules, fallback) if expression is not None]
     drift = make_drift(document, file, scope, read, confidence, sensitive)
+    outcomes = make_outcomes(document, file, scope, sensitive)
     fields = {} if contract is None else contract.columns
     of_models = shown(file, read)
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
+    recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *file.features} if document.problems else set[str]()
     check_tests(document, file, contract, {*recorded, *uncertain}, drift)
     if document.problems or document.fault is not None or contract is None:
@@ -77,6 +80,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         stand_ins=models.chain[1:],
         shadows=models.shadows,
         model_columns=of_models,
+        outcomes=outcomes,
     )
     return hashed(plan, file)
 

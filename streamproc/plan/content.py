@@ -49,6 +49,8 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         "actions": plan.actions,
         "dead_letters": plan.dead_letter_mode,
         **({} if plan.drift is None else {"drift": _drift(plan.drift)}),
+        # Outcomes change nothing but what decisions show.
+        **({} if plan.outcomes is None or not plan.outcomes.reads else {"outcomes": plan.outcomes.reads}),
         **({} if plan.review is None else {"review": _review(plan.review)}),
     }
 

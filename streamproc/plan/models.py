@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.core.plan import Mode
-from streamproc.plan.budgets import Allowed, FalseAlarms, Rate, Share, Windows
+from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -192,6 +192,54 @@ class DriftPart(Part):
     )
 
 
+def _as_value(value: object) -> object:
+    """YAML reads ``1`` and ``true`` as values; as names of what came true they are texts."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value
+
+
+Value = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+    BeforeValidator(_as_value, json_schema_input_type=str | int | bool),
+]
+
+
+class BaselinePart(Part):
+    """What the pipeline is compared with."""
+
+    name: Text = Field(description="What it is called in `streamproc stats`")
+    decision: Slug | None = Field(
+        None, description="Everything decided so, at the same outcomes; `would_be`: what automation alone would decide"
+    )
+    automation: Portion | None = Field(None, description="The share that was decided without a person")
+    review: Portion | None = Field(None, description="The share that a person looked at")
+    errors: Portion | None = Field(None, description="The share of errors among decisions whose outcome was known")
+    cost: float | None = Field(None, description="The cost of an event, on average")
+
+
+class OutcomesPart(Part):
+    """What can come true, when a decision was wrong, and what that costs."""
+
+    values: list[Value] = Field(min_length=1, description="What can come true")
+    errors: dict[Slug, list[Value]] = Field({}, description="By decision: the values that say that it was wrong")
+    costs: dict[Slug, dict[Value, Sql]] = Field({}, description="By decision and value: a number or an expression")
+    review_cost: float = Field(0.0, ge=0, description="What it costs that a person looks at an event")
+    score: Value | None = Field(None, description="The value that the score is the chance of, for expected costs")
+    unlabelled: list[Slug] = Field([], description="Decisions after which nobody sees what would have come true")
+    segments: list[Text] | None = Field(
+        None, description="Columns by which all is counted; those of `drift` by default"
+    )
+    matures_after: Duration = Field(
+        timedelta(days=60), description="The age at which a decision's outcome is known, if it ever will be"
+    )
+    retain: Duration = Field(timedelta(days=30), description="How long decisions are kept for their outcomes")
+    most: int = Field(1_000_000, ge=1_000, le=100_000_000, description="So many are kept in a lane at most")
+    window: Duration = Field(timedelta(hours=1), description="Measures are kept for each so long, by time of decision")
+    baseline: BaselinePart | None = Field(None, description="What the pipeline is compared with")
+
+
 class ExplorePart(Part):
     """Deciding otherwise by chance, to see what would have come of it."""
 
@@ -279,6 +327,7 @@ class PipelineFile(Part):
     shadow: list[ModelPart] = Field([], description="Models that are asked and recorded, and never decide")
     confidence: Sql | None = Field(None, description="How far the business trusts the score")
     drift: DriftPart | None = Field(None, description="What is watched for drift")
+    outcomes: OutcomesPart | None = Field(None, description="What came true, and what it costs")
     rules: list[RulePart] = Field(min_length=1, description="In order; the first that matches decides")
     undecided: Slug = Field("review", description="Decides where a rule could not be evaluated")
     fallback: list[FallbackPart] = Field([], description="Decides without a usable score, or where no rule matched")

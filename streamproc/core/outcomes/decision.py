@@ -1,0 +1,86 @@
+"""Decision records as far as measures need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from streamproc.core.records import lane_of
+
+
+class _Source(msgspec.Struct, gc=False):
+    offset: int
+    timestamp: int
+
+
+class Reviewed(msgspec.Struct, gc=False):
+    opened: datetime
+    decided: datetime
+
+
+class Explored(msgspec.Struct, gc=False):
+    instead_of: str
+    share: float
+
+
+class Slim(msgspec.Struct, gc=False):
+    """A decision record without what nobody counts by."""
+
+    id: str
+    source: _Source
+    key: str | None
+    decision: str
+    tier: str
+    why: str
+    rule: str | None
+    would_be: str | None
+    score: float | None
+    score_reason: str | None
+    plan: str
+    model: str | None
+    revision: int = 0
+    review: Reviewed | None = None
+    explored: Explored | None = None
+
+
+class Decision(Protocol):
+    """A slim decision with the columns that are asked for, as the fields of ``features`` in their order."""
+
+    features: Any
+
+
+def decoder(columns: Sequence[str]) -> Callable[[bytes], Slim]:
+    """A function from a decision record's value to what is needed of it. It raises ValueError for anything else.
+
+    The result also has ``features``, whose values `values_of` tells.
+    """
+    if not columns:
+        plain: Callable[[bytes], Slim] = msgspec.json.Decoder(Slim).decode
+        return plain
+    names = {f"c{number}": name for number, name in enumerate(columns)}
+    features = msgspec.defstruct("Features", [(field, Any, None) for field in names], rename=names, gc=False)
+    whole = msgspec.defstruct(
+        "Whole", [("features", features, msgspec.field(default_factory=features))], bases=(Slim,), gc=False
+    )
+    return cast("Callable[[bytes], Slim]", msgspec.json.Decoder(whole).decode)
+
+
+def reason_of(why: str, score_reason: str | None) -> str:
+    """Why the tier decided: why there is no score, where that is why."""
+    return (score_reason or why) if why == "no_score" else why
+
+
+def values_of(decisions: Sequence[Slim], columns: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of decisions that were read for them."""
+    return {name: list(map(attrgetter(f"features.c{number}"), decisions)) for number, name in enumerate(columns)}
+
+
+def id_bytes(decision: str) -> bytes:
+    """The 12 bytes of an id without its lane. Raises ValueError where it is none."""
+    if lane_of(decision) is None:
+        raise ValueError("that is no decision's id")
+    return bytes.fromhex(decision[-24:])
