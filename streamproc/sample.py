@@ -14,11 +14,15 @@ FOLDER = "nannyml/datasets/data"
 
 @dataclass(frozen=True, slots=True)
 class CarLoans:
-    """50,000 loans to learn from (``reference``), 50,000 to decide (``analysis``), and what became of those."""
+    """50,000 loans to learn from (``reference``), 50,000 to decide (``analysis``), and what became of those.
+
+    ``incomplete`` are those of ``analysis`` with values missing in some.
+    """
 
     reference: Path
     analysis: Path
     outcomes: Path
+    incomplete: Path
 
 
 def car_loans() -> CarLoans:
@@ -32,7 +36,8 @@ def car_loans() -> CarLoans:
         ) from error
     folder = Path(str(distribution.locate_file(FOLDER)))
     name = "synthetic_car_loan_{}.csv".format
-    return CarLoans(folder / name("reference"), folder / name("analysis"), folder / name("analysis_target"))
+    files = ("reference", "analysis", "analysis_target", "dq_analysis")
+    return CarLoans(*(folder / name(one) for one in files))
 
 
 def example(name: str) -> Path:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import orjson
 from aiokafka import TopicPartition
 
 from streamproc import metrics
@@ -144,13 +145,19 @@ class Opener:
         return await restore(self.connection, tables, count)
 
     def _check_begun(self, lanes: Collection[Lane]) -> None:
-        """A lane that has worked before has a committed offset; without one it would silently begin again."""
+        """A lane that has worked before has a committed offset; without one it would silently begin again.
+
+        A topic that it did not read before is another matter: the agent was given one more.
+        """
         for lane in lanes:
-            lost = [tp for tp, claim in lane.claims.items() if claim.number == 1]
-            if not lost or lane.remembered is None:
+            if lane.remembered is None:
+                continue
+            known: dict[str, str] = orjson.loads(lane.remembered)
+            lost = [tp for tp, claim in lane.claims.items() if claim.number == 1 and tp.topic in known]
+            if not lost:
                 continue
             topics = ", ".join(sorted({repr(tp.topic) for tp in lost}))
-            if lane.remembered != lane.identity:
+            if any(known[tp.topic] != lane.claims[tp].topic_id for tp in lost):
                 raise LaneStopped(
                     f"topic {topics} was deleted and made anew: the lane's state is of other records",
                     self._reset_hint(lane.id, "events that were not decided before are lost"),

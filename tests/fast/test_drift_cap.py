@@ -344,7 +344,7 @@ def test_the_demo_counts_what_drift_changed() -> None:
     keys, values, headers = map(list, zip(*decided, strict=True))
     numbers = np.arange(300)
     tally = demo.Tally(expected=300)
-    demo._add(tally, plan, Records("t.decisions", 0, keys, values, headers, numbers, numbers), 1_700_000_001.0)
+    demo.add(tally, plan, Records("t.decisions", 0, keys, values, headers, numbers, numbers), 1_700_000_001.0)
     told = tally._drift()
     assert (told["changed"], told["capped"], told["without"]) == (129, 171, {"approve": 129})
 

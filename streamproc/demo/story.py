@@ -1,0 +1,143 @@
+"""What happens while the demonstration runs: a model goes away and comes back, people answer, something comes true."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from streamproc.core.plan import Plan
+from streamproc.demo.people import ModelServer
+from streamproc.kafka.connection import Connection
+from streamproc.measuring import measured, outcomes_plan
+from streamproc.sample import car_loans
+
+KILLED, BACK = 0.45, 0.6
+"""The shares of the events after which the model server is killed, and started again."""
+SETTLED_SECONDS = 60.0
+REVISION, UNSCORED = b'"revision":', b'"scored":false'
+ID = re.compile(rb'\{"id":"([^"\\]*)"')
+TEXTS = {name: re.compile(rb'"%s":"([^"\\]*)"' % name.encode()) for name in ("decision", "tier", "score_reason")}
+
+
+@dataclass(slots=True)
+class Story:
+    """What the decisions tell of it. Times are in seconds since the epoch."""
+
+    killed: float | None = None
+    back: float | None = None
+    recovered: float | None = None
+    """When the first decision with a score was made after the server was back."""
+    first: float | None = None
+    last: float | None = None
+    """The first and the last decision that the model was missed for."""
+    unscored: Counter[str] = field(default_factory=Counter)
+    tiers: Counter[str] = field(default_factory=Counter)
+    gap: Counter[str] = field(default_factory=Counter)
+    """What was decided in the gap, and by what tier."""
+    later: Counter[str] = field(default_factory=Counter)
+    """By whom decisions were made after automation's."""
+    approved: dict[str, str] = field(default_factory=dict)
+    """The keys of what is approved now, by the decisions' ids."""
+    due: dict[float, asyncio.Event] = field(default_factory=lambda: {KILLED: asyncio.Event(), BACK: asyncio.Event()})
+    """By shares of the events, whether so many have been decided."""
+
+    def progress(self, share: float) -> None:
+        """So large a share of the events has been decided."""
+        for when, event in self.due.items():
+            if share >= when:
+                event.set()
+
+    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
+        """Take a decision into account; whether it is the first one on its event."""
+        at, tier, decision = timestamp / 1000, _text("tier", value), _text("decision", value)
+        match = ID.match(value)
+        assert match is not None
+        if decision == "approve":
+            self.approved[match[1].decode()] = key.decode()
+        else:
+            self.approved.pop(match[1].decode(), None)
+        if REVISION in value:
+            self.later[tier] += 1
+            return False
+        self.tiers[tier.partition(":")[0]] += 1
+        if UNSCORED in value:
+            self.unscored[_text("score_reason", value)] += 1
+            self.gap[f"{decision}, {tier}"] += 1
+            self.first, self.last = at if self.first is None else self.first, at
+        elif self.back is not None and at >= self.back:
+            self.recovered = at if self.recovered is None else min(self.recovered, at)
+        return True
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, as ``streamproc demo --json`` prints them."""
+        gap = None if self.first is None or self.last is None else round(self.last - self.first, 2)
+        recovery = None if self.recovered is None or self.back is None else round(self.recovered - self.back, 2)
+        return {
+            "tiers": dict(sorted(self.tiers.items())),
+            "without_score": dict(sorted(self.unscored.items())),
+            "gap": {"seconds": gap, "decided": dict(self.gap.most_common()), "recovered_after_seconds": recovery},
+            "decided_later": dict(sorted(self.later.items())),
+        }
+
+
+def _text(name: str, value: bytes) -> str:
+    match = TEXTS[name].search(value)
+    return "" if match is None else match[1].decode()
+
+
+def told(file: Path, url: str) -> None:
+    """Change a copy of the example for the story: its model is behind HTTP, and people have seconds and not hours."""
+    text = file.read_text(encoding="utf-8")
+    for old, new in (
+        ("  onnx: model.onnx\n", f"  http: {url}\n  breaker: {{calls: 4, wait: 1s}}\n"),
+        ("  timeout: 5s\n", "  timeout: 2s\n"),
+        ("  ttl: 4h\n", "  ttl: 10s\n"),
+        ("  capacity: 400 per hour\n", "  capacity: 1000000 per hour\n"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+
+
+def without_people(file: Path) -> None:
+    """Change a copy of the example to what decides alone."""
+    text = file.read_text(encoding="utf-8")
+    text = re.sub(r"^# Who answers.*?(?=^actions:)|^  escalate:.*?\n", "", text, flags=re.M | re.S)
+    file.write_text(text, encoding="utf-8")
+
+
+async def interrupt(server: ModelServer, story: Story) -> None:
+    """Kill the model server when part of the events are decided, and start it again later."""
+    await story.due[KILLED].wait()
+    await asyncio.to_thread(server.kill)
+    story.killed = time.time()
+    await story.due[BACK].wait()
+    await asyncio.to_thread(server.start)
+    story.back = time.time()
+
+
+def repaid() -> dict[str, bool]:
+    """Whether the loan of each key was repaid."""
+    outcomes = pl.read_csv(car_loans().outcomes)
+    pairs = zip(outcomes["id"].to_list(), outcomes["repaid"].to_list(), strict=True)
+    return {str(key): repaid == 1 for key, repaid in pairs}
+
+
+async def settled(connection: Connection, plan: Plan, outcomes: int) -> dict[str, Any]:
+    """The measures, once they know of so many outcomes; as they are after a minute."""
+    until = time.monotonic() + SETTLED_SECONDS
+    while True:
+        now = datetime.now(UTC)
+        found = (await measured(connection, plan, now)).as_json(outcomes_plan(plan), None, now)
+        known = sum(cohort["outcomes"] for cohort in found["cohorts"])
+        if known >= outcomes or time.monotonic() > until:
+            return found
+        await asyncio.sleep(0.5)
