@@ -37,7 +37,7 @@ class ModelServer:
     """The model as a process of its own behind HTTP, to be killed and started again."""
 
     def __init__(self, model: Path, inputs: list[str], port: int) -> None:
-        self._command = [sys.executable, "-m", "streamproc.demo.model_server", str(model)]
+        self._command = [sys.executable, "-m", "streamproc.model_server", str(model)]
         self._command += ["--inputs", ",".join(inputs), "--port", str(port)]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{port}/v2/models/loans/infer"

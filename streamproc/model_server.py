@@ -1,6 +1,6 @@
 """A small model server for the demonstration: one ONNX model behind the Open Inference Protocol v2.
 
-``python -m streamproc.demo.model_server MODEL.onnx --inputs a,b,c --port 8001``. It says ``ready`` on its output.
+``python -m streamproc.model_server MODEL.onnx --inputs a,b,c --port 8001``. It says ``ready`` on its output.
 """
 
 from __future__ import annotations
