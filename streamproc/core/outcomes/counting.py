@@ -19,7 +19,7 @@ from streamproc.core.outcomes.policy import OutcomesPlan
 ORDINARY: Final = frozenset({"rule", "explored"})
 """Reasons of decisions as they should be; of others the first and last moment are told too."""
 MOST_SEGMENTS: Final = 10_000
-TOLD: Final = ("rule", "plan", "model", "tier", "decision", "would_be", "why", "score_reason")
+TOLD: Final = ("rule", "plan", "model", "tier", "decision", "would_be", "why", "score_reason", "fallback_reason")
 """What a decision says of its group, in the order of that, and then why it is as it is."""
 
 
@@ -77,9 +77,9 @@ class Counter:
         for place in np.argsort(firsts).tolist():
             start, code = divmod(int(pairs[place]), len(kinds))
             opened = book.opened(int(starts[start]))
-            *told, why, score_reason = kinds[code][: len(TOLD)]
+            *told, why, score_reason, fallback_reason = kinds[code][: len(TOLD)]
             segment = self._segment(kinds[code][len(TOLD) :])
-            group = Group._make([segment, *told, reason_of(why, score_reason)])
+            group = Group._make([segment, *told, reason_of(why, score_reason, fallback_reason)])
             number = numbers[place] = opened.number(group)
             add(opened.counts(int(number)), {"decisions": many[place]})
             if group.reason not in ORDINARY:
