@@ -14,6 +14,7 @@ from streamproc.core.records import TYPED
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import Pipeline
+from streamproc.plan.scoring import placed
 from streamproc.topics import LARGE_BYTES
 
 Kind = Literal["plan", "model"]
@@ -41,10 +42,14 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         "model": plan.model_version,
     }
     found = [Artefact("plan", plan.hash, orjson.dumps(body))]
-    model = loaded.file.model
-    if model is not None and model.onnx is not None and plan.model is not None:
-        found.append(Artefact("model", plan.model.version, (loaded.path.parent / model.onnx).read_bytes()))
-    return found
+    versions = {model.name: model.version for model in (*plan.models, *plan.shadows)}
+    bodies = {
+        versions[name]: (loaded.path.parent / part.onnx).read_bytes()
+        for group in placed(loaded.file)
+        for _, name, part in group
+        if part.onnx is not None
+    }
+    return [*found, *(Artefact("model", version, body) for version, body in bodies.items())]
 
 
 def to_directory(found: list[Artefact], folder: Path) -> None:

@@ -17,6 +17,7 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import compile_expression
+from streamproc.core.names import SCORED_BY
 from streamproc.core.plan import (
     CONFIDENCE,
     DEAD_LETTERS,
@@ -31,6 +32,7 @@ from streamproc.core.plan import (
 from streamproc.errors import ExpressionError, UserError
 from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
 from streamproc.plan.reader import parse
+from streamproc.plan.scoring import columns_of
 from streamproc.plan.structure import shape
 
 Outcome = Literal["matched", "not matched", "could not be evaluated", "observed", "not known"]
@@ -38,6 +40,7 @@ Outcome = Literal["matched", "not matched", "could not be evaluated", "observed"
 WHY: Mapping[str, str] = {
     "rule": "the first rule that matched",
     "undecided": "a rule before any that matched could not be evaluated, because a value is missing",
+    "low_confidence": "a rule that reads confidence left it to the fallback chain",
     "no_score": "the model gave no usable score",
     "no_rule": "no rule matched",
     "stale": "the event was older than max_age when it was decided",
@@ -116,6 +119,7 @@ def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[Rule
         **decision["features"],
         SCORE: decision["score"],
         CONFIDENCE: decision["confidence"],
+        SCORED_BY: decision.get("scored_by"),
         EVENT_TIME: decision["time"],
     }
 
@@ -133,10 +137,15 @@ def explain(decision: Mapping[str, Any], plan: ArchivedPlan | None) -> list[Rule
         )
 
     traces = [trace(rule, _outcome(decision, rule.id), False) for rule in plan.file.rules]
-    if decision["why"] in ("no_score", "no_rule", "stale", "mode_fallback"):
+    chain = decision["why"] in ("low_confidence", "no_score", "no_rule", "stale", "mode_fallback")
+    if chain or (decision["why"] == "rule" and not _by_rules(decision["tier"])):
         outcomes = _fallback_outcomes(decision, [part.id for part in plan.file.fallback])
         traces += [trace(part, outcome, True) for part, outcome in zip(plan.file.fallback, outcomes, strict=True)]
     return traces
+
+
+def _by_rules(tier: str) -> bool:
+    return tier == "automatic" or tier.startswith("stand-in:")
 
 
 def _outcome(decision: Mapping[str, Any], rule: str) -> Outcome:
@@ -179,7 +188,7 @@ def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozens
             continue
         known[name] = expression.dtype
         reads[text] = expression.columns | expression.params
-    known |= KNOWN_AFTER
+    known |= {**KNOWN_AFTER, **columns_of(file)}
     if file.drift is not None:
         watched = [DRIFT + name for name in (*known, DECISION, WOULD_BE, DEAD_LETTERS)]
         known |= {**dict.fromkeys(watched, pl.String()), DRIFT_ANY: pl.String(), DRIFT_SEVERITY: pl.Float64(), **known}

@@ -66,6 +66,7 @@ COUNTED = {
         "events": "Events that were decided or dead-lettered, by topic",
         "decisions": "Decisions by what was decided",
         "tiers": "Decisions by the tier that made them",
+        "fallback_reasons": "Decisions that the first model and the rules did not make, by why not",
         "dead_letters": "Dead letters by reason",
         "undecided_rules": "Rules that could not be evaluated, by rule id",
         "unscored": "Events without a usable score, by reason",
@@ -179,6 +180,9 @@ LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], re
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
 RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
+REVIEW_WAITING = Gauge(
+    "streamproc_review_waiting", "Cases that wait for people, on the lanes of this worker", registry=REGISTRY
+)
 MODE = Gauge(
     "streamproc_mode",
     "1 for what people let automation do: automatic, fallback, review-all",

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from streamproc.core.decide import DecideProcessor
@@ -15,14 +16,14 @@ from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
-from streamproc.io.model import Model
+from streamproc.io.model import Model, Reading
 from streamproc.io.onnx import OnnxModel
-from streamproc.io.python import PythonModel
+from streamproc.io.python import PythonModel, Recycling
 from streamproc.io.seal import sealer
 from streamproc.io.signatures import verifier
-from streamproc.plan.build import DEFAULT_MODEL, ModelFacts
+from streamproc.plan.build import ModelFacts
 from streamproc.plan.load import Loaded, load_plan
-from streamproc.plan.models import ModelPart, PipelineFile
+from streamproc.plan.models import ModelPart
 
 SECRET = "STREAMPROC_SENSITIVE_KEY"  # noqa: S105 - the name of a variable
 SHORTEST_SECRET = 16
@@ -52,16 +53,21 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     ``masked=False`` is for what sends nothing anywhere, such as tests of the file: its processor leaves sensitive
     fields as they are, and no key and no other variable is needed.
     """
-    opened: dict[str, Model] = {}
+    opened: dict[str, tuple[ModelPart, Model]] = {}
 
-    def inspect(file: PipelineFile, folder: Path) -> ModelFacts:
-        model = open_model(file, folder, environ if masked else None)
-        opened[DEFAULT_MODEL] = model
+    def inspect(name: str, part: ModelPart, folder: Path) -> ModelFacts:
+        model = open_model(part, folder, environ if masked else None)
+        opened[name] = part, model
         return ModelFacts(model.version, model.width if isinstance(model, OnnxModel) else None)
 
     loaded = load_plan(path, inspect)
-    part = loaded.file.model
-    sources = {name: source_of(part, model) for name, model in opened.items()} if part else {}
+    shadows = {model.name for model in loaded.plan.shadows}
+    first = opened[loaded.plan.model.name][0].timeout if loaded.plan.model is not None else None
+    sources = {
+        # A shadow is asked beside the first model, and must not make a batch wait longer than that may.
+        name: source_of(part, model, most=first if name in shadows else None)
+        for name, (part, model) in opened.items()
+    }
     if masked:
         processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
     else:
@@ -75,29 +81,44 @@ def in_clear(plan: Plan) -> Plan:
     return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
 
 
-def open_model(file: PipelineFile, folder: Path, environ: Mapping[str, str] | None = None) -> Model:
-    """The model that a file names. Raises UserError where it cannot be used.
+def open_model(part: ModelPart, folder: Path, environ: Mapping[str, str] | None = None) -> Model:
+    """A model that a file names. Raises UserError where it cannot be used.
 
     Without an environment the variables of its headers stay as they are written: nothing of them is needed to check.
     """
-    part = file.model
-    assert part is not None
+    reading = Reading.of(part.classes, part.score)
     if part.onnx is not None:
-        return OnnxModel(folder / part.onnx, part.inputs, part.output)
+        return OnnxModel(folder / part.onnx, part.inputs, part.output, reading=reading, confidence=part.confidence)
     if part.python is not None:
-        return PythonModel(part.python, folder.resolve())
+        recycle = part.recycle
+        recycling = Recycling() if recycle is None else Recycling(recycle.calls, _bytes(recycle.megabytes))
+        return PythonModel(part.python, folder.resolve(), part.timeout, reading=reading, recycling=recycling)
     from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
 
     assert part.http is not None
     headers = part.headers if environ is None else with_environment(part.headers, environ)
-    return HttpModel(part.http, part.inputs, part.timeout, tensor=part.tensor, output=part.output, headers=headers)
+    return HttpModel(
+        part.http,
+        part.inputs,
+        part.timeout,
+        tensor=part.tensor,
+        output=part.output,
+        headers=headers,
+        reading=reading,
+        confidence=part.confidence,
+    )
 
 
-def source_of(part: ModelPart, model: Model) -> Source:
-    """A model with its time and its breaker."""
+def _bytes(megabytes: int | None) -> int | None:
+    return None if megabytes is None else megabytes << 20
+
+
+def source_of(part: ModelPart, model: Model, most: timedelta | None = None) -> Source:
+    """A model with its time, at ``most`` so much, its bounds and its breaker."""
     breaker = part.breaker
     policy = BreakerPolicy(breaker.failures / MILLION, breaker.calls, breaker.wait.total_seconds())
-    return Source(model, part.timeout, policy)
+    timeout = part.timeout if most is None else min(part.timeout, most)
+    return Source(model, timeout, policy, part.in_flight)
 
 
 def signatures_of(plan: Plan) -> Signatures:

@@ -22,6 +22,7 @@ from streamproc.core.decide.cap import TABLE as CAP
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView, Standing
+from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask, Batch, Effects, Records, Score, Seen, run
 from streamproc.core.records import text_headers
@@ -32,6 +33,8 @@ from streamproc.plan.models import TestPart
 
 SEVERITY = 0.3
 """Of what drifts in a test: medium."""
+NOT_ASKED: Final = "not_asked"
+"""Why other models have no score in a test that gives one."""
 TOLERANCE: Final = 1e-9
 RECORD_TIME: Final = datetime(2024, 1, 1, 12, tzinfo=UTC)
 """The record timestamp of a test's event: the event time of pipelines that name no time field."""
@@ -88,13 +91,16 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
 
     def answer(ask: Ask) -> Answer:
         count = len(ask.ids if isinstance(ask, Score) else ask.keys)
-        if test.no_score is not None:
-            return Answer.nothing(count, test.no_score)
-        if test.score is not None:
-            return Answer([test.score] * count, [None] * count)
-        if "model" not in kept:
-            kept["model"] = model(ask)
-        return kept["model"]
+        name = ask.model if isinstance(ask, Score) else ask.source
+        scoring = [one.name for one in plan.models[1 if test.no_score is not None else 0 :]][:1]
+        if test.score is not None and name in scoring:
+            own = {} if test.model_confidence is None else {MODEL_CONFIDENCE: np.full(count, test.model_confidence)}
+            return Answer([test.score] * count, [None] * count, columns=own)
+        if test.score is not None or test.no_score is not None:
+            return Answer.nothing(count, test.no_score or NOT_ASKED)
+        if name not in kept:
+            kept[name] = model(ask)
+        return kept[name]
 
     def at(now: datetime) -> Outcome:
         steps = processor.process(_batch(plan, test.event), Tables((CAP,)), seen, now)

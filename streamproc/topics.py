@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from streamproc.core.plan import ABSTAIN
 from streamproc.errors import UserError
 from streamproc.kafka import admin
 from streamproc.kafka.admin import Mismatch, TopicInfo, TopicSpec
@@ -22,6 +23,7 @@ Role = Literal[
     "decisions",
     "action",
     "review",
+    "abstained",
     "dead-letter",
     "artefacts",
     "panes",
@@ -87,6 +89,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
         TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
     ]
+    if ABSTAIN in plan.decisions:
+        rows.append(TopicRole("abstained", "write", spec(topics.abstained, count)))
     if plan.drift is not None:
         rows += [
             TopicRole("panes", "read and write", spec(topics.panes, partitions)),

@@ -30,7 +30,9 @@ from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.outcomes.processor import OutcomeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.review.desk import AGENDA, LOAD
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
+from streamproc.core.review.load import Load
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
@@ -42,6 +44,9 @@ from streamproc.seeing import seeing
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
+
+REVIEW = "review"
+"""The agent of cases."""
 
 
 def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> list[Agent]:
@@ -101,7 +106,7 @@ def _review_agent(plan: Plan, review: ReviewPlan, lanes: int) -> Agent:
     reviewing = ReviewProcessor(plan.pipeline, review, plan.actions, lanes)
     actions = {topic for topic in plan.actions.values() if topic is not None}
     written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))
-    return Agent("review", (topics.cases,), reviewing, REVIEW_TABLES, written)
+    return Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written)
 
 
 def _written_by_deciding(plan: Plan) -> tuple[str, ...]:
@@ -150,6 +155,8 @@ async def work(
             answerer=sight.answer,
             seen=sight.seen,
         )
+        if plan.review is not None:
+            metrics.REVIEW_WAITING.set_function(partial(_waiting, app))
         for agent in own:
             if isinstance(agent.processor, DriftProcessor):
                 metrics.DRIFT_STATISTIC.source = partial(_statistics, app, agent.processor, agent.name)
@@ -157,6 +164,11 @@ async def work(
             await run_worker(app)
         finally:
             await asyncio.to_thread(pipeline.answers.close)
+
+
+def _waiting(app: App) -> int:
+    """Cases that wait for people."""
+    return sum(Load.read(raw).waiting for raw in app.lanes.kept(REVIEW, AGENDA, LOAD))
 
 
 def _breaker(pipeline: Pipeline, model: str) -> int:

@@ -143,11 +143,12 @@ SOURCE = pl.Struct({"topic": pl.String, "partition": pl.Int64, "offset": pl.Int6
 COLUMNS: dict[str, dict[str, Any]] = {
     "decisions": {
         "id": pl.String, "source": SOURCE, "key": pl.String, "time": pl.String, "decision": pl.String,
-        "tier": pl.String, "why": pl.String, "rule": pl.String, "would_be": pl.String,
+        "tier": pl.String, "why": pl.String, "fallback_reason": pl.String, "rule": pl.String,
+        "scored_by": pl.String, "would_be": pl.String,
         "without_drift": pl.String, "drift_capped": pl.String, "rules": LISTS, "reasons": LISTS, "observed": LISTS,
         "undecided": LISTS, "score": pl.Float64, "scored": pl.Boolean,
-        "score_reason": pl.String, "confidence": pl.Float64, "features": pl.String, "pipeline": pl.String,
-        "plan": pl.String, "model": pl.String, "seen": pl.String,
+        "score_reason": pl.String, "confidence": pl.Float64, "shadows": pl.String, "features": pl.String,
+        "pipeline": pl.String, "plan": pl.String, "model": pl.String, "confidence_hash": pl.String, "seen": pl.String,
     },
     "review": {"id": pl.String, "decision": pl.String, "event": pl.String},
     "dead-letters": {"key": pl.String, "headers": pl.String, "value": pl.String, "value_base64": pl.String},

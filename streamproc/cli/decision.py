@@ -221,11 +221,12 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     drift = by_drift(one)
     rows = {
         "why": f"{WHY.get(one['why'], one['why'])}" + (f": {one['rule']}" if one["rule"] else ""),
-        "tier": one["tier"],
+        "tier": one["tier"] + (f" ({reason})" if (reason := one.get("fallback_reason")) else ""),
         "automation alone": one["would_be"] or "no decision",
         **({} if drift is None else {"drift": drift}),
         "reasons": ", ".join(one["reasons"]) or "none",
-        "score": score,
+        "score": score + (f", of {by}" if (by := one.get("scored_by")) else ""),
+        **{f"shadow {name}": _shadow(said) for name, said in one.get("shadows", {}).items()},
         "confidence": "none" if one["confidence"] is None else f"{one['confidence']:.6g}",
         "key": one["key"] or "none",
         "event time": one["time"],
@@ -271,6 +272,10 @@ def _print_later(later: Sequence[Found], results: Sequence[Mapping[str, Any]]) -
         click.echo(
             f"action of revision {result.get('revision', 0)}: {result.get('status')} {result.get('detail') or ''}"
         )
+
+
+def _shadow(said: Any) -> str:
+    return f"none ({said['reason']})" if said["score"] is None else f"{said['score']:.6g}"
 
 
 def _value(value: Any) -> str:

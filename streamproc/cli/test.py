@@ -125,13 +125,15 @@ def _why(pipeline: Pipeline, result: Result) -> list[RenderableType]:
 
 def _reason(plan: Plan, decision: Any) -> str:
     match decision["why"]:
-        case "rule":
+        case "rule" if decision["rule"] in {rule.id for rule in plan.rules}:
             return f"rule {decision['rule']} was the first that matched"
         case "undecided":
             rule = next((r.id for r in plan.rules if r.id in decision["undecided"] and not r.observe), "")
             return f"rule {rule} could not be evaluated, so `undecided` decided"
         case why:
             because = {
+                "rule": "a rule left it to the fallback chain",
+                "low_confidence": "a rule that reads confidence left it to the fallback chain",
                 "no_score": "there was no usable score",
                 "no_rule": "no rule matched",
                 "stale": "the event was too old",
@@ -146,7 +148,8 @@ def _rules(plan: Plan, file: PipelineFile, decision: Any) -> Table:
     """Every rule with its outcome and what it read."""
     table = Table("rule", "outcome", "values", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     matched = {*decision["rules"], *decision["observed"]}
-    chain = plan.rules if decision["why"] in ("rule", "undecided") else (*plan.rules, *plan.fallback)
+    ruled = decision["why"] == "undecided" or decision["rule"] in {rule.id for rule in plan.rules}
+    chain = plan.rules if ruled else (*plan.rules, *plan.fallback)
     for rule in chain:
         if rule.id in matched or rule.id == decision["rule"]:
             outcome = Text("matches", "green")
@@ -161,7 +164,7 @@ def _rules(plan: Plan, file: PipelineFile, decision: Any) -> Table:
 def _values(rule: Rule, file: PipelineFile, decision: Any) -> str:
     if rule.when is None:
         return "always matches"
-    own = {"score": decision["score"], "confidence": decision["confidence"], "event_time": decision["time"]}
+    own = {name: decision[name] for name in ("score", "confidence", "scored_by")} | {"event_time": decision["time"]}
     values = {**file.params, **own, **decision["features"]}
     names = [*sorted(rule.when.columns), *sorted(rule.when.params)]
     read = ", ".join(f"{name} = {_shown(values.get(name))}" for name in names)

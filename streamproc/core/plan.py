@@ -16,6 +16,12 @@ from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
 
 REVIEW: Final = "review"
+FALLBACK: Final = "fallback"
+"""What a rule decides that leaves the event to the fallback chain."""
+ABSTAIN: Final = "abstain"
+"""The decision that is none: the record says that nothing was decided, and why."""
+UNDECIDING: Final = frozenset({REVIEW, FALLBACK, ABSTAIN})
+"""What rules may decide that is no decision of automation's own."""
 Mode: TypeAlias = Literal["automatic", "fallback", "review-all"]
 """What people let automation do: decide, decide by the fallback chain alone, or nothing at all."""
 SCORE: Final = "score"
@@ -53,11 +59,15 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes."""
+    """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes.
+
+    ``classes`` are the names of the classes whose probabilities it gives, where they have names.
+    """
 
     name: str
     inputs: tuple[str, ...]
     version: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +127,25 @@ class Plan:
     review: ReviewPlan | None = None
     sensitive: frozenset[str] = field(default_factory=frozenset)
     """Recorded columns that derive from a sensitive field."""
+    stand_ins: tuple[ModelPlan, ...] = ()
+    """Models that are asked, in order, for what those before them gave no usable score for."""
+    shadows: tuple[ModelPlan, ...] = ()
+    """Models that are asked of the same events, recorded, and never decide."""
+    model_columns: tuple[str, ...] = ()
+    """What the model stage shows beside the score: its status, who scored, its confidence, its classes."""
+    confidence_hash: str | None = None
+    """Of the confidence expression, with the params that it reads."""
     outcomes: OutcomesPlan | None = None
 
     @property
     def topics(self) -> Topics:
         """The pipeline's own topics; the events topic and the action topics are not among them."""
         return Topics.of(self.pipeline)
+
+    @property
+    def models(self) -> tuple[ModelPlan, ...]:
+        """The model and its stand-ins, in the order in which they are asked."""
+        return () if self.model is None else (self.model, *self.stand_ins)
 
     @property
     def model_version(self) -> str | None:
@@ -142,8 +165,9 @@ class Plan:
     @property
     def decisions(self) -> frozenset[str]:
         """Every decision that the plan can make."""
-        made = frozenset(rule.decide for rule in (*self.rules, *self.fallback)) | {self.undecided, REVIEW}
-        return made if self.explore is None else made | {self.explore.decide}
+        made = frozenset(rule.decide for rule in (*self.rules, *self.fallback)) - {FALLBACK}
+        explored = () if self.explore is None else (self.explore.decide,)
+        return made | {self.undecided, REVIEW, *explored}
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -151,4 +175,5 @@ class Plan:
         topics = self.topics
         actions = {topic for topic in self.actions.values() if topic is not None}
         asked = topics.review if self.review is None else topics.cases
-        return (topics.decisions, asked, topics.dead_letters, *sorted(actions))
+        abstained = (topics.abstained,) if ABSTAIN in self.decisions else ()
+        return (topics.decisions, asked, *abstained, topics.dead_letters, *sorted(actions))

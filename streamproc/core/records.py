@@ -109,6 +109,7 @@ class Topics:
 
     decisions: str
     review: str
+    abstained: str
     dead_letters: str
     artefacts: str
     panes: str
@@ -129,6 +130,7 @@ class Topics:
         return cls(
             decisions=f"{pipeline}.decisions",
             review=f"{pipeline}.review",
+            abstained=f"{pipeline}.abstained",
             dead_letters=f"{pipeline}.dead-letter",
             artefacts=f"{pipeline}.artefacts",
             panes=f"{pipeline}.panes",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +19,29 @@ from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
-from streamproc.io.model import Closing, Model, Unavailable
+from streamproc.io.model import Closing, Model, Rejected, Scores, Starting, Unavailable
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8
+"""Calls of one model that are under way at once."""
+OWN_SHARE = 0.95
+"""Of the time, for the calls: what they have given by then is not lost where one of them hangs."""
 MOST_ATTEMPTS = 32
 """Calls for one batch, while rows that the model cannot take are looked for."""
+STARTING = "starting"
+"""The health of a model whose process is not ready yet."""
 FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model with the time that it has for one batch, and when it is not asked any more."""
+    """A model with the time that it has for one batch, how many calls it may have, and when it is not asked."""
 
     model: Model
     timeout: timedelta
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    in_flight: int = IN_FLIGHT
 
 
 class Answers:
@@ -43,8 +50,9 @@ class Answers:
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = dict(sources)
         self._breakers = {name: Breaker(source.breaker) for name, source in sources.items()}
-        self._pool = ThreadPoolExecutor(IN_FLIGHT, "model")
-        self._in_flight = 0
+        # A pool each: calls of a model that hang must not keep others from being asked.
+        self._pools = {name: ThreadPoolExecutor(source.in_flight, "model") for name, source in sources.items()}
+        self._under_way = dict.fromkeys(sources, 0)
 
     async def __call__(self, asks: Sequence[Ask]) -> list[Answer]:
         """One answer per ask, never an exception."""
@@ -64,24 +72,27 @@ class Answers:
         if not isinstance(ask, Score):
             return Answer.nothing(len(ask.keys), "no_such_source")
         source, breaker = self._sources[ask.model], self._breakers[ask.model]
-        if self._in_flight >= IN_FLIGHT:
+        if self._under_way[ask.model] >= source.in_flight:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
         if not breaker.allows(time.monotonic()):
             return Answer.nothing(len(ask.ids), "breaker_open", source.model.version)
-        self._in_flight += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pool, self.now, ask)
-        work.add_done_callback(self._done)
+        self._under_way[ask.model] += 1
+        work = asyncio.get_running_loop().run_in_executor(self._pools[ask.model], self.now, ask)
+        work.add_done_callback(partial(self._done, ask.model))
         try:
             async with asyncio.timeout(source.timeout.total_seconds()):
                 answer = await asyncio.shield(work)
         except TimeoutError:
             # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
             answer = Answer.nothing(len(ask.ids), "timeout", source.model.version)
-        breaker.ended(_failed(answer), time.monotonic())
+        if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
+            breaker.withdrawn()
+        else:
+            breaker.ended(_failed(answer), time.monotonic())
         return answer
 
-    def _done(self, work: asyncio.Future[Answer]) -> None:
-        self._in_flight -= 1
+    def _done(self, model: str, work: asyncio.Future[Answer]) -> None:
+        self._under_way[model] -= 1
         if not work.cancelled():
             work.exception()
 
@@ -90,42 +101,83 @@ class Answers:
         if not isinstance(ask, Score):
             return Answer.nothing(len(ask.keys), "no_such_source")
         source, rows = self._sources[ask.model], len(ask.ids)
-        values, reasons = np.full(rows, np.nan), list[str | None]([None] * rows)
-        deadline = time.monotonic() + source.timeout.total_seconds()
+        deadline = time.monotonic() + OWN_SHARE * source.timeout.total_seconds()
+        found = _Found(rows, source.model.version)
         parts = deque([(0, rows)])
         for attempt in range(MOST_ATTEMPTS):
             if not parts:
                 break
             begin, end = parts.popleft()
             late = attempt > 0 and time.monotonic() > deadline
-            found = "timeout" if late else _scores(source.model, ask, begin, end)
-            if not isinstance(found, str):
-                values[begin:end] = found
-            elif found == "model_error" and end - begin > 1 and len(parts) + attempt + 2 < MOST_ATTEMPTS:
+            got = "timeout" if late else _scores(source.model, ask, begin, end, deadline)
+            if not isinstance(got, str):
+                found.take(begin, end, got)
+            elif got == "model_error" and end - begin > 1 and len(parts) + attempt + 2 < MOST_ATTEMPTS:
                 middle = (begin + end) // 2  # one row that it cannot take must not take the others with it
                 parts.extend([(begin, middle), (middle, end)])
             else:
-                reasons[begin:end] = [found] * (end - begin)
-        for row in np.flatnonzero(~np.isfinite(values)).tolist():
-            reasons[row] = reasons[row] or "not_finite"
-        return Answer(values, reasons, source.model.version)  # type: ignore[arg-type]
+                if got == STARTING:
+                    found.health, got = STARTING, "model_unavailable"
+                found.reasons[begin:end] = [got] * (end - begin)
+        return found.answer()
 
 
-def _scores(model: Model, ask: Score, begin: int, end: int) -> NDArray[np.float64] | str:
+class _Found:
+    """What calls for parts of a batch have given, put together."""
+
+    def __init__(self, rows: int, version: str) -> None:
+        self.values = np.full(rows, np.nan)
+        self.reasons = list[str | None]([None] * rows)
+        self.health = ""
+        self._columns = dict[str, NDArray[np.float64]]()
+        self._version = version
+        self._versions: list[str] | None = None
+        self._named: str | None = None
+
+    def take(self, begin: int, end: int, got: Scores) -> None:
+        rows = len(self.values)
+        self.values[begin:end] = got.values
+        for name, column in got.columns.items():
+            self._columns.setdefault(name, np.full(rows, np.nan))[begin:end] = column
+        if self._named is None:
+            self._named = got.version
+        if self._named != got.version or self._versions is not None:
+            self._versions = self._versions or [self._whole(self._named)] * rows
+            self._versions[begin:end] = [self._whole(got.version)] * (end - begin)
+
+    def answer(self) -> Answer:
+        for row in np.flatnonzero(~np.isfinite(self.values)).tolist():
+            self.reasons[row] = self.reasons[row] or "not_finite"
+        version = self._whole(self._named or "")
+        return Answer(self.values, self.reasons, version, self.health, self._columns, self._versions)  # type: ignore[arg-type]
+
+    def _whole(self, named: str) -> str:
+        return f"{self._version}@{named}" if named else self._version
+
+
+def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> Scores | str:
     """The scores of some rows, or the reason why there are none."""
     whole = begin == 0 and end == len(ask.ids)
     columns = ask.columns if whole else {name: column[begin:end] for name, column in ask.columns.items()}
     try:
-        values = model.score(columns, end - begin)
+        scores = model.score(columns, end - begin, deadline)
     except TimeoutError:
         return "timeout"
+    except Starting:
+        return STARTING
     except Unavailable as error:
-        log.warning("the model is not available: %s", error)
+        log.warning("the model %s is not available: %s", ask.model, error)
         return "model_unavailable"
-    except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
-        log.warning("the model failed on a batch of %d: %s at %s", end - begin, type(error).__name__, _place(error))
+    except Rejected as error:
+        log.warning("the model %s failed on a batch of %d: %s", ask.model, end - begin, error)
         return "model_error"
-    return values if values.shape == (end - begin,) else "wrong_length"
+    except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
+        log.warning(
+            "the model %s failed on a batch of %d: %s at %s",
+            ask.model, end - begin, type(error).__name__, _place(error),
+        )  # fmt: skip
+        return "model_error"
+    return scores if scores.values.shape == (end - begin,) else "wrong_length"
 
 
 def _failed(answer: Answer) -> bool:

@@ -46,6 +46,10 @@ class Breaker:
         self._probing = True
         return True
 
+    def withdrawn(self) -> None:
+        """A call that was allowed was not made after all: nothing is known by it."""
+        self._probing = False
+
     def ended(self, failed: bool, now: float) -> None:
         """How a call ended. Those that began before it opened change nothing any more."""
         if self._opened is not None and not self._probing:

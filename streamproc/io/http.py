@@ -7,9 +7,11 @@ import hashlib
 import json
 import re
 import threading
+import time
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
+from math import inf
 from typing import Any, TypeVar
 
 import aiohttp
@@ -18,7 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from streamproc.errors import UserError
-from streamproc.io.model import Rejected, Unavailable
+from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
 
 Result = TypeVar("Result")
 HASH_BYTES = 16
@@ -36,8 +38,8 @@ class HttpModel:
     """One request a batch, on connections that stay open. A late answer is dropped with its connection.
 
     ``url`` is that of ``…/infer``. Each input column is a tensor of its name and shape (n,), or all of them are one of
-    shape (n, columns) where ``tensor`` names it. The score is the output itself, or the last column of class
-    probabilities.
+    shape (n, columns) where ``tensor`` names it. The score is the output itself, or a column of class probabilities;
+    ``confidence`` is the output that holds the model's own, where it has one.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class HttpModel:
         tensor: str | None = None,
         output: str | None = None,
         headers: Mapping[str, str] | None = None,
+        reading: Reading = DEFAULT_READING,
+        confidence: str | None = None,
     ) -> None:
         if not re.fullmatch(r"https?://[^\s/?#]+/\S+", url):
             raise UserError(f"`{url}` is no address of a model", "write http://HOST:PORT/v2/models/NAME/infer")
         self._url, self._inputs, self._tensor, self._output = url, tuple(inputs), tensor, output
+        self._reading, self._confidence = reading, confidence
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._seconds = timeout.total_seconds()
         said = orjson.dumps([url, list(inputs), tensor, output])
@@ -61,26 +66,28 @@ class HttpModel:
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
-    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
         """One score per row, NaN where an input is missing. Raises Unavailable where the server is, Rejected where it
         would not take the batch, ValueError where its answer cannot be used."""
-        return self._connections.run(self._score(columns, rows))
+        return self._connections.run(self._score(columns, rows, deadline))
 
-    async def _score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-        scores = np.full(rows, np.nan)
+    async def _score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float) -> Scores:
+        until = asyncio.get_running_loop().time() + min(self._seconds, deadline - time.monotonic())
         whole = np.ones(rows, np.bool_)
         for name in self._inputs:
             whole &= _known(columns[name])
-        if whole.any():
-            body = orjson.dumps(
-                {
-                    "inputs": self._tensors(columns, whole),
-                    **({"outputs": [{"name": self._output}]} if self._output else {}),
-                },
-                option=orjson.OPT_SERIALIZE_NUMPY,
-            )
-            scores[whole] = self._scores(await self._ask(body), int(whole.sum()))
-        return scores
+        if not whole.any():
+            return Scores(np.full(rows, np.nan))
+        wanted = [{"name": name} for name in (self._output, self._confidence) if name is not None]
+        body = orjson.dumps(
+            {"inputs": self._tensors(columns, whole), **({"outputs": wanted} if self._output else {})},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        got = self._scores(await self._ask(body, until), int(whole.sum()))
+        if whole.all():
+            return got
+        columns_of = {name: _spread(column, whole) for name, column in got.columns.items()}
+        return Scores(_spread(got.values, whole), columns_of, got.version)
 
     def _tensors(self, columns: Mapping[str, NDArray[Any]], whole: NDArray[np.bool_]) -> list[dict[str, Any]]:
         count = int(whole.sum())
@@ -91,10 +98,9 @@ class HttpModel:
             ]
         return [_column(name, columns[name][whole]) for name in self._inputs]
 
-    async def _ask(self, body: bytes) -> bytes:
+    async def _ask(self, body: bytes, deadline: float) -> bytes:
         """The server's answer, within the time. A connection that breaks is tried once more, where time is left."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._seconds
         session = self._connections.session()
         for again in (False, True):
             try:
@@ -111,17 +117,17 @@ class HttpModel:
                 await asyncio.sleep(self._seconds / 20)
         raise AssertionError("a second attempt ends")
 
-    def _scores(self, raw: bytes, rows: int) -> NDArray[np.float64]:
+    def _scores(self, raw: bytes, rows: int) -> Scores:
         try:
-            outputs = {one["name"]: one for one in _decoded(raw)["outputs"]}
-            chosen = outputs[self._output] if self._output is not None else outputs[list(outputs)[-1]]
-            values = [value if type(value) in (int, float) else np.nan for value in chosen["data"]]
-            shape = [int(size) for size in chosen["shape"]]
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+            response = _decoded(raw)
+            outputs = {one["name"]: one for one in response["outputs"]}
+            others = [name for name in outputs if name != self._confidence]
+            given = _matrix(outputs[self._output or others[-1]], rows)
+            trust = None if self._confidence is None else _matrix(outputs[self._confidence], rows)
+            version = response.get("model_version")
+        except (AttributeError, KeyError, IndexError, TypeError) as error:
             raise ValueError("the answer is no inference response") from error
-        if not shape or shape[0] != rows or int(np.prod(shape)) != len(values):
-            raise ValueError("the answer has another number of scores")
-        return np.array(values, np.float64).reshape(rows, -1)[:, -1]
+        return self._reading.scores(given, trust, version)
 
 
 class _Connections:
@@ -186,6 +192,22 @@ def _column(name: str, values: NDArray[Any]) -> dict[str, Any]:
     kind = TYPES.get(values.dtype.kind)
     data: Any = values if kind else values.astype(str).tolist()
     return {"name": name, "shape": [len(values)], "datatype": kind or "BYTES", "data": data}
+
+
+def _matrix(output: Mapping[str, Any], rows: int) -> NDArray[np.float64]:
+    """An output of shape (rows, …) as a matrix, NaN for what is no number."""
+    values = [value if type(value) in (int, float) else np.nan for value in output["data"]]
+    shape = [int(size) for size in output["shape"]]
+    if not shape or shape[0] != rows or int(np.prod(shape)) != len(values):
+        raise ValueError("the answer has another number of scores")
+    return np.array(values, np.float64).reshape(rows, -1)
+
+
+def _spread(values: NDArray[np.float64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values of some rows among all of them."""
+    everywhere = np.full(len(rows), np.nan)
+    everywhere[rows] = values
+    return everywhere
 
 
 def _decoded(raw: bytes) -> Any:

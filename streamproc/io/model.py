@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from streamproc.core.names import MODEL_CONFIDENCE, SCORE_OF
+
+LONGEST_VERSION = 100
 
 
 class Unavailable(Exception):
     """The model cannot answer at the moment, whatever it is asked."""
 
 
+class Starting(Unavailable):
+    """It is not ready yet, and nobody has waited for it: that is no call that failed."""
+
+
 class Rejected(Exception):
-    """The model would not take this batch; it may take a part of it."""
+    """The model would not take this batch; it may take a part of it. The text holds nothing of what was asked."""
 
 
 @runtime_checkable
@@ -26,6 +36,19 @@ class Closing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """``values`` are float64 of shape (rows,), NaN where there is no score.
+
+    ``columns`` are what else was said, of the same shape, by the names that they have in the frame. ``version`` is
+    what the model calls itself, where it does.
+    """
+
+    values: NDArray[np.float64]
+    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    version: str = ""
+
+
 class Model(Protocol):
     """Scores a batch. It may raise: that is an answer with a reason, and not a bug of the worker's.
 
@@ -34,9 +57,59 @@ class Model(Protocol):
 
     @property
     def version(self) -> str:
-        """A hash of what decides its scores."""
+        """A hash of what decides its scores, as far as that is known here."""
         ...
 
-    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-        """One score per row, shape (rows,); NaN where there is none."""
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
+        """Scores of all rows. What can be stopped is, at ``deadline``, in seconds of ``time.monotonic``."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read what a model gives. ``classes`` name the columns of class probabilities, where they have names;
+    ``score`` is the class whose probability is the score, the last one where none is stated."""
+
+    classes: tuple[str, ...] = ()
+    score: str | None = None
+
+    @classmethod
+    def of(cls, classes: Sequence[str], score: str | None) -> Reading:
+        return cls(tuple(classes), score)
+
+    def scores(
+        self, given: NDArray[np.float64], confidence: NDArray[np.float64] | None = None, version: object = None
+    ) -> Scores:
+        """``given`` has shape (rows,) or (rows, classes). Raises ValueError where that does not fit."""
+        rows = len(given)
+        table = given.reshape(rows, -1) if rows else given.reshape(0, max(1, len(self.classes)))
+        if self.classes and table.shape[1] != len(self.classes):
+            raise ValueError("the answer has another number of classes")
+        columns = {SCORE_OF + name: table[:, place] for place, name in enumerate(self.classes)}
+        if confidence is not None:
+            if confidence.shape not in ((rows,), (rows, 1)):
+                raise ValueError("the answer has another number of confidences")
+            columns[MODEL_CONFIDENCE] = confidence.reshape(rows)
+        chosen = -1 if self.score is None else self.classes.index(self.score)
+        return Scores(table[:, chosen], columns, named(version))
+
+
+DEFAULT_READING = Reading()
+
+
+def named(version: object) -> str:
+    """A version that a model gave itself, as text; empty for none."""
+    return str(version)[:LONGEST_VERSION] if isinstance(version, str | int | float) else ""
+
+
+def numbers(given: Any) -> NDArray[np.float64]:
+    """What came as an array or a list, as float64 of its shape; NaN for each thing in it that is no number.
+
+    Raises ValueError for what is ragged.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind in "fiub":
+        return array.astype(np.float64)
+    things = np.asarray(given, dtype=object)
+    plain = [float(one) if type(one) in (int, float) or isinstance(one, np.number) else np.nan for one in things.flat]
+    return np.array(plain, np.float64).reshape(things.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.errors import EnvironmentFault, UserError
+from streamproc.io.model import DEFAULT_READING, Reading, Scores
 
 HASH_BYTES = 16
 TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
@@ -24,7 +26,15 @@ class OnnxModel:
     One intra-op thread: with two, most scores depended on the batch that a row was in.
     """
 
-    def __init__(self, path: Path, inputs: Sequence[str], output: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: Sequence[str],
+        output: str | None = None,
+        *,
+        reading: Reading = DEFAULT_READING,
+        confidence: str | None = None,
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -50,7 +60,10 @@ class OnnxModel:
         self.version = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
         self._inputs = tuple(inputs)
         self._nodes = self._session.get_inputs()
-        self._output = self._choose(output, path.name)
+        self._reading = reading
+        self._outputs = [self._choose(output, path.name)]
+        if confidence is not None:
+            self._outputs.append(self._choose(confidence, path.name))
         for node in self._nodes:
             if node.type not in TYPES:
                 raise UserError(
@@ -78,8 +91,8 @@ class OnnxModel:
             )
         return name
 
-    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-        """One score per row: the output itself, or the last column of class probabilities."""
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
+        """The output itself, or a column of class probabilities. A run cannot be stopped."""
         padded = -(-rows // BLOCK) * BLOCK
         if len(self._nodes) == 1:
             matrix = np.zeros((padded, len(self._inputs)), TYPES[self._nodes[0].type])
@@ -91,8 +104,8 @@ class OnnxModel:
                 node.name: self._column(columns[name], rows, padded, node)
                 for name, node in zip(self._inputs, self._nodes, strict=True)
             }
-        result = np.asarray(self._session.run([self._output], feed)[0], np.float64)
-        return result[:rows] if result.ndim == 1 else result[:rows].reshape(rows, -1)[:, -1]
+        given, *more = (np.asarray(one, np.float64)[:rows] for one in self._session.run(self._outputs, feed))
+        return self._reading.scores(given, more[0] if more else None)
 
     @staticmethod
     def _column(values: NDArray[Any], rows: int, padded: int, node: Any) -> NDArray[Any]:

@@ -1,48 +1,218 @@
-"""Models that are Python functions: ``module:function`` on the batch's columns."""
+"""Models that are Python functions: ``module:function`` on the batch's columns, in a process of their own.
+
+A hang, a crash or a leak of the model is so no more than an answer with a reason: the process is ended and started
+again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import logging
 import sys
+import threading
+import time
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.errors import UserError
+from streamproc.io import frames
+from streamproc.io.child import Child
+from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable
+
+log = logging.getLogger(__name__)
 
 HASH_BYTES = 16
+START_SECONDS = 60.0
+"""For the first import, which whoever opens the pipeline waits for."""
+BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds until the next start, by how many came to nothing in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recycling:
+    """After so many calls, or with so many bytes in memory, another process takes over. ``None``: never."""
+
+    calls: int | None = None
+    memory: int | None = None
 
 
 class PythonModel:
-    """A function from columns (name to array of shape (n,)) to n scores.
+    """A function from columns (name to array of shape (n,)) to n scores, or to a dict of ``score``, ``confidence``
+    and ``version``.
 
-    That it treats every row by itself is the user's word: nothing can check it.
+    That it treats every row by itself is the user's word: nothing can check it. One call at a time is made of its
+    process, and those that wait have their deadlines too.
     """
 
-    def __init__(self, target: str, folder: Path) -> None:
-        self._function = load_function(target, folder)
-        module = sys.modules[self._function.__module__]
-        source = Path(module.__file__).read_bytes() if module.__file__ else target.encode()
-        self.version = hashlib.blake2b(source + target.encode(), digest_size=HASH_BYTES).hexdigest()
+    def __init__(
+        self,
+        target: str,
+        folder: Path,
+        timeout: timedelta = timedelta(seconds=60),
+        *,
+        reading: Reading = DEFAULT_READING,
+        recycling: Recycling = Recycling(),
+    ) -> None:
+        """Raises UserError where the function cannot be imported."""
+        if not all(target.partition(":")):
+            raise UserError(
+                f"`{target}` is not `module:function`",
+                "for example `scoring:score` for scoring.py beside this file",
+            )
+        self._target, self._folder = target, folder
+        self._seconds, self._reading, self._recycling = timeout.total_seconds(), reading, recycling
+        self._keeper = _Keeper(target, folder)
+        self.close = weakref.finalize(self, self._keeper.close)
+        """Ends the process; nobody has to call it."""
+        self.version = self._keeper.first()
 
-    def score(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-        """What the function returns, as float64, whatever its shape. Raises where that is not numbers."""
-        return np.asarray(self._function(columns), dtype=np.float64)
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is asked; ``None`` while none is ready."""
+        return self._keeper.pid
+
+    def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
+        """What the function returns. Raises TimeoutError, Unavailable where its process died or is not there yet,
+        Rejected where it raised, ValueError where what it gave is of another length."""
+        deadline = min(deadline, time.monotonic() + self._seconds)
+        keeper = self._keeper
+        if not keeper.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+        try:
+            child = keeper.ready()
+            said, body = frames.pack(columns)
+            try:
+                answer, raw = child.ask({"columns": said}, body, deadline)
+            except TimeoutError:
+                keeper.replace("did not answer in time")
+                raise
+            except frames.Closed as error:
+                keeper.replace(f"ended {child.how_it_ended()}")
+                raise Unavailable("its process ended") from error
+            keeper.answered(self._recycling, answer.get("memory", 0))
+        finally:
+            keeper.lock.release()
+        if "error" in answer:
+            raise Rejected(answer["error"])
+        found = frames.unpack(answer["columns"], raw)
+        return self._reading.scores(found["scores"], found.get("confidence"), answer["version"])
+
+
+class _Keeper:
+    """Has a process that is ready, or is starting one. To be used under its lock."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._version = ""
+        self.lock = threading.Lock()
+        self._target, self._folder = target, folder
+        self._child: Child | None = None
+        self._next: Child | None = None
+        self._failed, self._calls, self._not_before = 0, 0, 0.0
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    def first(self) -> str:
+        """Start the first process and wait for it. Its version."""
+        self._child = Child(self._target, self._folder)
+        try:
+            self._version = self._child.hello(time.monotonic() + START_SECONDS)
+            return self._version
+        except TimeoutError as error:
+            self.close()
+            raise UserError(
+                f"`{self._target}` was not imported within {START_SECONDS:.0f} s",
+                "let the module load what is large when it is first called",
+            ) from error
+        except frames.Closed as error:
+            how = self._child.how_it_ended()
+            self.close()
+            raise UserError(
+                f"`{self._target}` cannot be used: importing it ended its process {how}",
+                "import the module in a Python of its own, and see why",
+            ) from error
+        except UserError:
+            self.close()
+            raise
+
+    def ready(self) -> Child:
+        """A process that can be asked. Never waits: raises Starting while none can."""
+        if self._next is not None and self._started(self._next):
+            if self._child is not None:
+                self._child.end()
+            self._child, self._next, self._calls = self._next, None, 0
+        if self._child is not None:
+            return self._child
+        if self._next is None:
+            self._start()
+        raise Starting("its process is starting")
+
+    def replace(self, why: str) -> None:
+        """End the process, and start another one."""
+        log.warning("the process of the model %s %s: it is started again", self._target, why)
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._start()
+
+    def answered(self, recycling: Recycling, memory: int) -> None:
+        """Note an answer; where the process has done or taken enough, start the one that will take over."""
+        self._failed = 0
+        self._calls += 1
+        enough = recycling.calls is not None and self._calls >= recycling.calls
+        large = recycling.memory is not None and memory > recycling.memory
+        if (enough or large) and self._next is None:
+            self._start()
+
+    def close(self) -> None:
+        """End what runs."""
+        self._closed = True
+        for child in (self._child, self._next):
+            if child is not None:
+                child.end()
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        if self._next is not None or self._closed or now < self._not_before:
+            return
+        self._not_before = now + BACKOFF[min(self._failed, len(BACKOFF) - 1)]
+        self._failed += 1
+        self._next = Child(self._target, self._folder)
+
+    def _started(self, child: Child) -> bool:
+        """Whether it has said that it is ready. One that never will be is given up."""
+        try:
+            version = child.hello(time.monotonic())
+            if version != self._version:  # decisions name the version that the plan was made with
+                raise UserError("its module has changed since the worker started", "start the worker again")
+        except TimeoutError:
+            if time.monotonic() - child.began > START_SECONDS:
+                log.warning("the process of the model %s did not start in time", self._target)
+                child.end()
+                self._next = None
+            return False
+        except (frames.Closed, UserError) as error:
+            log.warning("the process of the model %s did not start: %s", self._target, error)
+            child.end()
+            self._next = None
+            return False
+        return True
 
 
 def load_function(target: str, folder: Path) -> Callable[..., Any]:
     """Import ``module:function``, looking into ``folder`` first. Raises UserError where there is none."""
     module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise UserError(
-            f"`{target}` is not `module:function`",
-            "for example `scoring:score` for scoring.py beside this file",
-        )
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
@@ -58,3 +228,10 @@ def load_function(target: str, folder: Path) -> Callable[..., Any]:
             f"{module_name!r} has no function {name!r}", "name one that takes the columns and returns scores"
         )
     return function  # type: ignore[no-any-return]
+
+
+def version_of(target: str, function: Callable[..., Any]) -> str:
+    """A hash of the source of the function's module."""
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    source = Path(file).read_bytes() if file else target.encode()
+    return hashlib.blake2b(source + target.encode(), digest_size=HASH_BYTES).hexdigest()

@@ -286,6 +286,11 @@ class Lanes:
         """The partition numbers of an agent's lanes that this worker owns."""
         return {lane.partition for lane in self._held.lanes if lane.agent == agent}
 
+    def kept(self, agent: str, table: str, key: bytes) -> list[bytes | None]:
+        """What the lanes of an agent that this worker owns keep under one key, as it is committed."""
+        own = [lane for lane in self._held.lanes.values() if lane.agent.name == agent]
+        return [lane.tables.get_many(table, [key])[0] for lane in own]
+
     def health(self) -> dict[str, Any]:
         """For ``/healthz``: whether all is well, and the state of every lane."""
         return self._vitals.health(self._held.lanes, min(self._settings.watchdog / 2, 15.0))

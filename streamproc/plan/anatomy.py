@@ -76,8 +76,9 @@ def _annotation(path: Path_) -> Any:
     here: Any = PipelineFile
     for part in path:
         model, inner = _model(here), _bare(here)
-        if isinstance(part, int) and get_origin(inner) is list:
-            here = get_args(inner)[0]
+        lists = [one for one in _options(here) if get_origin(one) is list]
+        if isinstance(part, int) and lists:
+            here = get_args(lists[0])[0]
         elif isinstance(part, str) and get_origin(inner) is dict:
             here = get_args(inner)[1]
         elif model is not None and part in fields_of(model):
@@ -85,6 +86,12 @@ def _annotation(path: Path_) -> Any:
         else:
             return None
     return here
+
+
+def _options(annotation: Any) -> list[Any]:
+    """What may stand here, without constraints."""
+    bare = _bare(annotation)
+    return list(map(_bare, get_args(bare))) if get_origin(bare) in (Union, UnionType) else [bare]
 
 
 def _bare(annotation: Any) -> Any:

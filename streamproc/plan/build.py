@@ -8,21 +8,22 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, Events, Feature, ModelPlan, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, Events, Feature, Plan, Rule
 from streamproc.plan.cases import check_tests
-from streamproc.plan.columns import check_params, make_confidence, make_features, make_model
+from streamproc.plan.columns import check_params, make_confidence, make_features
 from streamproc.plan.content import hashed
 from streamproc.plan.contract import check_fields, open_contract
 from streamproc.plan.document import Document
 from streamproc.plan.drift import add_drift_columns, make_drift
-from streamproc.plan.inspect import DEFAULT_MODEL, Inspect, ModelFacts
+from streamproc.plan.inspect import Inspect, ModelFacts
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.outcomes import make_outcomes
 from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
+from streamproc.plan.scoring import Models, make_models, shown
 
-__all__ = ["DEFAULT_MODEL", "Inspect", "ModelFacts", "build"]
+__all__ = ["Inspect", "ModelFacts", "build"]
 
 
 def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | None:
@@ -32,7 +33,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     check_fields(document, file, contract)
     check_params(document, file, scope)
     features = make_features(document, file, scope)
-    model = make_model(document, file, scope, inspect)
+    models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
     add_drift_columns(document, file, scope, sensitive)
     confidence = make_confidence(document, file, scope)
@@ -44,7 +45,8 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     drift = make_drift(document, file, scope, read, confidence, sensitive)
     outcomes = make_outcomes(document, file, scope, sensitive)
     fields = {} if contract is None else contract.columns
-    recorded = _recorded([*fields, *(drift.reads if drift else ())], features, read, model)
+    of_models = shown(file, read)
+    recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *file.features} if document.problems else set[str]()
     check_tests(document, file, contract, {*recorded, *uncertain}, drift)
@@ -66,7 +68,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         rules=tuple(rules),
         actions=dict(file.actions),
         features=tuple(features),
-        model=model,
+        model=models.chain[0] if models.chain else None,
         confidence=confidence,
         undecided=file.undecided,
         fallback=tuple(fallback),
@@ -75,6 +77,9 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         drift=drift,
         review=review,
         sensitive=sensitive,
+        stand_ins=models.chain[1:],
+        shadows=models.shadows,
+        model_columns=of_models,
         outcomes=outcomes,
     )
     return hashed(plan, file)
@@ -102,11 +107,13 @@ def _expressions(
 
 
 def _recorded(
-    fields: Iterable[str], features: list[Feature], read: list[Expression], model: ModelPlan | None
+    fields: Iterable[str], features: list[Feature], read: list[Expression], models: Models, of_models: Iterable[str]
 ) -> tuple[str, ...]:
-    """The columns that decisions show: features, and the fields that model and conditions read directly."""
+    """The columns that decisions show: features, the fields that models and conditions read directly, and what models
+    say beside the score."""
     columns = [feature.name for feature in features]
-    directly = [*(model.inputs if model is not None else ())]
+    directly = [name for model in (*models.chain, *models.shadows) for name in model.inputs]
+    directly += of_models
     for expression in read:
         directly += sorted(expression.columns)
     known = set(fields)

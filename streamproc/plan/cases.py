@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from streamproc.core.contract import Contract
-from streamproc.core.plan import REVIEW, DriftPlan
+from streamproc.core.plan import ABSTAIN, REVIEW, UNDECIDING, DriftPlan
 from streamproc.core.records import DeadLetter
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import ExpectPart, PipelineFile, TestPart
 from streamproc.plan.names import closest, near
+from streamproc.plan.scoring import placed
 
 TIERS = ("automatic", "abstain")
 FALLBACK = "fallback:"
+STAND_IN = "stand-in:"
 
 Vocabulary: TypeAlias = "dict[str, tuple[list[str], str]]"
 """For a key of ``expect`` the names that it can have, and what they are."""
@@ -55,13 +57,17 @@ def event_bytes(event: Mapping[str, Any]) -> bytes:
 
 
 def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPart) -> None:
-    for key in ("score", "no_score"):
+    for key in ("score", "no_score", "model_confidence"):
         if document.has((*at, key)) and not document.has(("model",)):
             hint = "take it out, or add a model"
             document.problem((*at, key), "the test speaks of a score, and there is no model", hint, at_key=True)
-    if test.score is not None and test.no_score is not None:
+    alone = len(placed(file)[0]) < 2
+    if test.score is not None and test.no_score is not None and alone:
         message = "the test gives a score, and says that there is none"
         document.problem((*at, "no_score"), message, "keep `score` or `no_score`", at_key=True)
+    if test.model_confidence is not None and test.score is None and document.has(("model",)):
+        message = "`model_confidence` changes nothing: the model is asked"
+        document.problem((*at, "model_confidence"), message, "add `score: …`, or take it out", at_key=True)
     if test.age is not None and not document.has(("events", "max_age")):
         message = "`age` changes nothing: events have no `max_age`"
         document.problem((*at, "age"), message, "take it out, or add `max_age` under `events`", at_key=True)
@@ -139,17 +145,27 @@ def _vocabulary(document: Document, file: PipelineFile) -> Vocabulary:
     last_resort = [part.id for part in file.fallback]
     decisions = [part.decide or REVIEW for part in file.rules]
     decisions += [part.decide for part in file.fallback]
-    decisions += [REVIEW, file.undecided, *file.actions]
+    decisions += [REVIEW, ABSTAIN, file.undecided, *file.actions]
+    models = [name for _, name, _ in placed(file)[0]]
     vocabulary: Vocabulary = {}
     if not _incomplete(document, "decide"):
-        vocabulary["decision"] = decisions, "decisions"
-        vocabulary["would_be"] = [name for name in decisions if name != REVIEW], "decisions"
+        vocabulary["decision"] = [name for name in decisions if name != "fallback"], "decisions"
+        vocabulary["would_be"] = [name for name in decisions if name not in UNDECIDING], "decisions"
     if not _incomplete(document, "id", "observe"):
-        vocabulary["tier"] = [*TIERS, *(FALLBACK + name for name in last_resort)], "tiers"
+        vocabulary["tier"] = (
+            [
+                *TIERS,
+                *(FALLBACK + name for name in last_resort),
+                *(STAND_IN + name for name in models[1:]),
+            ],
+            "tiers",
+        )
         vocabulary["rule"] = [*deciding, *last_resort], "deciding rules"
         vocabulary["rules"] = deciding, "deciding rules"
         vocabulary["observed"] = observing, "observing rules"
         vocabulary["undecided"] = [*deciding, *observing], "rules"
+    if not any(path[:1] == ("model",) for path in document.broken):
+        vocabulary["scored_by"] = models, "models"
     if not _incomplete(document, "reason"):
         vocabulary["reasons"] = [part.reason for part in file.rules if part.reason is not None], "reasons"
     return vocabulary

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from streamproc.core.plan import DriftPlan, Plan, Rule
+from streamproc.core.plan import DriftPlan, ModelPlan, Plan, Rule
 from streamproc.core.review.policy import Allowance, ReviewPlan
 from streamproc.plan.models import PipelineFile
+from streamproc.plan.scoring import Placed, placed
 
 HASH_BYTES = 16
 
 
 def hashed(plan: Plan, file: PipelineFile) -> Plan:
-    """The plan with its hash. Comments, layout, tests and the spelling of expressions do not count."""
-    raw = orjson.dumps(_content(plan, file), option=orjson.OPT_SORT_KEYS)
-    return replace(plan, hash=hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest())
+    """The plan with its hashes. Comments, layout, tests and the spelling of expressions do not count."""
+    trust = plan.confidence
+    own = None if trust is None else _hash([trust.sql, {name: file.params[name] for name in sorted(trust.params)}])
+    return replace(plan, hash=_hash(_content(plan, file)), confidence_hash=own)
+
+
+def _hash(content: Any) -> str:
+    raw = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
 
 
 def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
-    events, model = plan.events, plan.model
+    events = plan.events
+    chain, shadows = placed(file)
+    models = _models(plan.models, chain)
     return {
         "pipeline": plan.pipeline,
         "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
         "contract": plan.contract.schema,
         "params": file.params,
         "features": [[feature.name, feature.expression.sql] for feature in plan.features],
-        "model": None if model is None else [model.version, model.inputs, file.model and file.model.output],
+        "model": models[0] if models else None,
+        **({"stand_ins": models[1:]} if models[1:] else {}),
+        **({"shadows": _models(plan.shadows, shadows)} if shadows else {}),
         "confidence": None if plan.confidence is None else plan.confidence.sql,
         "rules": [_rule(rule) for rule in plan.rules],
         "undecided": plan.undecided,
@@ -41,6 +53,17 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         **({} if plan.outcomes is None or not plan.outcomes.reads else {"outcomes": plan.outcomes.reads}),
         **({} if plan.review is None else {"review": _review(plan.review)}),
     }
+
+
+def _models(plans: Sequence[ModelPlan], models: Placed) -> list[list[Any]]:
+    """What decides what each model says, and by which name it is known."""
+    content = []
+    for plan, (_, _, part) in zip(plans, models, strict=True):
+        own: list[Any] = [plan.version, plan.inputs, part.output]
+        if more := {key: getattr(part, key) for key in ("id", "classes", "score", "confidence") if getattr(part, key)}:
+            own.append(more)
+        content.append(own)
+    return content
 
 
 def _drift(drift: DriftPlan) -> list[Any]:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from streamproc.plan.models import PipelineFile
-
-DEFAULT_MODEL = "default"
+from streamproc.plan.models import ModelPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,5 +18,6 @@ class ModelFacts:
     inputs: int | None = None
 
 
-Inspect: TypeAlias = Callable[[PipelineFile, Path], ModelFacts]
-"""Looks at a file's model; raises UserError where it cannot be used."""
+Inspect: TypeAlias = Callable[[str, ModelPart, Path], ModelFacts]
+"""Looks at a model, given its id, what the file says of it, and the file's folder; raises UserError where it cannot be
+used."""

@@ -54,8 +54,15 @@ class BreakerPart(Part):
     wait: Duration = Field(timedelta(seconds=5), description="Until one call tries again")
 
 
+class RecyclePart(Part):
+    """When another process takes over from that of a Python model."""
+
+    calls: int | None = Field(None, ge=1, description="After so many calls")
+    megabytes: int | None = Field(None, ge=1, description="When it has so much in memory")
+
+
 class ModelPart(Part):
-    """The model: exactly one of ``onnx``, ``python`` and ``http``."""
+    """A model: exactly one of ``onnx``, ``python`` and ``http``."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -64,8 +71,9 @@ class ModelPart(Part):
         json_schema_extra={"oneOf": [{"required": [kind]} for kind in ("onnx", "python", "http")]},
     )
 
+    id: Slug | None = Field(None, description="Its name in decisions and metrics; its kind by default")
     onnx: Text | None = Field(None, description="An ONNX file, relative to this one")
-    python: Text | None = Field(None, description="`module:function`, called with the batch's columns")
+    python: Text | None = Field(None, description="`module:function`, called in a process of its own")
     http: Text | None = Field(
         None, description="The address of a model that speaks the Open Inference Protocol v2, up to `…/infer`"
     )
@@ -75,7 +83,12 @@ class ModelPart(Part):
     )
     inputs: list[Text] = Field(min_length=1, description="Columns, in the model's order")
     output: str | None = Field(None, description="The output that holds the score; the last one by default")
+    classes: list[Name] = Field([], description="Names of its classes, in order, where it gives their probabilities")
+    score: str | None = Field(None, description="The class whose probability is the score; the last one by default")
+    confidence: str | None = Field(None, description="The output that holds the model's own confidence")
     timeout: Duration = Field(timedelta(seconds=1), description="For one batch")
+    in_flight: int = Field(8, ge=1, le=256, description="So many calls at once; more have no score")
+    recycle: RecyclePart | None = Field(None, description="When a Python model gets a new process")
     breaker: BreakerPart = Field(BreakerPart(), description="When it is not asked for a while")  # type: ignore[call-arg]
 
     @property
@@ -94,12 +107,18 @@ class RulePart(Part):
     observe: bool = Field(False, description="List it when it matches, but never let it decide")
 
 
+Models = Annotated[
+    Annotated[ModelPart, Tag("one")] | Annotated[list[ModelPart], Field(min_length=1), Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
+]
+
+
 class FallbackPart(Part):
-    """One rule of the fallback chain: it sees features, but no score."""
+    """One step of the fallback chain: it sees features, but no score."""
 
     id: Slug = Field(description="Its name in decisions; no other rule has it")
     when: Sql | None = Field(None, description="A condition; without one the rule always matches")
-    decide: Slug = Field(description="The decision")
+    decide: Slug = Field(description="The decision, `review`, or `abstain`")
 
 
 class DeadLettersPart(Part):
@@ -259,12 +278,14 @@ class ExpectPart(Part):
     """What a test expects; only what is stated is compared."""
 
     decision: str | None = Field(None, description="What is decided")
-    tier: str | None = Field(None, description="Who decided: `automatic`, `abstain`, or `fallback:ID`")
+    tier: str | None = Field(None, description="Who decided: `automatic`, `stand-in:ID`, `fallback:ID`, or `abstain`")
     rule: str | None = Field(None, description="The rule that decided; null where none did")
     rules: list[str] | None = Field(None, description="All rules that matched, in order, without observing ones")
     reasons: list[str] | None = Field(None, description="The reason codes of those")
     observed: list[str] | None = Field(None, description="The observing rules that matched")
     undecided: list[str] | None = Field(None, description="The rules that could not be evaluated")
+    fallback_reason: str | None = Field(None, description="Why the first model and the rules did not decide")
+    scored_by: str | None = Field(None, description="The model whose score it is; null where there is none")
     would_be: str | None = Field(None, description="What automation alone would decide; null for nothing")
     score: float | None = Field(None, description="The score; null for none")
     confidence: float | None = Field(None, description="The confidence; null for none")
@@ -283,7 +304,10 @@ class TestPart(Part):
     name: Text = Field(description="What is shown when it fails")
     event: dict[str, Any] = Field(description="The event, as its JSON is")
     score: float | None = Field(None, description="Stands in for the model's answer")
-    no_score: Text | None = Field(None, description="The model gives no score, for this reason")
+    no_score: Text | None = Field(
+        None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
+    )
+    model_confidence: float | None = Field(None, description="The model's own confidence, with `score`")
     age: Age | None = Field(None, description="How old the event is when it is decided; 0s by default")
     drift: dict[str, DriftLevel] = Field(
         {}, description="How columns stand: `warning` or `drifting`; others are stable"
@@ -299,7 +323,8 @@ class PipelineFile(Part):
     events: EventsPart = Field(description="The input: topic, contract, and which fields mean what")
     params: dict[Name, Constant] = Field({}, description="Named constants for expressions")
     features: dict[Name, Sql] = Field({}, description="Columns by expression, in order")
-    model: ModelPart | None = Field(None, description="Gives each event a score")
+    model: Models | None = Field(None, description="Gives each event a score; a list: the first, and its stand-ins")
+    shadow: list[ModelPart] = Field([], description="Models that are asked and recorded, and never decide")
     confidence: Sql | None = Field(None, description="How far the business trusts the score")
     drift: DriftPart | None = Field(None, description="What is watched for drift")
     outcomes: OutcomesPart | None = Field(None, description="What came true, and what it costs")

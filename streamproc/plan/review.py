@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from streamproc.core.plan import REVIEW
+from streamproc.core.plan import REVIEW, UNDECIDING
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import ExplorePart, PipelineFile, ReviewPart
@@ -24,7 +24,7 @@ def make_review(document: Document, file: PipelineFile, scope: Scope) -> ReviewP
     if part is None:
         return None
     made = set(made_by(document, file))
-    choices = (made | set(file.actions)) - {REVIEW}
+    choices = (made | set(file.actions)) - UNDECIDING
     at: Path_ = ("review", "on_expiry")
     if not document.is_broken(at):
         if part.on_expiry == REVIEW:
@@ -93,10 +93,11 @@ def _explore(document: Document, part: ExplorePart | None, made: set[str], file:
     if part is None:
         return None
     at: Path_ = ("review", "explore")
-    if REVIEW in (part.instead_of, part.decide):
-        document.problem(at, "exploring decides instead of a person, and not for one", "name two actions")
+    if UNDECIDING & {part.instead_of, part.decide}:
+        message = "exploring takes the place of a decision that automation makes"
+        document.problem(at, message, "name two actions")
     elif part.instead_of not in made:
-        hint = near(part.instead_of, made - {REVIEW}, "decisions")
+        hint = near(part.instead_of, made - UNDECIDING, "decisions")
         document.problem((*at, "instead_of"), f"no rule decides `{part.instead_of}`", hint)
     elif part.decide not in file.actions and not document.is_broken(("actions",)):
         hint = near(part.decide, set(file.actions), "actions")

@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from streamproc.core.plan import REVIEW, Rule
+from streamproc.core.plan import ABSTAIN, FALLBACK, REVIEW, UNDECIDING, Rule
 from streamproc.core.records import Topics
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
 from streamproc.plan.names import closest, near
 from streamproc.plan.scope import Scope, without_score
+from streamproc.plan.scoring import of_score
 
 IDS_DIFFER = "decisions name rules by their ids: make them differ"
 
@@ -29,28 +30,49 @@ def make_rules(document: Document, file: PipelineFile, scope: Scope) -> list[Rul
             "add one without `observe`",
             at_key=True,
         )
+    for index, part in _sound(document, "rules", file.rules):
+        at: Path_ = ("rules", index, "decide")
+        if part.decide == FALLBACK and not document.has(("fallback",)):
+            message = f"rule `{part.id}` leaves events to the fallback chain, and there is none"
+            document.problem(at, message, "add `fallback: …`, or write `decide: review`")
+        if part.decide == ABSTAIN and not document.is_broken(at):
+            message = "`abstain` is a step of the fallback chain, and no rule's decision"
+            document.problem(at, message, "write `decide: fallback`, and let a step of the chain abstain")
     return rules
 
 
 def make_fallback(document: Document, file: PipelineFile, scope: Scope) -> list[Rule]:
-    """The fallback chain, which sees no score."""
+    """The fallback chain, which sees no score. It must not come to an end without a decision."""
     message = "the fallback chain cannot read `{name}`: it decides where there is no usable score"
-    without_score(scope, message, "use features and fields of the event")
+    without_score(scope, message, "use features and fields of the event", of_score(file))
     own = {part.id: index for index, part in _sound(document, "rules", file.rules)}
     for index, part in _sound(document, "fallback", file.fallback):
         at: Path_ = ("fallback", index, "id")
         if part.id in own and not document.is_broken(at):
             line, _ = document.spot(("rules", own[part.id], "id"))
             document.problem(at, f"a rule in line {line} has the id `{part.id}` too", IDS_DIFFER)
-    return _chain(document, scope, "fallback", file.fallback)
+        if part.decide == FALLBACK and not document.is_broken(("fallback", index, "decide")):
+            message = f"step `{part.id}` leads to the chain that it is a step of"
+            document.problem(("fallback", index, "decide"), message, "write `review`, `abstain`, or a decision")
+    chain = _chain(document, scope, "fallback", file.fallback)
+    whole = chain and len(chain) == len(file.fallback) and not document.is_broken(("fallback",))
+    last = len(file.fallback) - 1
+    if whole and not any(map(_always, chain)) and not document.is_broken(("fallback", last, "when")):
+        message = f"the fallback chain may decide nothing: `{chain[-1].id}`, its last step, has a `when`"
+        hint = "add a last step without one: `{id: otherwise, decide: review}`, or `decide: abstain`"
+        document.problem(("fallback", last, "when"), message, hint, at_key=True)
+    return chain
 
 
 def check_decisions(document: Document, file: PipelineFile) -> None:
     """Every decision has a topic, every topic a decision, and nothing goes in circles."""
+    if file.undecided == FALLBACK and not document.is_broken(("undecided",)):
+        message = "`fallback` is no decision: a rule that cannot be evaluated may be one of the chain"
+        document.problem(("undecided",), message, "write `review`, `abstain`, or a decision")
     made = made_by(document, file)
     actions_known = not document.is_broken(("actions",))
     for decision, at in made.items():
-        if decision != REVIEW and decision not in file.actions and actions_known:
+        if decision not in {*UNDECIDING, *file.actions} and actions_known:
             if document.is_broken(("actions", decision)):
                 continue
             close = closest(decision, {*file.actions, REVIEW})
@@ -66,8 +88,15 @@ def check_decisions(document: Document, file: PipelineFile) -> None:
         at = ("actions", decision)
         if decision == REVIEW:
             document.problem(at, "`review` goes to the review topic by itself", "take it out of `actions`", at_key=True)
+        elif decision == ABSTAIN:
+            document.problem(
+                at, "`abstain` goes to a topic of its own by itself", "take it out of `actions`", at_key=True
+            )
+        elif decision == FALLBACK:
+            message = "`fallback` is no decision, but leaves one to the fallback chain"
+            document.problem(at, message, "give the action another name", at_key=True)
         elif decision not in made and complete and not document.has(("review",)):  # people may choose any
-            hint = near(decision, set(made) - {REVIEW}, "decisions")
+            hint = near(decision, set(made) - UNDECIDING, "decisions")
             document.problem(at, f"no rule decides `{decision}`", hint, at_key=True)
         if topic is not None and topic == file.events.topic:
             document.problem(at, f"topic `{topic}` is the one that events come from: a loop", "send actions elsewhere")

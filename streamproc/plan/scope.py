@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -78,9 +78,9 @@ class Scope:
         self.document.problem(at, message, remedy, offset=error.offset)
 
 
-def without_score(scope: Scope, message: str, remedy: str) -> None:
-    """Take score and confidence out of a scope, and say why they are not there."""
-    for name in (SCORE, CONFIDENCE):
+def without_score(scope: Scope, message: str, remedy: str, others: Iterable[str] = ()) -> None:
+    """Take score and confidence out of a scope, with what else comes of a score, and say why they are not there."""
+    for name in (SCORE, CONFIDENCE, *others):
         scope.known.pop(name, None)
         scope.uncertain.discard(name)
         scope.absent[name] = message.format(name=name), remedy

@@ -19,6 +19,7 @@ from streamproc.plan.names import closest, near
 from streamproc.plan.reader import BEGIN
 
 ROUNDS = 20
+_MODEL = {"http": "http://placeholder/v2", "inputs": ["placeholder"]}
 _RULE = {"id": "placeholder", "decide": "review"}
 _TEST: dict[str, Any] = {"name": "placeholder", "event": {}, "expect": {}}
 # What stands in for something broken that a file cannot do without. `*` is any item of a list.
@@ -30,6 +31,17 @@ _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
     ("events", "sensitive", "*"): "placeholder",
     ("model", "inputs"): ["placeholder"],
     ("model", "inputs", "*"): "placeholder",
+    ("model", "classes", "*"): "placeholder",
+    **{
+        (name, "*", *rest): value
+        for name in ("model", "shadow")
+        for rest, value in (
+            ((), _MODEL),
+            (("inputs",), ["placeholder"]),
+            (("inputs", "*"), "placeholder"),
+            (("classes", "*"), "placeholder"),
+        )
+    },
     ("drift", "reference"): "placeholder",
     ("drift", "false_alarms"): "1 per 1000000 events",
     ("drift", "watch", "*"): "placeholder",

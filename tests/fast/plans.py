@@ -12,6 +12,7 @@ import orjson
 from streamproc.core.contract import Contract
 from streamproc.core.decide import DecideProcessor
 from streamproc.core.expressions import compile_expression
+from streamproc.core.names import MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Events, Feature, ModelPlan, Plan, Rule
 from streamproc.core.processor import Answer, Ask, Batch, Effects, Score
 from streamproc.offline import EPOCH, Offline, batch_of
@@ -45,9 +46,15 @@ def make_plan(
     observe: Sequence[str] = (),
     schema: Mapping[str, Any] = SCHEMA,
     params: Mapping[str, Any] | None = None,
+    stand_ins: Sequence[str] = (),
+    shadows: Sequence[str] = (),
+    columns: Sequence[str] = (),
     **events: Any,
 ) -> Plan:
-    """A plan with rules as (id, when, decide); a model where there are inputs."""
+    """A plan with rules as (id, when, decide); a model where there are inputs, which stand-ins and shadows read too.
+
+    ``columns`` are what it shows of models: all that is no text is a number.
+    """
     contract, params = Contract(schema), params or {}
     known = {**contract.columns, EVENT_TIME: pl.Datetime("us", "UTC")}
     made = []
@@ -58,6 +65,10 @@ def make_plan(
     plain = dict(known)
     if inputs:
         known[SCORE] = pl.Float64()
+    for name in columns:
+        known[name] = pl.String() if name in (MODEL_STATUS, SCORED_BY) else pl.Float64()
+        if name in (MODEL_STATUS, SCORED_BY):
+            plain[name] = known[name]
     trust = None if confidence is None else compile_expression(confidence, known, params, want="number", finite=True)
     if trust is not None:
         known[CONFIDENCE] = pl.Float64()
@@ -78,7 +89,10 @@ def make_plan(
         model=ModelPlan("m", tuple(inputs), "v1") if inputs else None,
         confidence=trust,
         fallback=tuple(rule(row, plain) for row in fallback),
-        recorded=(*(features or {}), "amount", "count", "name", "ok"),
+        recorded=(*(features or {}), *columns, "amount", "count", "name", "ok"),
+        stand_ins=tuple(ModelPlan(name, tuple(inputs), f"v-{name}") for name in stand_ins),
+        shadows=tuple(ModelPlan(name, tuple(inputs), f"v-{name}") for name in shadows),
+        model_columns=tuple(columns),
         dead_letter_mode="masked" if events.get("sensitive") else "plain",
     )
 

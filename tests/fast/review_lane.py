@@ -40,6 +40,8 @@ def decision(number: int, decided: str = "review", **more: Any) -> dict[str, Any
         "tier": "automatic",
         "why": "rule",
         "rule": "unsure",
+        "fallback_reason": None,
+        "scored_by": "onnx",
         "would_be": "approve",
         "rules": ["unsure"],
         "reasons": [],
@@ -53,6 +55,7 @@ def decision(number: int, decided: str = "review", **more: Any) -> dict[str, Any
         "pipeline": "t",
         "plan": "0" * 32,
         "model": "v1",
+        "confidence_hash": None,
         "seen": {},
         **more,
     }

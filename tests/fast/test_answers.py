@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from streamproc.core.processor import Answer, Lookup, Score
 from streamproc.errors import UserError
 from streamproc.io.answers import IN_FLIGHT, Answers, Source
+from streamproc.io.model import Scores
 from streamproc.io.onnx import OnnxModel
 from streamproc.io.python import PythonModel
 from streamproc.sample import example
@@ -30,10 +32,10 @@ class Model:
     def __init__(self, result: Any) -> None:
         self._result = result
 
-    def score(self, columns: Mapping[str, Any], rows: int) -> Any:
+    def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
         if isinstance(self._result, BaseException):
             raise self._result
-        return self._result(rows) if callable(self._result) else self._result
+        return Scores(self._result(rows) if callable(self._result) else self._result)
 
 
 def ask(rows: int = 2) -> Score:
@@ -94,16 +96,16 @@ def car_loan_model() -> OnnxModel:
 def test_an_onnx_score_does_not_depend_on_the_batch() -> None:
     model, chance = car_loan_model(), np.random.default_rng(5)
     columns = {name: chance.uniform(0, 50, 500) for name in INPUTS}
-    together = model.score(columns, 500)
+    together = model.score(columns, 500).values
     for first, last in ((0, 1), (7, 70), (499, 500)):
         part = {name: column[first:last] for name, column in columns.items()}
-        assert (model.score(part, last - first) == together[first:last]).all()
+        assert (model.score(part, last - first).values == together[first:last]).all()
     assert model.width == len(INPUTS)
 
 
 def test_missing_values_reach_the_model_as_nan() -> None:
     columns = {name: np.array([np.nan]) for name in INPUTS}
-    assert np.isfinite(car_loan_model().score(columns, 1)).all()  # trees have a branch for it
+    assert np.isfinite(car_loan_model().score(columns, 1).values).all()  # trees have a branch for it
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_model_file_that_cannot_be_used_says_why(
 def test_python_models_are_functions_of_columns(tmp_path: Path) -> None:
     (tmp_path / "scoring_for_tests.py").write_text("def double(columns):\n    return columns['x'] * 2\n")
     model = PythonModel("scoring_for_tests:double", tmp_path)
-    assert model.score({"x": np.array([1.0, 2.0])}, 2).tolist() == [2.0, 4.0]
+    assert model.score({"x": np.array([1.0, 2.0])}, 2).values.tolist() == [2.0, 4.0]
     [answer] = asyncio.run(answers(model)([Score("m", {"x": np.array([1.0])}, ["1", "2"])]))
     assert list(answer.reasons) == ["wrong_length"] * 2
     for target, message in (

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from streamproc.core.processor import Score
 from streamproc.io.answers import MOST_ATTEMPTS, Answers, Source
 from streamproc.io.breaker import Breaker, BreakerPolicy
-from streamproc.io.model import Unavailable
+from streamproc.io.model import Scores, Starting, Unavailable
 
 POLICY = BreakerPolicy(failures=0.5, calls=4, wait=10.0)
 
@@ -83,11 +84,11 @@ class Picky:
     def __init__(self, bad: set[int], error: type[Exception] = ValueError) -> None:
         self.bad, self.error, self.calls = bad, error, 0
 
-    def score(self, columns: Mapping[str, Any], rows: int) -> Any:
+    def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
         self.calls += 1
         if self.bad & set(columns["x"].tolist()):
             raise self.error("with an event's values")
-        return columns["x"] / 1000
+        return Scores(columns["x"] / 1000)
 
 
 def ask(rows: int) -> Score:
@@ -144,9 +145,9 @@ def test_a_hanging_model_opens_it_too() -> None:
     class Hanging:
         version = "v"
 
-        def score(self, columns: Mapping[str, Any], rows: int) -> Any:
+        def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
             release.wait(30)
-            return np.zeros(rows)
+            return Scores(np.zeros(rows))
 
     answers = Answers({"m": Source(Hanging(), timedelta(milliseconds=20), BreakerPolicy(calls=2, wait=60.0))})
 
@@ -156,3 +157,22 @@ def test_a_hanging_model_opens_it_too() -> None:
         return found
 
     assert asyncio.run(reasons()) == ["timeout", "timeout", "breaker_open"]
+
+
+def test_a_model_that_is_starting_does_not_open_it() -> None:
+    model = Picky({0}, Starting)
+    answers = Answers({"m": Source(model, timedelta(seconds=5), BreakerPolicy(calls=2, wait=0.0))})
+
+    async def reasons(times: int) -> list[str | None]:
+        return [(await answers([ask(2)]))[0].reasons[0] for _ in range(times)]
+
+    assert asyncio.run(reasons(5)) == ["model_unavailable"] * 5
+    assert answers.states() == {"m": "closed"}
+    model.error = Unavailable
+    assert asyncio.run(reasons(2)) == ["model_unavailable"] * 2
+    model.error = Starting
+    assert asyncio.run(reasons(3)) == ["model_unavailable"] * 3  # it is asked again and again, until it can be asked
+    assert answers.states() == {"m": "open"}
+    model.bad = set()
+    assert asyncio.run(reasons(1)) == [None]
+    assert answers.states() == {"m": "closed"}

@@ -36,11 +36,12 @@ def test_a_decision_says_everything_about_itself() -> None:
         "source": {"topic": TOPIC, "partition": 3, "offset": 40, "timestamp": 99},
         "key": "7",
         "time": "2024-05-01T08:00:00.000000Z",
-        "decision": "review", "tier": "automatic", "why": "rule", "rule": "large", "would_be": "approve",
+        "decision": "review", "tier": "automatic", "why": "rule", "fallback_reason": None, "rule": "large",
+        "scored_by": "m", "would_be": "approve",
         "rules": ["large", "default"], "reasons": ["R-large", "R-default"], "observed": [], "undecided": [],
         "score": score, "scored": True, "score_reason": None, "confidence": abs(score),
         "features": {"double": 203.0, "amount": 101.5, "count": None, "name": None, "ok": None},
-        "pipeline": "t", "plan": "0" * 32, "model": "v1", "seen": {},
+        "pipeline": "t", "plan": "0" * 32, "model": "v1", "confidence_hash": None, "seen": {},
     }  # fmt: skip
     assert decision["id"].startswith("3-")
 

@@ -124,7 +124,7 @@ def test_every_event_is_decided_or_dead_lettered_and_followed_up_once(plan: Plan
     offsets = [decision["source"]["offset"] for decision in decided]
     offsets += [int(dict(headers)["sp-offset"]) for _, _, headers in found.get("t.dead-letter", [])]
     assert sorted(offsets) == list(range(len(values)))
-    followed = [len(found.get(topic, [])) for topic in ("t.approvals", "t.declines", "t.review")]
+    followed = [len(found.get(topic, [])) for topic in ("t.approvals", "t.declines", "t.review", "t.abstained")]
     assert sum(followed) == len(decided)
     for decision in decided:
         assert decision["scored"] == (decision["score"] is not None)

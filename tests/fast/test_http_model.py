@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from aiohttp import web
 
@@ -18,75 +16,20 @@ from streamproc.core.processor import Score
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.http import HttpModel, with_environment
-
-SECONDS = 0.5
-
-
-class Server:
-    """Serves one handler at ``/v2/models/m/infer`` from a thread; ``asked`` are the bodies that came."""
-
-    def __init__(self) -> None:
-        self.asked = list[dict[str, Any]]()
-        self.headers = list[dict[str, str]]()
-        self.connections = set[Any]()
-        self.models = list[HttpModel]()
-        self.over = asyncio.Event()
-        self.handler: Callable[[Server, web.Request, dict[str, Any]], Awaitable[web.StreamResponse]] = good
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
-
-    async def _serve(self) -> None:
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_post("/v2/models/m/infer", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        own = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{own.getsockname()[1]}/v2/models/m/infer"
-        await web.SockSite(self._runner, own).start()
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = orjson.loads(await request.read())
-        self.asked.append(body)
-        self.headers.append(dict(request.headers))
-        assert request.transport is not None
-        self.connections.add(request.transport.get_extra_info("peername"))
-        return await self.handler(self, request, body)
-
-    def model(self, **more: Any) -> HttpModel:
-        """A model that is served here."""
-        seconds = timedelta(seconds=more.pop("seconds", SECONDS))
-        self.models.append(HttpModel(self.url, ["x", "y"], seconds, **more))
-        return self.models[-1]
-
-    def stop(self) -> None:
-        for model in self.models:
-            model.close()
-        self._loop.call_soon_threadsafe(self.over.set)
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-
-def scores_of(body: dict[str, Any]) -> list[float]:
-    """x / 100, whether each input is a tensor or all are one."""
-    first = body["inputs"][0]
-    width = first["shape"][1] if len(first["shape"]) > 1 else 1
-    return [value / 100 for value in first["data"][::width]]
-
-
-def reply(data: Any, shape: list[int], **more: Any) -> web.Response:
-    content = {"model_name": "m", "outputs": [{"name": "score", "shape": shape, "datatype": "FP64", "data": data}]}
-    return web.json_response(content | more)
-
-
-async def good(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    scores = scores_of(body)
-    return reply(scores, [len(scores)])
+from tests.faulty_server import (
+    SECONDS,
+    Server,
+    drip,
+    empty,
+    good,
+    hang,
+    html,
+    huge,
+    lying,
+    reset,
+    short,
+    status,
+)
 
 
 @pytest.fixture
@@ -111,7 +54,7 @@ def answered(server: Server, rows: int = 4, **more: Any) -> tuple[list[float], l
 def test_a_batch_is_one_request_and_connections_stay_open(server: Server) -> None:
     own = server.model(headers={"Authorization": "Bearer t"})
     for rows in (1, 4, 3_000):
-        np.testing.assert_array_equal(own.score(ask(rows).columns, rows), np.arange(rows) / 100)
+        np.testing.assert_array_equal(own.score(ask(rows).columns, rows).values, np.arange(rows) / 100)
     assert len(server.asked) == 3
     assert len(server.connections) == 1
     assert server.headers[0]["Authorization"] == "Bearer t"
@@ -139,67 +82,19 @@ def test_all_inputs_may_be_one_tensor_and_the_output_has_a_name(server: Server) 
 
 def test_rows_with_a_missing_input_are_not_sent(server: Server) -> None:
     columns = {"x": np.array([1.0, np.nan, 3.0]), "y": np.arange(3)}
-    np.testing.assert_array_equal(server.model().score(columns, 3), [0.01, np.nan, 0.03])
+    np.testing.assert_array_equal(server.model().score(columns, 3).values, [0.01, np.nan, 0.03])
     assert server.asked[0]["inputs"][0]["data"] == [1.0, 3.0]
     texts = {"x": np.array([True, None, False]), "y": np.array(["2026-01-01", "NaT", "2026-01-02"], "M8[us]")}
     model = HttpModel(server.url, ["x", "y"], timedelta(seconds=SECONDS))
     server.models.append(model)
-    assert np.isnan(model.score(texts, 3)).tolist() == [False, True, False]
+    assert np.isnan(model.score(texts, 3).values).tolist() == [False, True, False]
     x, y = server.asked[-1]["inputs"]
     assert (x["datatype"], x["data"]) == ("BOOL", [True, False])
     assert (y["datatype"], y["data"][1]) == ("BYTES", "2026-01-02T00:00:00.000000")
     server.asked.clear()
     nothing = {"x": np.full(2, np.nan), "y": np.arange(2)}
-    assert np.isnan(server.model().score(nothing, 2)).all()
+    assert np.isnan(server.model().score(nothing, 2).values).all()
     assert server.asked == []
-
-
-async def hang(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    await server.over.wait()
-    return web.Response(status=500)
-
-
-async def drip(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """A byte now and then: each read is quick, and the answer never ends."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    while not server.over.is_set():
-        await response.write(b" ")
-        await asyncio.sleep(0.05)
-    return response
-
-
-async def reset(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-async def html(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return web.Response(text="<html>it works</html>", content_type="text/html")
-
-
-async def short(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return reply(scores_of(body)[:-1], [len(scores_of(body)) - 1])
-
-
-async def lying(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return reply(scores_of(body)[:-1], [len(scores_of(body))])
-
-
-async def empty(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return web.json_response({"outputs": []})
-
-
-async def huge(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return web.Response(body=b" " * (65 << 20))
-
-
-def status(code: int) -> Callable[..., Awaitable[web.StreamResponse]]:
-    async def handler(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.Response(status=code, headers={"Location": "http://127.0.0.1:1/"})
-
-    return handler
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
 BROKEN = Path(__file__).parent / "broken"
-SECTIONS = {"": "The keys at the top", "rules": "rules and fallback", "fallback": "rules and fallback"}
+SECTIONS = {
+    "": "The keys at the top",
+    "shadow": "model",
+    "rules": "rules and fallback",
+    "fallback": "rules and fallback",
+}
 GOOD = [ROOT / "examples/car_loan/pipeline.yaml", ROOT / "streamproc/cli/skeleton/pipeline.yaml"]
 
 
@@ -32,7 +37,9 @@ def section(title: str) -> str:
 
 @pytest.mark.parametrize(("path", "model"), list(parts()), ids=str)
 def test_every_key_is_in_the_docs(path: str, model: Any) -> None:
-    rows = "".join(re.findall(r"^\|[^|]*\|", section(SECTIONS.get(path, path.split(".", maxsplit=1)[0])), re.MULTILINE))
+    rows = "".join(
+        re.findall(r"^\|[^|]*\|", section(SECTIONS.get(part := path.split(".", maxsplit=1)[0], part)), re.MULTILINE)
+    )
     missing = [name for name in fields_of(model) if f"`{name}`" not in rows]
     assert not missing
 

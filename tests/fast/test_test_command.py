@@ -26,7 +26,7 @@ rules:
   - {id: large, when: amount > large AND abroad, decide: review, reason: P01}
   - {id: seen, when: new_customer, observe: true}
   - {id: rest, decide: approve}
-fallback: [{id: late, when: amount < 10, decide: approve}]
+fallback: [{id: late, when: amount < 10, decide: approve}, {id: later, decide: review}]
 actions: {approve: a}
 tests:
 """
@@ -59,8 +59,8 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, GOOD)
     assert code == 0
-    assert out.count("pass ") == 10
-    assert out.endswith("10 passed\n")
+    assert out.count("pass ") == 12
+    assert out.endswith("12 passed\n")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
         f"{EVENT}, expect: {{features: {{third: 666.6666666666666, abroad: true}}, score: null, confidence: null}}",
         f"{EVENT}, expect: {{undecided: [seen], observed: []}}",
         f"{EVENT}, age: 1h, expect: {{tier: automatic}}",
-        f"{EVENT}, age: 3601s, expect: {{decision: review, tier: abstain, rule: null}}",
+        f"{EVENT}, age: 3601s, expect: {{tier: 'fallback:later', fallback_reason: stale, rule: later}}",
         "event: {id: a, amount: 5, time: 2024-01-01T00:00:00Z}, age: 2h, expect: {tier: 'fallback:late'}",
         "event: {id: a, amount: 5, time: yesterday}, expect: {dead_letter: no_event_time}",
         "event: {id: a, amount: -5, time: x}, expect: {dead_letter: contract_minimum}",

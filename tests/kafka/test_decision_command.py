@@ -59,7 +59,15 @@ def test_show_explains(made: Example) -> None:
     assert shown["archived"] is True
     assert shown["event"]["id"] == int(wanted["key"])
     rules = {rule["id"]: rule for rule in shown["rules"]}
-    assert list(rules) == ["large-new-driver", "unsure", "heavy-debt", "low-score", "rate-too-high", "good"]
+    assert list(rules) == [
+        "large-new-driver",
+        "very-large",
+        "unsure",
+        "heavy-debt",
+        "low-score",
+        "rate-too-high",
+        "good",
+    ]
     assert rules["unsure"]["outcome"] == "matched"
     assert rules["unsure"]["decided"]
     assert rules["unsure"]["when"] == "confidence < unsure_below"

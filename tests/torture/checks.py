@@ -30,7 +30,7 @@ from tests.torture.cases import reviewed
 from tests.torture.telling import some
 
 ROWS = 500
-RUN_DEPENDENT = frozenset({"model_error", "timeout", "busy"})
+RUN_DEPENDENT = frozenset({"model_error", "model_unavailable", "breaker_open", "timeout", "busy"})
 """Why the model gave no score: these hang on the batch and on the moment, as docs/guarantees.md says of answers."""
 
 Place: TypeAlias = tuple[int, int]

@@ -28,7 +28,7 @@ def score(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         raise ArithmeticError("an event that the model cannot bear")
     if (values == HANGS).any():
         threading.Event().wait(HANG_SECONDS)
-    return _model().score(columns, len(values))
+    return _model().score(columns, len(values)).values
 
 
 @cache

@@ -7,7 +7,7 @@ import numpy as np
 from streamproc.core.decide.cases import case_outputs
 from streamproc.core.decide.encode import Encoder
 from streamproc.core.decide.frame import Context, Frame, Rows
-from streamproc.core.plan import REVIEW, Plan
+from streamproc.core.plan import ABSTAIN, Plan
 from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import Source, headers_of
 from streamproc.core.sensitive import Masker
@@ -50,7 +50,7 @@ def _decided(
     for number, decision in enumerate(decisions):
         rows = np.flatnonzero(numbers == number)
         frame.count("decisions", decision, len(rows))
-        if decision != REVIEW and (topic := plan.actions.get(decision)) is not None:
+        if (topic := plan.topics.abstained if decision == ABSTAIN else plan.actions.get(decision)) is not None:
             same = list(map(values.__getitem__, rows.tolist()))
             outputs.append(_of_rows(topic, keys, same, headers, frame, rows))
     _count_verdicts(frame)
@@ -95,5 +95,7 @@ def _count_verdicts(frame: Frame) -> None:
         distinct, np.bincount(frame.verdicts.of_row, minlength=len(distinct)).tolist(), strict=True
     ):
         frame.count("tiers", verdict.tier, rows)
+        if verdict.fallback_reason is not None:
+            frame.count("fallback_reasons", verdict.fallback_reason, rows)
         for rule in verdict.undecided:
             frame.count("undecided_rules", rule, rows)

@@ -20,6 +20,8 @@ from streamproc.core.sensitive import Masker
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
 OWN = "\x00"
 """Begins the names of columns that are ours: no field of a contract is called like that."""
+SHADOW = "shadow\x00"
+"""Stands between, where such a column is what a shadow model said."""
 HIDDEN = "hidden\x00"
 """Stands between, where such a column is the hash of one of the contract's: their names may be those of ours."""
 
@@ -80,7 +82,8 @@ class Encoder:
             "key": event_key(plan, frame, masker),
             "verdict": verdicts.gather(frame.verdicts.of_row),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
-            "provenance": pl.Series([self._provenance(frame, context)]).new_from_index(0, len(frame)),
+            "provenance": self._provenances(frame, context),
+            **{SHADOW + model.name: said for model, said in zip(plan.shadows, frame.shadows, strict=True)},
             **{HIDDEN + name: _hashes(frame.columns[name], masker) for name in self._hidden},
         }
         wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
@@ -93,22 +96,32 @@ class Encoder:
         plan = self._plan
         confidence = pl.col(CONFIDENCE) if plan.confidence is not None else pl.lit(None, dtype=pl.Float64)
         recorded = [_own(HIDDEN + name).alias(name) if name in self._hidden else pl.col(name) for name in plan.recorded]
+        shadows = [_own(SHADOW + model.name).alias(model.name) for model in plan.shadows]
         whole = _json(
             pl.col(SCORE).alias("score"),
             pl.col(SCORE).is_not_null().alias("scored"),
             _own("score_reason"),
             confidence.alias("confidence"),
+            *([pl.struct(shadows).alias("shadows")] if shadows else []),
             *([pl.struct(recorded).alias("features")] if recorded else []),
         )
         return whole.str.strip_prefix("{").str.strip_suffix("}")
 
-    def _provenance(self, frame: Frame, context: Context) -> str:
-        """The end of each object of the batch."""
+    def _provenances(self, frame: Frame, context: Context) -> pl.Series:
+        """The end of each object of the batch: mostly the same for all of them."""
+        versions = frame.model_versions
+        if versions is None:
+            return pl.Series([self._provenance(frame.model_version, context)]).new_from_index(0, len(frame))
+        made = {version: self._provenance(version, context) for version in set(versions)}
+        return pl.Series([made[version] for version in versions], dtype=pl.String)
+
+    def _provenance(self, model: str | None, context: Context) -> str:
         plan = self._plan
         provenance = {
             "pipeline": plan.pipeline,
             "plan": plan.hash,
-            "model": frame.model_version,
+            "model": model,
+            "confidence_hash": plan.confidence_hash,
             "seen": dict(context.seen.offsets),
             **({} if plan.recorded else {"features": {}}),
         }
@@ -166,7 +179,9 @@ def verdict_json(verdict: Verdict) -> str:
                 "decision": verdict.decision,
                 "tier": verdict.tier,
                 "why": verdict.why,
+                "fallback_reason": verdict.fallback_reason,
                 "rule": verdict.rule,
+                "scored_by": verdict.scored_by,
                 "would_be": verdict.would_be,
                 **by_drift,
                 "rules": verdict.rules,

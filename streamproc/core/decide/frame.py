@@ -86,7 +86,15 @@ class Frame:
     """Per row why it has no usable score, or ``None``."""
     is_unscored: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     """Per row whether there is such a reason."""
+    scorers: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """Per row whose score it is: 0 nobody's, 1 the first model's, 2 and more those of its stand-ins."""
+    causes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """Per row the number in ``CAUSES`` of why the first model gave no usable score."""
     model_version: str | None = None
+    model_versions: Sequence[str | None] | None = None
+    """Per row, where they differ within the batch."""
+    shadows: list[pl.Series] = field(default_factory=list)
+    """What each shadow model said: a struct per row."""
     verdicts: Verdicts | None = None
     stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     counts: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -1,14 +1,21 @@
-"""Stage 3, model: one ask a batch; per event a score or a reason why not."""
+"""Stage 3, model: per event a score or a reason why not.
+
+The first model is asked for all events, and the shadows beside it; then each stand-in for the events that have no
+usable score yet. How long that takes at most is the sum of their times: the shell holds each to its own.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
+from streamproc.core.decide.usable import Usable, causes_of
+from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import SCORE, ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Score
 
@@ -18,46 +25,103 @@ NOT_ASKED = "mode_fallback"
 
 
 def model_stage(plan: Plan) -> Stage:
-    """Adds ``score``: float64, null where there is no usable one."""
-    model = plan.model
+    """Adds ``score``: float64, null where there is no usable one; and what else of the models is read or recorded."""
+    reads = frozenset(name for model in (*plan.models, *plan.shadows) for name in model.inputs)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        off = context.seen.views.get(MODE) == "fallback"
-        if model is None or off or not len(frame):
-            reason = NO_MODEL if model is None else NOT_ASKED
-            frame.unscored, frame.is_unscored = [reason] * len(frame), np.ones(len(frame), np.bool_)
-            if model is not None and len(frame):
-                frame.count("unscored", reason, len(frame))
-            frame.add(pl.Series(SCORE, [None] * len(frame), dtype=pl.Float64))
+        count = len(frame)
+        if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
+            _not_asked(plan, frame)
             return
-        [answer] = yield [_ask(model, frame)]
-        _take(frame, answer)
+        first, *others = yield [_ask(model, frame) for model in (plan.model, *plan.shadows)]
+        frame.shadows = [_shadow(answer, count) for answer in others]
+        taken = Usable.of(first, count)
+        status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
+        if plan.stand_ins and taken.missing.any():
+            status = list(taken.reasons)
+            for number, model in enumerate(plan.stand_ins, 2):
+                rows = np.flatnonzero(taken.missing)
+                if len(rows):
+                    [answer] = yield [_ask(model, frame, rows)]
+                    _stand_in(taken, Usable.of(answer, len(rows)), rows, scorers, number)
+        _take(plan, frame, taken, status, scorers)
 
-    return Stage("model", frozenset(model.inputs if model else ()), (SCORE,), run)
+    return Stage("model", reads, (SCORE, *plan.model_columns), run)
 
 
-def _ask(model: ModelPlan, frame: Frame) -> Score:
+def _ask(model: ModelPlan, frame: Frame, rows: NDArray[np.int64] | None = None) -> Score:
     columns = {name: frame.columns[name].to_numpy() for name in model.inputs}
-    return Score(model.name, columns, frame.ids)
+    if rows is None or len(rows) == len(frame):
+        return Score(model.name, columns, frame.ids)
+    some = {name: column[rows] for name, column in columns.items()}
+    return Score(model.name, some, list(map(frame.ids.__getitem__, rows.tolist())))
 
 
-def _take(frame: Frame, answer: Answer) -> None:
-    count = len(frame)
-    if len(answer.values) != count or len(answer.reasons) != count:
-        answer = Answer.nothing(count, "wrong_length", answer.version)
-    given = answer.values
-    if not isinstance(given, np.ndarray):
-        given = [np.nan if value is None else value for value in given]
-    scores = np.array(given, np.float64)
-    reasons, missing = list(answer.reasons), ~np.isfinite(scores)
-    for row in np.flatnonzero(missing).tolist():
-        reasons[row] = reasons[row] or "not_finite"
-    if reasons.count(None) < count:
-        missing = np.fromiter((reason is not None for reason in reasons), np.bool_, count)
-        for reason, rows in Counter(reasons).items():
+def _not_asked(plan: Plan, frame: Frame) -> None:
+    count, reason = len(frame), NO_MODEL if plan.model is None else NOT_ASKED
+    if plan.model is not None:
+        frame.count("unscored", reason, count)
+    frame.unscored, frame.is_unscored = [reason] * count, np.ones(count, np.bool_)
+    frame.scorers, frame.causes = np.zeros(count, np.uint8), causes_of(frame.unscored)
+    frame.shadows = [_shadow(Answer.nothing(count, reason), count) for _ in plan.shadows]
+    frame.add(pl.Series(SCORE, [None] * count, dtype=pl.Float64))
+    _show(plan, frame, {}, frame.unscored)
+
+
+def _stand_in(taken: Usable, got: Usable, rows: NDArray[np.int64], scorers: NDArray[np.uint8], number: int) -> None:
+    """Let what a stand-in said of some rows count for them."""
+    usable = ~got.missing
+    chosen = rows[usable]
+    taken.scores[chosen], taken.missing[chosen], scorers[chosen] = got.scores[usable], False, number
+    columns = {name: column.copy() for name, column in taken.columns.items()}
+    for column in columns.values():
+        column[chosen] = np.nan
+    for name, said in got.columns.items():
+        columns.setdefault(name, np.full(len(scorers), np.nan))[chosen] = said[usable]
+    taken.columns = columns
+    versions = list(taken.versions or [taken.version] * len(scorers))
+    own = got.versions or [got.version] * len(rows)
+    for row, place in zip(chosen.tolist(), np.flatnonzero(usable).tolist(), strict=True):
+        taken.reasons[row], versions[row] = None, own[place]
+    taken.versions = versions
+
+
+def _take(plan: Plan, frame: Frame, taken: Usable, status: Sequence[str | None], scorers: NDArray[np.uint8]) -> None:
+    if taken.missing.any():
+        for reason, rows in Counter(taken.reasons).items():
             if reason is not None:
                 frame.count("unscored", reason, rows)
-    scores[missing] = np.nan
-    frame.unscored, frame.is_unscored = reasons, missing
-    frame.model_version = answer.version
-    frame.add(pl.Series(SCORE, scores, nan_to_null=True))
+    frame.unscored, frame.is_unscored, frame.scorers = taken.reasons, taken.missing, scorers
+    failed = (scorers != 1).any()
+    frame.causes = causes_of(status) if failed else np.zeros(len(frame), np.uint8)
+    frame.model_version, frame.model_versions = taken.version, taken.versions
+    frame.add(pl.Series(SCORE, taken.scores, nan_to_null=True))
+    _show(plan, frame, taken.columns, status)
+
+
+def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[np.float64]], status: Sequence[str | None]) -> None:
+    """Add the columns about the models that anything reads, or that are recorded."""
+    for name in plan.model_columns:
+        if name == MODEL_STATUS:
+            column = pl.Series([MODEL_OK if reason is None else reason for reason in status], dtype=pl.String)
+        elif name == SCORED_BY:
+            ids = pl.Series([None, *(model.name for model in plan.models)], dtype=pl.String)
+            column = ids.gather(frame.scorers)
+        elif name in said:
+            own = said[name]
+            column = pl.Series(np.where(frame.is_unscored | ~np.isfinite(own), np.nan, own), nan_to_null=True)
+        else:
+            column = pl.Series([None] * len(frame), dtype=pl.Float64)
+        frame.add(column.alias(name))
+
+
+def _shadow(answer: Answer, count: int) -> pl.Series:
+    """What a shadow said, as it stands in decisions."""
+    taken = Usable.of(answer, count)
+    versions: Sequence[str | None] = taken.versions or [taken.version or None] * count
+    parts = {
+        "score": pl.Series(taken.scores, nan_to_null=True),
+        "reason": pl.Series(taken.reasons, dtype=pl.String),
+        "model": pl.Series(versions, dtype=pl.String),
+    }
+    return pl.DataFrame(parts).to_struct()

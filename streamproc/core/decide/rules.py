@@ -7,7 +7,7 @@ plain code that reads like the rule book, and not once per event: a batch has fe
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -15,8 +15,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
+from streamproc.core.decide.usable import CAUSES
 from streamproc.core.decide.verdict import MOST_KNOWN, Drifted, Verdict, Verdicts, Why
-from streamproc.core.plan import REVIEW, Mode, Plan
+from streamproc.core.plan import ABSTAIN, CONFIDENCE, FALLBACK, REVIEW, UNDECIDING, Mode, Plan, Rule
 from streamproc.core.processor import Answer, Ask
 
 FALSE, TRUE, NULL = 0, 1, 2
@@ -39,9 +40,10 @@ def rules_stage(plan: Plan) -> Stage:
 
 def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict], mode: Mode = "automatic") -> Verdicts:
     """The verdict of every row. ``known`` remembers what combinations of outcomes mean."""
-    outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 3), TRUE, np.uint8)
+    outcomes = np.full((len(frame), len(plan.rules) + len(plan.fallback) + 4), TRUE, np.uint8)
     _evaluate(plan, frame.columns, outcomes)
-    outcomes[:, -3] = frame.is_unscored
+    outcomes[:, -4] = frame.scorers
+    outcomes[:, -3] = frame.causes
     outcomes[:, -2] = frame.stale
     outcomes[:, -1] = MODES.index(mode)
     everything, width = outcomes.tobytes(), outcomes.shape[1]
@@ -57,9 +59,8 @@ def judge(plan: Plan, frame: Frame, known: dict[bytes, Verdict], mode: Mode = "a
 
 def _meaning(plan: Plan, combination: bytes) -> Verdict:
     cut = len(plan.rules)
-    *outcomes, unscored, stale, mode = combination
-    scored = plan.model is None or not unscored
-    verdict = decide(plan, outcomes[:cut], outcomes[cut:], scored=scored, stale=bool(stale))
+    *outcomes, scorer, cause, stale, mode = combination
+    verdict = decide(plan, outcomes[:cut], outcomes[cut:], Scored(scorer, CAUSES[cause]), stale=bool(stale))
     return _by_people(plan, verdict, outcomes[cut:], MODES[mode])
 
 
@@ -70,9 +71,10 @@ def _by_people(plan: Plan, verdict: Verdict, fallback: Sequence[int], mode: Mode
             return verdict
         case "fallback":
             decision, tier, rule = _fall_back(plan, fallback)
-            return replace(verdict, decision=decision, tier=tier, rule=rule, why="mode_fallback")
+            changed = replace(verdict, decision=decision, tier=tier, rule=rule, why="mode_fallback")
         case "review-all":
-            return replace(verdict, decision=REVIEW, tier="abstain", rule=None, why="mode_review_all")
+            changed = replace(verdict, decision=REVIEW, tier="abstain", rule=None, why="mode_review_all")
+    return replace(changed, fallback_reason=changed.why)
 
 
 def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) -> None:
@@ -86,13 +88,26 @@ def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) ->
         outcomes[:, place] = values[str(place)].to_numpy()
 
 
-def decide(plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scored: bool, stale: bool) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Whose score an event has: 0 nobody's, 1 the first model's, 2 and more those of stand-ins; and why not the
+    first model's."""
+
+    by: int = 1
+    cause: str = ""
+
+
+def decide(
+    plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], score: Scored = Scored(), *, stale: bool = False
+) -> Verdict:
     """What one combination of outcomes means. In order: the first rule that is not false decides.
 
     A rule that is null could not be evaluated, and a missing value never passes as "no risk": where such a rule comes
-    first, ``undecided`` decides. Without a usable score, too late, or where no rule matched, the fallback chain does.
+    first, ``undecided`` decides. Without a usable score, too late, where no rule matched, or where the first that did
+    says so, the fallback chain does.
     """
     pairs = list(zip(plan.rules, outcomes, strict=True))
+    scored = plan.model is None or score.by > 0
     matched = [rule for rule, outcome in pairs if outcome == TRUE and not rule.observe]
     first = next(((rule, o) for rule, o in pairs if o != FALSE and not rule.observe), None)
     decision, tier, rule_id = plan.undecided, "abstain", None
@@ -100,27 +115,49 @@ def decide(plan: Plan, outcomes: Sequence[int], fallback: Sequence[int], *, scor
     if stale or not scored or first is None:
         why = "stale" if stale else "no_score" if not scored else "no_rule"
         decision, tier, rule_id = _fall_back(plan, fallback)
+    elif first[1] == TRUE and first[0].decide == FALLBACK:
+        why = "low_confidence" if _reads_confidence(first[0]) else "rule"
+        decision, tier, rule_id = _fall_back(plan, fallback)
     elif first[1] == TRUE:
-        decision, tier, rule_id, why = first[0].decide, "automatic", first[0].id, "rule"
+        decision, tier, rule_id, why = first[0].decide, _tier(plan, score), first[0].id, "rule"
     automatic = matched if scored and not stale else []
     return Verdict(
         decision=decision,
         tier=tier,
         why=why,
         rule=rule_id,
-        would_be=next((rule.decide for rule in automatic if rule.decide != REVIEW), None),
+        would_be=next((rule.decide for rule in automatic if rule.decide not in UNDECIDING), None),
         rules=tuple(rule.id for rule in matched),
         reasons=tuple(rule.reason for rule in matched if rule.reason is not None),
         observed=tuple(rule.id for rule, outcome in pairs if outcome == TRUE and rule.observe),
         undecided=tuple(rule.id for rule, outcome in pairs if outcome == NULL),
         drifted=Drifted() if plan.capped else None,
+        fallback_reason=_reason(tier, why, score),
+        scored_by=plan.models[score.by - 1].name if plan.model is not None and score.by else None,
     )
 
 
+def _tier(plan: Plan, score: Scored) -> str:
+    return "automatic" if plan.model is None or score.by < 2 else f"stand-in:{plan.models[score.by - 1].name}"
+
+
+def _reason(tier: str, why: Why, score: Scored) -> str | None:
+    """Why the first model and the rules did not decide; ``None`` where they did."""
+    if tier == "automatic":
+        return None
+    return score.cause if why == "no_score" or tier.startswith("stand-in:") else why
+
+
+def _reads_confidence(rule: Rule) -> bool:
+    return rule.when is not None and CONFIDENCE in rule.when.columns
+
+
 def _fall_back(plan: Plan, outcomes: Sequence[int]) -> tuple[str, str, str | None]:
+    """Decision, tier and step. Where no chain is stated its one step is people; a chain that is stated and comes to
+    its end abstains, which `check` lets none do."""
     for rule, outcome in zip(plan.fallback, outcomes, strict=True):
         if outcome == TRUE:
-            return rule.decide, f"fallback:{rule.id}", rule.id
+            return rule.decide, "abstain" if rule.decide == ABSTAIN else f"fallback:{rule.id}", rule.id
         if outcome == NULL:
             return plan.undecided, "abstain", None
-    return REVIEW, "abstain", None
+    return ABSTAIN if plan.fallback else REVIEW, "abstain", None

@@ -13,7 +13,15 @@ MOST_KNOWN = 20_000
 """So many verdicts, by what led to them, are remembered."""
 
 Why: TypeAlias = Literal[
-    "rule", "undecided", "no_score", "no_rule", "stale", "mode_fallback", "mode_review_all", "explored"
+    "rule",
+    "low_confidence",
+    "undecided",
+    "no_score",
+    "no_rule",
+    "stale",
+    "mode_fallback",
+    "mode_review_all",
+    "explored",
 ]
 
 
@@ -42,7 +50,9 @@ class Verdict:
     """What the rules make of one combination of outcomes.
 
     ``why`` says what led here, ``rule`` is the rule that decided. ``would_be`` is what automation alone would have
-    decided: the first matching rule that does not ask for review. ``drifted`` is there where the plan caps drift.
+    decided: the first matching rule that does not ask for review, or for the fallback chain. ``drifted`` is there where
+    the plan caps drift. ``fallback_reason`` says why anything else than the first model and the rules was needed,
+    ``scored_by`` which model's score was used.
     """
 
     decision: str
@@ -55,12 +65,14 @@ class Verdict:
     observed: tuple[str, ...]
     undecided: tuple[str, ...]
     drifted: Drifted | None = None
+    fallback_reason: str | None = None
+    scored_by: str | None = None
     explored: Explored | None = None
 
     @property
     def is_alone(self) -> bool:
         """Whether automation decided without anybody."""
-        return self.tier == "automatic" and self.decision != "review"
+        return self.decision != "review" and self.tier.startswith(("automatic", "stand-in:"))
 
 
 @dataclass(frozen=True, slots=True)

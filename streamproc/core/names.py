@@ -1,0 +1,15 @@
+"""Names of columns that the model stage adds. The process of a model knows them too, and little else of streamproc."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MODEL_STATUS: Final = "model_status"
+"""'ok', or why the first model gave no usable score."""
+MODEL_OK: Final = "ok"
+SCORED_BY: Final = "scored_by"
+"""The id of the model whose score it is; null where there is no score."""
+MODEL_CONFIDENCE: Final = "model_confidence"
+"""What the model that scored says of its own confidence; null where it says nothing."""
+SCORE_OF: Final = "score_"
+"""Begins the names of columns with the probability of one class, where the model's classes have names."""

@@ -1,0 +1,218 @@
+"""The models of the file: what scores each event, what stands in, what is only recorded, and the columns of that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import polars as pl
+
+from streamproc.core.expressions import Expression
+from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
+from streamproc.core.plan import CONFIDENCE, SCORE, ModelPlan
+from streamproc.errors import EnvironmentFault, UserError
+from streamproc.plan.document import Document, Path_
+from streamproc.plan.inspect import Inspect, ModelFacts
+from streamproc.plan.models import ModelPart, PipelineFile
+from streamproc.plan.names import near
+from streamproc.plan.scope import Scope, without_score
+from streamproc.wording import counted
+
+KINDS = ("onnx", "python", "http")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models that were found sound: the first one with its stand-ins, and the shadows."""
+
+    chain: tuple[ModelPlan, ...] = ()
+    shadows: tuple[ModelPlan, ...] = ()
+
+
+Placed: TypeAlias = "list[tuple[Path_, str, ModelPart]]"
+"""Where a model stands in the file, its id, and what is written."""
+
+
+def placed(file: PipelineFile) -> tuple[Placed, Placed]:
+    """The models and the shadows of a file. One without an id is called by its kind, and by a number where several
+    are of that kind."""
+    chain: list[tuple[Path_, ModelPart]] = []
+    if isinstance(file.model, ModelPart):
+        chain = [(("model",), file.model)]
+    elif file.model is not None:
+        chain = [(("model", index), part) for index, part in enumerate(file.model)]
+    shadows: list[tuple[Path_, ModelPart]] = [(("shadow", index), part) for index, part in enumerate(file.shadow)]
+    kinds, named = Counter[str](), list[tuple[Path_, str, ModelPart]]()
+    for at, part in (*chain, *shadows):
+        kinds[part.kind] += 1
+        count = kinds[part.kind]
+        named.append((at, part.id or (part.kind if count == 1 else f"{part.kind}-{count}"), part))
+    return named[: len(chain)], named[len(chain) :]
+
+
+def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: Inspect) -> Models:
+    """The models, and what they say as columns."""
+    if not document.has(("model",)):
+        without_score(scope, "`{name}` needs a model, and this file has none", "add `model: …`, or take it out")
+        for name in (MODEL_STATUS, SCORED_BY, MODEL_CONFIDENCE):
+            if name not in scope.known:
+                scope.absent[name] = f"`{name}` needs a model, and this file has none", "add `model: …`"
+        if file.shadow:
+            message = "a shadow is recorded beside the decisions of a model, and this file has none"
+            document.problem(("shadow",), message, "add `model: …`, or take it out", at_key=True)
+        return Models()
+    scope.absent.pop(SCORE, None)
+    scope.known[SCORE] = pl.Float64()
+    if file.model is None:
+        return Models()
+    chain, shadows = placed(file)
+    _check_ids(document, [*chain, *shadows])
+    made = [[_made(document, *one, scope, inspect) for one in group] for group in (chain, shadows)]
+    _add_columns(document, chain, scope)
+    first, *others = (tuple(one for one in group if one is not None) for group in made)
+    return Models(first, *others)
+
+
+def of_score(file: PipelineFile) -> list[str]:
+    """The columns of models that are not there where there is no score."""
+    return [name for name in columns_of(file) if name not in (MODEL_STATUS, SCORED_BY)]
+
+
+def shown(file: PipelineFile, read: list[Expression]) -> tuple[str, ...]:
+    """The columns of models that expressions read, and those of classes that have names."""
+    own = columns_of(file)
+    reads = {name for expression in read for name in expression.columns}
+    return tuple(name for name in own if name in reads or name.startswith(SCORE_OF))
+
+
+def columns_of(file: PipelineFile) -> dict[str, pl.DataType]:
+    """Every column that the models of a file give beside the score."""
+    chain, _ = placed(file)
+    if not chain:
+        return {}
+    classes = dict.fromkeys(SCORE_OF + name for _, _, part in chain for name in part.classes)
+    own: dict[str, pl.DataType] = {
+        MODEL_STATUS: pl.String(),
+        SCORED_BY: pl.String(),
+        MODEL_CONFIDENCE: pl.Float64(),
+    }
+    return own | dict.fromkeys(classes, pl.Float64())
+
+
+def _add_columns(document: Document, chain: Placed, scope: Scope) -> None:
+    own: dict[str, tuple[Path_, pl.DataType]] = {
+        MODEL_STATUS: (("model",), pl.String()),
+        SCORED_BY: (("model",), pl.String()),
+        MODEL_CONFIDENCE: (("model",), pl.Float64()),
+    }
+    for at, _, part in chain:
+        for index, name in enumerate(part.classes):
+            own.setdefault(SCORE_OF + name, ((*at, "classes", index), pl.Float64()))
+    for name, (place, kind) in own.items():
+        if name in scope.known or name in scope.params:
+            what = "param" if name in scope.params else "column"
+            remedy = f"give that {what} another name"
+            document.problem(place, f"the model gives a column `{name}`, and a {what} has that name", remedy)
+        scope.known[name] = kind
+
+
+def _check_ids(document: Document, models: Placed) -> None:
+    seen: set[str] = set()
+    for at, name, part in models:
+        if name in seen and not document.is_broken((*at, "id")):
+            place = (*at, "id") if part.id is not None else at
+            document.problem(place, f"two models have the id `{name}`", "decisions name models by their ids")
+        seen.add(name)
+
+
+def _made(
+    document: Document, at: Path_, name: str, part: ModelPart, scope: Scope, inspect: Inspect
+) -> ModelPlan | None:
+    if document.is_broken(at):
+        return None
+    _check_inputs(document, at, part, scope)
+    _check_classes(document, at, part)
+    facts = _inspected(document, at, name, part, inspect)
+    return ModelPlan(name, tuple(part.inputs), facts.version, tuple(part.classes)) if facts is not None else None
+
+
+def _check_inputs(document: Document, path: Path_, part: ModelPart, scope: Scope) -> None:
+    seen: set[str] = set()
+    for index, name in enumerate(part.inputs):
+        at: Path_ = (*path, "inputs", index)
+        if document.is_broken(at):
+            continue
+        if name in seen:
+            document.problem(at, f"`{name}` is listed twice", "list each input once, in the model's order")
+        seen.add(name)
+        kind = scope.known.get(name)
+        if name in (SCORE, CONFIDENCE):
+            document.problem(at, f"the model cannot read `{name}`, which follows from it", "name fields and features")
+        elif name in scope.params:
+            document.problem(at, f"`{name}` is a param, not a column", f"make a feature of it: `name: {name}`")
+        elif kind is None:
+            if not (scope.open or name in scope.uncertain):
+                hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
+                document.problem(at, f"the model's input `{name}` is no field and no feature", hint)
+        elif part.onnx and not (kind.is_numeric() or kind == pl.Boolean):
+            message = f"`{name}` is {'text' if kind == pl.String else 'a time'}, and the model wants numbers"
+            document.problem(at, message, "make a number of it in a feature: CASE … WHEN … THEN 1.0 … END")
+
+
+def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:
+    for index, name in enumerate(part.classes):
+        if name in part.classes[:index] and not document.is_broken((*path, "classes", index)):
+            document.problem((*path, "classes", index), f"`{name}` is listed twice", "list each class once, in order")
+    at: Path_ = (*path, "score")
+    if part.score is not None and not document.is_broken((*path, "classes")):
+        if not part.classes:
+            document.problem(
+                at, "`score` names a class, and no `classes` are listed", "add `classes: […]`", at_key=True
+            )
+        elif part.score not in part.classes:
+            document.problem(at, f"unknown class `{part.score}`", near(part.score, part.classes, "classes"))
+
+
+def _inspected(document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect) -> ModelFacts | None:
+    if sum(one is not None for one in (part.onnx, part.python, part.http)) != 1:
+        if not any(document.is_broken((*path, kind)) for kind in KINDS):
+            hint = "state exactly one of them"
+            document.problem(path, "a model is either `onnx`, `python` or `http`", hint, at_key=path == ("model",))
+        return None
+    _check_keys(document, path, part)
+    at: Path_ = (*path, part.kind)
+    try:
+        facts = inspect(name, part, document.file.parent)
+    except UserError as error:
+        for key in ("output", "confidence"):
+            named = getattr(part, key)
+            if named is not None and f"output {named!r}" in error.message:
+                at = (*path, key)
+        document.problem(at, error.message, error.hint)
+        return None
+    except EnvironmentFault as fault:
+        document.fault = fault
+        return None
+    inputs = (*path, "inputs")
+    sound = all(broken[: len(inputs)] != inputs for broken in document.broken)
+    if facts.inputs is not None and facts.inputs != len(part.inputs) and sound:
+        message = f"the model takes {counted(facts.inputs, 'column')}, and the file lists {len(part.inputs)}"
+        document.problem(inputs, message, "list what it was trained on, in that order", at_key=True)
+    return facts
+
+
+def _check_keys(document: Document, path: Path_, part: ModelPart) -> None:
+    """Is a key there that means nothing for this kind of model?"""
+    if part.python is not None:
+        for key, hint in (
+            ("output", "take it out"),
+            ("confidence", "take it out: what the function returns under `confidence` is it"),
+        ):
+            if getattr(part, key) is not None:
+                document.problem((*path, key), f"`{key}` is for ONNX and HTTP models", hint, at_key=True)
+    for key, there in (("headers", part.headers), ("tensor", part.tensor)):
+        if part.http is None and there:
+            document.problem((*path, key), f"`{key}` is for HTTP models", "take it out", at_key=True)
+    if part.python is None and part.recycle is not None:
+        document.problem((*path, "recycle"), "`recycle` is for Python models", "take it out", at_key=True)
