@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.outcomes.book import Book
-from streamproc.core.outcomes.costs import Costs, micro, total
+from streamproc.core.outcomes.costs import Costs, micros
 from streamproc.core.outcomes.decision import Slim, reason_of, values_of
 from streamproc.core.outcomes.kept import ID_BYTES, Chunk
-from streamproc.core.outcomes.measures import Counts, Group, add, buckets, mark, segment_text
+from streamproc.core.outcomes.measures import MILLION, Counts, Group, add, buckets, mark, segment_text
 from streamproc.core.outcomes.policy import OutcomesPlan
 
 ORDINARY: Final = frozenset({"rule", "explored"})
@@ -107,13 +107,20 @@ class Counter:
         likely, [other] = self._plan.score, [value for value in self._plan.values if value != self._plan.score]
         assert likely is not None
         table = self._costs.table(columns, [None] * len(decisions))
-        for row, one in enumerate(decisions):
-            if one.score is None:
-                continue
-            yes, no = table.cost(row, one.decision, likely), table.cost(row, one.decision, other)
-            if yes is not None and no is not None:
-                cost = micro((one.score * yes + (1 - one.score) * no) / 1_000_000)
-                add(_counts(book, windows, groups, row), total("expected", cost))
+        by_place: dict[tuple[str, int, int], list[int]] = {}
+        places = zip(decisions, windows.tolist(), groups.tolist(), strict=True)
+        for row, (one, start, number) in enumerate(places):
+            if one.score is not None:
+                by_place.setdefault((one.decision, start, number), []).append(row)
+        for (decision, start, number), rows in by_place.items():
+            chance = np.array([decisions[row].score for row in rows], np.float64)
+            yes, no = (table.column(rows, decision, value) for value in (likely, other))
+            costs = micros((chance * yes + (1 - chance) * no) / MILLION)
+            known = list(map(int, costs[~np.isnan(costs)].tolist()))
+            if known:
+                squares = sum(cost * cost for cost in known)
+                told = {"expected/sum": sum(known), "expected/squares": squares, "expected/n": len(known)}
+                add(book.opened(start).counts(number), told)
 
 
 def _counts(book: Book, windows: NDArray[np.int64], groups: NDArray[np.uint16], row: int) -> Counts:
