@@ -14,7 +14,9 @@ from typing import Any, Final, Literal
 from streamproc.core.control import IncidentNote, NewMode, Said
 from streamproc.core.outcomes.measures import Window
 
-OF_THE_PIPELINE: Final = frozenset({"stale", "no_rule", "undecided", "mode_fallback", "mode_review_all", "rule"})
+OF_THE_PIPELINE: Final = frozenset(
+    {"stale", "no_rule", "undecided", "low_confidence", "mode_fallback", "mode_review_all", "rule"}
+)
 """Reasons that are no fault of the model's."""
 OPEN_BREAKER: Final = "breaker_open"
 QUIET: Final = 60.0

@@ -86,6 +86,7 @@ class Recount:
     def _decision(self, one: dict[str, Any], stamp: int) -> None:
         window = self._window(stamp)
         reason = one["score_reason"] or one["why"] if one["why"] == "no_score" else one["why"]
+        reason = one.get("fallback_reason") or reason
         features = one["features"]
         segment = orjson.dumps({name: features.get(name) for name in sorted(self.segments)}).decode()
         told = (one["rule"], one["plan"], one["model"], one["tier"], one["decision"], one["would_be"], reason)

@@ -46,6 +46,7 @@ KINDS = st.sampled_from(
         {"decision": "decline", "tier": "fallback:x", "why": "no_score", "score": None, "score_reason": "timeout"},
         {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.005}},
         {"features": {"region": None}, "key": None},
+        {"tier": "stand-in:small", "model": "m2", "fallback_reason": "breaker_open"},
         {"features": {"financed": 12.345, "region": "süd"}, "model": None},
     ]
 )

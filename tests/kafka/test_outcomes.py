@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -162,8 +163,7 @@ def run_with_kills(connection: Connection, folder: Path, count: int, kills: int,
         made.wait("revised/expired", reviewed)
         steps = [orjson.loads(record.value)["step"] for record in made.read("review-events")]
         made.wait("review/", 2 * steps.count("opened"))  # until samples have expired too
-        for code in processes.stop():
-            assert code == 0
+        assert set(processes.stop()) <= {0, -signal.SIGTERM}  # one that is starting has no handler yet
     return made
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from streamproc.core.outcomes.measures import MILLION, Counts
 from streamproc.core.outcomes.policy import AMOUNT, OutcomesPlan
@@ -57,15 +58,26 @@ class CostTable:
     def __init__(self, fixed: Mapping[tuple[str, str], Money], rows: Mapping[tuple[str, str], Sequence[Money]]) -> None:
         self._fixed, self._rows = fixed, rows
 
+    def column(self, rows: Sequence[int], decision: str, value: str) -> NDArray[np.float64]:
+        """What a decision costs in each of some rows; NaN where it is not known."""
+        costs = [self.cost(row, decision, value) for row in rows]
+        return np.array([np.nan if cost is None else cost for cost in costs], np.float64)
+
     def cost(self, row: int, decision: str, value: str) -> Money:
         """What a decision costs where a value comes true."""
         cell = decision, value
         return self._rows[cell][row] if cell in self._rows else self._fixed.get(cell)
 
 
+def micros(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``micro`` of each, as whole numbers."""
+    whole: NDArray[np.float64] = np.rint(np.clip(costs, -LARGEST, LARGEST) * MILLION)
+    return whole
+
+
 def _millionths(costs: pl.Series) -> list[Money]:
     """``micro`` of each."""
-    whole = np.rint(np.clip(costs.to_numpy(), -LARGEST, LARGEST) * MILLION)
+    whole = micros(costs.to_numpy())
     if not costs.null_count():
         exact: list[Money] = whole.astype(np.int64).tolist()
         return exact

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.outcomes.book import Book
-from streamproc.core.outcomes.costs import Costs, micro, total
+from streamproc.core.outcomes.costs import Costs, micros
 from streamproc.core.outcomes.decision import Slim, reason_of, values_of
 from streamproc.core.outcomes.kept import ID_BYTES, Chunk
-from streamproc.core.outcomes.measures import Counts, Group, add, buckets, mark, segment_text
+from streamproc.core.outcomes.measures import MILLION, Counts, Group, add, buckets, mark, segment_text
 from streamproc.core.outcomes.policy import OutcomesPlan
 
 ORDINARY: Final = frozenset({"rule", "explored"})
 """Reasons of decisions as they should be; of others the first and last moment are told too."""
 MOST_SEGMENTS: Final = 10_000
-TOLD: Final = ("rule", "plan", "model", "tier", "decision", "would_be", "why", "score_reason")
+TOLD: Final = ("rule", "plan", "model", "tier", "decision", "would_be", "why", "score_reason", "fallback_reason")
 """What a decision says of its group, in the order of that, and then why it is as it is."""
 
 
@@ -77,9 +77,9 @@ class Counter:
         for place in np.argsort(firsts).tolist():
             start, code = divmod(int(pairs[place]), len(kinds))
             opened = book.opened(int(starts[start]))
-            *told, why, score_reason = kinds[code][: len(TOLD)]
+            *told, why, score_reason, fallback_reason = kinds[code][: len(TOLD)]
             segment = self._segment(kinds[code][len(TOLD) :])
-            group = Group._make([segment, *told, reason_of(why, score_reason)])
+            group = Group._make([segment, *told, reason_of(why, score_reason, fallback_reason)])
             number = numbers[place] = opened.number(group)
             add(opened.counts(int(number)), {"decisions": many[place]})
             if group.reason not in ORDINARY:
@@ -107,13 +107,20 @@ class Counter:
         likely, [other] = self._plan.score, [value for value in self._plan.values if value != self._plan.score]
         assert likely is not None
         table = self._costs.table(columns, [None] * len(decisions))
-        for row, one in enumerate(decisions):
-            if one.score is None:
-                continue
-            yes, no = table.cost(row, one.decision, likely), table.cost(row, one.decision, other)
-            if yes is not None and no is not None:
-                cost = micro((one.score * yes + (1 - one.score) * no) / 1_000_000)
-                add(_counts(book, windows, groups, row), total("expected", cost))
+        by_place: dict[tuple[str, int, int], list[int]] = {}
+        places = zip(decisions, windows.tolist(), groups.tolist(), strict=True)
+        for row, (one, start, number) in enumerate(places):
+            if one.score is not None:
+                by_place.setdefault((one.decision, start, number), []).append(row)
+        for (decision, start, number), rows in by_place.items():
+            chance = np.array([decisions[row].score for row in rows], np.float64)
+            yes, no = (table.column(rows, decision, value) for value in (likely, other))
+            costs = micros((chance * yes + (1 - chance) * no) / MILLION)
+            known = list(map(int, costs[~np.isnan(costs)].tolist()))
+            if known:
+                squares = sum(cost * cost for cost in known)
+                told = {"expected/sum": sum(known), "expected/squares": squares, "expected/n": len(known)}
+                add(book.opened(start).counts(number), told)
 
 
 def _counts(book: Book, windows: NDArray[np.int64], groups: NDArray[np.uint16], row: int) -> Counts:

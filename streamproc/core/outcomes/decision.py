@@ -42,6 +42,7 @@ class Slim(msgspec.Struct, gc=False):
     score_reason: str | None
     plan: str
     model: str | None
+    fallback_reason: str | None = None
     revision: int = 0
     review: Reviewed | None = None
     explored: Explored | None = None
@@ -69,9 +70,9 @@ def decoder(columns: Sequence[str]) -> Callable[[bytes], Slim]:
     return cast("Callable[[bytes], Slim]", msgspec.json.Decoder(whole).decode)
 
 
-def reason_of(why: str, score_reason: str | None) -> str:
-    """Why the tier decided: why there is no score, where that is why."""
-    return (score_reason or why) if why == "no_score" else why
+def reason_of(why: str, score_reason: str | None, fallback_reason: str | None) -> str:
+    """Why the tier decided, as the decision says it; where it does not, why there is no score, if that is why."""
+    return fallback_reason or (score_reason if why == "no_score" else None) or why
 
 
 def values_of(decisions: Sequence[Slim], columns: Sequence[str]) -> dict[str, list[Any]]:
