@@ -14,10 +14,8 @@ from typing import Any, Final, Literal
 from streamproc.core.control import IncidentNote, NewMode, Said
 from streamproc.core.outcomes.measures import Window
 
-OF_THE_PIPELINE: Final = frozenset(
-    {"stale", "no_rule", "undecided", "low_confidence", "mode_fallback", "mode_review_all", "rule"}
-)
-"""Reasons that are no fault of the model's."""
+MISSED: Final = frozenset({"timeout", "breaker_open", "error"})
+"""Reasons to fall back that say that the model was missed; others are the event's, the rules' or the people's."""
 OPEN_BREAKER: Final = "breaker_open"
 QUIET: Final = 60.0
 """Seconds without such a decision that part one incident of the model from the next, within windows that follow."""
@@ -48,7 +46,7 @@ def of_model(windows: Iterable[Window], now: datetime) -> list[Recovery]:
     """
     spans = list[tuple[int, int, str]]()
     for window in windows:
-        spans += [(first, last, name) for name, (first, last) in window.marks.items() if name not in OF_THE_PIPELINE]
+        spans += [(first, last, name) for name, (first, last) in window.marks.items() if name in MISSED]
     found = list[tuple[Recovery, set[str]]]()
     for first, last, name in sorted(spans):
         begin, end = _moment(first), _moment(last)

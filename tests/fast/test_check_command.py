@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_a_good_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, GOOD)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{GOOD}: good: 10 features, 10 rules, 12 tests, plan ")
+    assert out.startswith(f"{GOOD}: good: 10 features, 12 rules, 14 tests, plan ")
     assert out.count("\n") == 1
 
 
@@ -56,7 +56,7 @@ def test_a_good_file_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, GOOD, "--json")
     said = orjson.loads(out)
     assert code == 0
-    assert (said["ok"], said["features"], said["rules"], said["tests"]) == (True, 10, 10, 12)
+    assert (said["ok"], said["features"], said["rules"], said["tests"]) == (True, 10, 12, 14)
 
 
 def test_the_schema_needs_no_file(capsys: pytest.CaptureFixture[str]) -> None:
