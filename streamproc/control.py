@@ -31,12 +31,18 @@ LOOKED_AT = 100
 log = logging.getLogger(__name__)
 
 
-def control_of(values: Mapping[bytes, bytes]) -> Control:
-    """What holds, from the newest value of each key; what cannot be read is left out, and told."""
+def control_of(values: Mapping[bytes, bytes], pipeline: str) -> Control:
+    """What holds for a pipeline, from the newest value of each key; what cannot be read is left out, and told.
+
+    A record under another key than its own would never be replaced by a newer one, so it does not count either.
+    """
     said = list[Said]()
-    for value in values.values():
+    for key, value in values.items():
         try:
-            said.append(loads(value))
+            record = loads(value)
+            if (record.key, record.pipeline) != (key, pipeline):
+                raise ValueError("it is of another pipeline, or under another key than its own")
+            said.append(record)
         except ValueError as error:
             log.warning("a record on the control topic is left out: %s", error)
     return Control.of(said)
@@ -44,7 +50,7 @@ def control_of(values: Mapping[bytes, bytes]) -> Control:
 
 async def read_control(connection: Connection, pipeline: str) -> Control:
     """What holds now."""
-    return control_of(await newest_values(connection, Topics.of(pipeline).control))
+    return control_of(await newest_values(connection, Topics.of(pipeline).control), pipeline)
 
 
 async def newest_values(connection: Connection, topic: str) -> dict[bytes, bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from streamproc.artefacts import KIND
+from streamproc.core.intake import ActionResult, read_result
 from streamproc.core.records import TYPE, Topics, lane_of
 from streamproc.errors import UserError
 from streamproc.kafka import admin
@@ -71,17 +72,17 @@ async def find(
     return found
 
 
-async def action_results(connection: Connection, pipeline: str, decision_id: str) -> list[dict[str, Any]]:
+async def action_results(connection: Connection, pipeline: str, decision_id: str) -> list[ActionResult]:
     """What was reported back on the actions of a decision, oldest first."""
-    topic, found = Topics.of(pipeline).action_results, list[dict[str, Any]]()
+    topic, found = Topics.of(pipeline).action_results, list[ActionResult]()
     if topic not in await admin.describe(connection, [topic]):
         return found
     async with reading(connection, topic) as reader:
         async for records in reader.scan():
             for record in records:
-                with suppress(orjson.JSONDecodeError, TypeError, KeyError):  # the intake makes dead letters of those
-                    told = orjson.loads(record.value or b"")
-                    if told["id"] == decision_id:
+                with suppress(ValueError):  # the intake makes dead letters of those
+                    told = read_result(record.value or b"")
+                    if told.id == decision_id:
                         found.append(told)
     return found
 

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from streamproc.core.intake import KEY, SIGNATURE
-from streamproc.core.records import TYPED, Topics
+from streamproc.core.records import TYPED, Topics, text_headers
 from streamproc.core.review.said import Said, encode, lane_of_item
 from streamproc.core.review.sample import verdict_id
 from streamproc.errors import BrokerUnavailable, UserError
@@ -94,7 +94,7 @@ async def say(
                     if _is_answer(event, said):
                         return event
             before = end
-            await _raise_if_refused(connection, topics.dead_letters, refused, place)
+            await _raise_if_refused(connection, topics.dead_letters, refused, topics.verdicts, place)
             await asyncio.sleep(LOOK_SECONDS)
     raise BrokerUnavailable(
         f"nothing came of it within {ANSWER_SECONDS:.0f} s: said again, it counts once",
@@ -134,15 +134,18 @@ async def _letters_end(connection: Connection, topic: str) -> dict[int, int]:
         return {partition: (await reader.kept(partition))[1] for partition in range(reader.partitions)}
 
 
-async def _raise_if_refused(connection: Connection, topic: str, begins: dict[int, int], place: tuple[int, int]) -> None:
-    """Look for the dead letter of a record, from where we have not looked yet."""
+async def _raise_if_refused(
+    connection: Connection, topic: str, begins: dict[int, int], said: str, place: tuple[int, int]
+) -> None:
+    """Look for the dead letter of a record of topic ``said``, from where we have not looked yet."""
+    wanted = said, str(place[0]), str(place[1])
     async with reading(connection, topic) as reader:
         for partition, begin in begins.items():
             _, end = await reader.kept(partition)
             async for records in reader.between(partition, begin, end):
                 for record in records:
-                    named = {name: (content or b"").decode() for name, content in record.headers}
-                    if (named.get("sp-partition"), named.get("sp-offset")) == tuple(map(str, place)):
+                    named = text_headers(record.headers)
+                    if (named.get("sp-topic"), named.get("sp-partition"), named.get("sp-offset")) == wanted:
                         detail, reason = named.get("sp-detail", ""), named.get("sp-reason", "")
                         raise UserError(f"it did not count: {detail or reason}", HINTS.get(reason, ""))
             begins[partition] = end

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 LEARN_AGAIN_SECONDS = 5.0
 LONGEST_WAIT = 60.0
 RETRY_SECONDS = 1.0
+LEARNER = "streamproc"
+"""Who says what is normal where that is learned from a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ async def _learn_stream(
     await follower.shows_all()
     if seeing.said is None:
         why = f"learned from the newest {len(stretch.records):,} events of {stream.topic}"
-        await say(connection, new_normal(pipeline, baseline, "streamproc", why, stretch))
+        await say(connection, new_normal(pipeline, baseline, LEARNER, why, stretch))
         await follower.shows_all()
 
 
@@ -194,15 +196,19 @@ class Seeing:
     def _control_of(self, values: Mapping[bytes, bytes]) -> Control:
         """What was said, read again only where that changed: drift changes more often."""
         if values != self._values:
-            self._values, self._control = dict(values), self._that_counts(control_of(values))
+            said = control_of(values, self._pipeline.plan.pipeline)
+            self._values, self._control = dict(values), self._that_counts(said)
         return self._control
 
     def _that_counts(self, control: Control) -> Control:
         """What counts of what was said, where signatures are wanted."""
-        mode = control.mode if control.mode is None or self._is_sound(control.mode) else self._counted
-        if control.mode is not None and mode is None:
+        mode, before, wanted = control.mode, self._counted, self._signatures.required
+        if mode is not None and not self._is_sound(mode):
             # Something was said before that, perhaps, and compaction has left us this: what is safe in any case.
-            mode = msgspec.structs.replace(control.mode, mode="review-all")
+            mode = before or msgspec.structs.replace(mode, mode="review-all")
+        elif wanted and before is not None and (mode is None or mode.time < before.time):
+            log.warning("the mode on the control topic was deleted, or is an old one again: %s holds", before.mode)
+            mode = before
         self._counted = mode
         normals = {key: one for key, one in control.normals.items() if self._is_sound(one)}
         incidents = {key: one for key, one in control.incidents.items() if self._is_sound(one)}
@@ -211,7 +217,8 @@ class Seeing:
     def _is_sound(self, record: Said) -> bool:
         """Whether a record is signed as it should be. What a stream says is normal, workers learn and nobody signs."""
         signature = None if record.signature is None else record.signature.encode()
-        learned = isinstance(record, NewNormal) and signature is None and stream_reference(self._pipeline) is not None
+        streams = isinstance(record, NewNormal) and stream_reference(self._pipeline) is not None
+        learned = streams and signature is None and record.by == LEARNER
         outcome = self._signatures.check(signable(record), record.by, record.by, signature)
         if learned or isinstance(outcome, bool):
             return True

@@ -174,7 +174,7 @@ def matters(row: TopicRole, what: str) -> bool:
     Partition counts are contracts of lanes and their changelogs; elsewhere consumers may want their own."""
     if what == "its partition count":
         return row.role in OF_LANES or (row.role == "decisions" and row.access == "read and write")
-    return what == "cleanup.policy"
+    return what == "cleanup.policy" or (row.role == "cases" and what in BROKERS_TIME)
 
 
 async def events_topic(connection: Connection, topic: str) -> admin.TopicInfo:

@@ -36,6 +36,7 @@ from streamproc.core.review.load import Load
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.processor import ReviewProcessor
 from streamproc.io.breaker import STATES
+from streamproc.kafka import admin
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
@@ -139,6 +140,8 @@ async def work(
         to_directory(kept, archive)
     else:
         await to_topic(kept, connection, plan.topics.artefacts)
+    if plan.review is None and plan.topics.cases in await admin.describe(connection, [plan.topics.cases]):
+        log.warning("the file has no review part any more: cases that are open stay so, and nobody's answer counts")
     metrics.RESTARTS.set(restarts)
     for name in pipeline.answers.states():
         metrics.BREAKER.labels(name).set_function(partial(_breaker, pipeline, name))

@@ -17,9 +17,11 @@ from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.control import read_control, say
 from streamproc.core.control import IncidentNote, NewMode, NewNormal, dumps, signable
 from streamproc.core.plan import Mode
-from streamproc.io.signatures import sign
+from streamproc.core.signatures import Signatures
+from streamproc.io.signatures import sign, verifier
 from streamproc.kafka.connection import Connection
-from streamproc.operations import pipeline_name
+from streamproc.operations import pipeline_file, pipeline_name
+from streamproc.plan.review import public_key
 
 SaidRecord = TypeVar("SaidRecord", NewMode, NewNormal, IncidentNote)
 
@@ -91,6 +93,18 @@ def mode(file: Path, mode: Mode, why: str, by: str, private: Path | None, connec
     click.echo(f"{record.pipeline}: {mode}")
 
 
+def _signed(file: Path, said: NewMode) -> str:
+    """What is to be said of a signature, as workers of this file see it."""
+    review = pipeline_file(file).review
+    if review is None or (said.signature is None and not review.require_signature):
+        return ""
+    keys = {name: public_key(text) for name, text in review.keys.items()}
+    signatures = Signatures(keys, review.require_signature, verifier() if keys else None)
+    signature = None if said.signature is None else said.signature.encode()
+    outcome = signatures.check(signable(said), said.by, said.by, signature)
+    return " (signed)" if outcome is True else f" (does not count: {str(outcome).replace('_', ' ')})"
+
+
 @control.command()
 @click.option("--json", "as_json", is_flag=True, help="The record as it is; null where nothing was ever said.")
 @connection_options
@@ -109,5 +123,5 @@ def show(file: Path, as_json: bool, connection: Connection) -> None:
     elif said is None:
         click.echo("automatic: nobody ever said otherwise")
     else:
-        by = said.by if said.signature is None else f"{said.by} (signed)"
+        by = f"{said.by}{_signed(file, said)}"
         click.echo(f"{said.mode}: {by} at {said.time:%Y-%m-%d %H:%M:%S} UTC: {said.why}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import orjson
 from rich import box
 from rich.markup import escape
@@ -18,6 +19,7 @@ from rich.table import Table
 from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options
 from streamproc.cli.progress import scanning
+from streamproc.core.intake import ActionResult
 from streamproc.core.records import Topics
 from streamproc.decisions import Event, Found, action_results, archived, event_of, find, search
 from streamproc.explain import WHY, ArchivedPlan, RuleTrace, by_drift, explain, read_plan
@@ -86,7 +88,7 @@ def show(
     name = _topic(file, topic)
     after = moment(since, datetime.now(UTC)) if since else None
 
-    async def gather() -> tuple[list[Found], Event, ArchivedPlan | None, list[dict[str, Any]]]:
+    async def gather() -> tuple[list[Found], Event, ArchivedPlan | None, list[ActionResult]]:
         with scanning(name) as progress:
             found = await find(connection, name, decision_id, since=after, progress=progress)
         first = found[0].decision
@@ -107,7 +109,7 @@ def show(
                     "archived": plan is not None,
                     "rules": [asdict(trace) for trace in traces],
                     "later": [one.decision for one in later],
-                    "action_results": results,
+                    "action_results": list(map(msgspec.to_builtins, results)),
                 },
                 option=orjson.OPT_INDENT_2,
             )
@@ -261,7 +263,7 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     click.echo(text)
 
 
-def _print_later(later: Sequence[Found], results: Sequence[Mapping[str, Any]]) -> None:
+def _print_later(later: Sequence[Found], results: Sequence[ActionResult]) -> None:
     for one in later:
         told, review = one.decision, one.decision["review"]
         by = f" by {review['by']}" if review["by"] else ""
@@ -269,9 +271,7 @@ def _print_later(later: Sequence[Found], results: Sequence[Mapping[str, Any]]) -
         why = WHY.get(told["why"], told["why"])
         click.echo(f"then {told['decision']}, {told['tier']}: {why}{by}{note}, {review['decided']}")
     for result in results:
-        click.echo(
-            f"action of revision {result.get('revision', 0)}: {result.get('status')} {result.get('detail') or ''}"
-        )
+        click.echo(f"action of revision {result.revision}: {result.status} {result.detail or ''}")
 
 
 def _shadow(said: Any) -> str:

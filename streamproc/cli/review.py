@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def list_command(file: Path, *, limit: int, since: str | None, as_json: bool, co
     """
     pipeline, now = _with_review(file), datetime.now(UTC)
     cases = [shown for shown in _read(pipeline, connection, since, now).values() if shown.is_open]
-    cases.sort(key=_urgency)
+    known = sorted(shown.item["priority"] for shown in cases if shown.item and shown.item["priority"] is not None)
+    cases.sort(key=partial(_urgency, middle=known[len(known) // 2] if known else 0.0))
     if as_json:
         for shown in cases[:limit]:
             click.echo(orjson.dumps({**(shown.item or {}), "claimed_by": shown.claimed(now)}))
@@ -97,7 +99,8 @@ def show_command(file: Path, *, item: str, since: str | None, as_json: bool, con
     if shown is None:
         raise UserError(f"nothing is told of {item}", "is it older? `--since 30d` looks further back")
     if as_json:
-        click.echo(orjson.dumps({"item": shown.item, "events": shown.events}, option=orjson.OPT_INDENT_2))
+        events = list(map(_shown, shown.events))
+        click.echo(orjson.dumps({"item": shown.item, "events": events}, option=orjson.OPT_INDENT_2))
         return
     click.echo(orjson.dumps(shown.item, option=orjson.OPT_INDENT_2).decode())
     for event in shown.events:
@@ -206,9 +209,12 @@ def _say(file: Path, connection: Connection, said: Said, private: Path | None, a
     event = asyncio.run(say(connection, pipeline.pipeline, said, signature))
     if event["step"] == "refused":
         raise UserError(f"{said.kind} refused: {REASONS.get(event['reason'], event['reason'])}", HINTS[said.kind])
-    click.echo(orjson.dumps(event) if as_json else _told(event))
+    click.echo(orjson.dumps(_shown(event)) if as_json else _told(event))
 
 
+BEFORE_AN_ANSWER = ("opened", "claimed", "released", "refused")
+UNBLINDING = frozenset({"kind", "was", "would_be", "tier", "rule", "priority"})
+"""What a review event says of what was decided before."""
 REASONS = {
     "claimed": "somebody else is working on it",
     "lease_lost": "that claim does not hold any more",
@@ -236,9 +242,10 @@ def _read(pipeline: PipelineFile, connection: Connection, since: str | None, now
         return asyncio.run(read_cases(connection, pipeline.pipeline, start, progress))
 
 
-def _urgency(shown: Shown) -> tuple[float, str]:
+def _urgency(shown: Shown, middle: float) -> tuple[float, str]:
+    """Blind cases tell no priority: they stand in the middle of the others."""
     assert shown.item is not None
-    priority = shown.item["priority"]
+    priority = middle if shown.item["blind"] else shown.item["priority"]
     return -(float("-inf") if priority is None else priority), shown.item["deadline"] or ""
 
 
@@ -265,7 +272,15 @@ def _told(event: Mapping[str, Any]) -> str:
     for name in ("reason", "note"):
         if event[name]:
             said.append(f"({event[name]})")
-    return f"{_short(event['time'])} " + " ".join(filter(None, said))
+    line = f"{_short(event['time'])} " + " ".join(filter(None, said))
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+
+
+def _shown(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An event as whoever judges blind may see it."""
+    if event["kind"] == "review" or event["step"] not in BEFORE_AN_ANSWER:
+        return event
+    return {name: value for name, value in event.items() if name not in UNBLINDING}
 
 
 def _short(time: str | None) -> str:

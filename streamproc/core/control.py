@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,10 @@ VERSION: Final = VERSIONS["control"]
 BASELINE_KEY: Final = b"baseline/"
 MODE_KEY: Final = b"mode"
 INCIDENT_KEY: Final = b"incident/"
+
+
+Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time that says of which zone it is."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -39,7 +43,7 @@ class _Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
     version: int = VERSION
     pipeline: str
-    time: datetime
+    time: Moment
     by: str
     why: str
     signature: str | None = None
@@ -70,7 +74,7 @@ class IncidentNote(_Said, frozen=True, kw_only=True, tag="incident"):
     incident: str
     acknowledged: bool
     owner: str | None = None
-    snoozed_until: datetime | None = None
+    snoozed_until: Moment | None = None
 
     @property
     def key(self) -> bytes:
@@ -109,7 +113,7 @@ def loads(raw: bytes) -> Said:
     """The record of a value. Raises ValueError where it is none, or of a later version."""
     try:
         record = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no control record: {error}") from error
     if record.version != VERSION:
         raise ValueError(f"it has version {record.version}, and this is for version {VERSION}")

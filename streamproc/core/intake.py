@@ -50,6 +50,14 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 _results: msgspec.json.Decoder[ActionResult] = msgspec.json.Decoder(ActionResult)
 
 
+def read_result(raw: bytes) -> ActionResult:
+    """What a record's value says. Raises ValueError where it is nothing of the kind."""
+    try:
+        return _results.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 class _Refused(Exception):
     """Why a record does not count."""
 
@@ -96,8 +104,8 @@ class IntakeProcessor:
         if source.topic == topics.verdicts:
             said = _read(saying.loads, value)
             named = dict(headers)
-            key = named.get(KEY)
-            by_key = None if key is None else key.decode(errors="replace")
+            signer = named.get(KEY)
+            by_key = None if signer is None else signer.decode(errors="replace")
             signed = self.signatures.check(value, said.by, by_key, named.get(SIGNATURE))
             if isinstance(signed, str):
                 raise _Refused(signed, f"what {said.by} says does not count: {signed.replace('_', ' ')}")
@@ -106,7 +114,7 @@ class IntakeProcessor:
             out.to_lane(topics.cases, lane, key, value, told)
             return "verdicts", said.kind
         if source.topic == topics.action_results:
-            result = _read(_results.decode, value)
+            result = _read(read_result, value)
             self._lane(lane_of(result.id), result.id)
             return "action_results", result.status
         outcome = _read(outcomes.loads, value)
@@ -128,7 +136,7 @@ class IntakeProcessor:
 def _read(loads: Callable[[bytes], Read], value: bytes) -> Read:
     try:
         return loads(value)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise _Refused("malformed", str(error)) from error
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, Events, Feature, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, DriftPlan, Events, Feature, Plan, Rule
+from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
 from streamproc.plan.content import hashed
@@ -41,7 +43,9 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     review = make_review(document, file, scope)
     fallback = make_fallback(document, file, scope)
     check_decisions(document, file)
-    read = [expression for expression in _expressions(confidence, rules, fallback) if expression is not None]
+    priority = None if review is None else review.priority
+    conditions = _expressions(confidence, rules, fallback, priority)
+    read = [expression for expression in conditions if expression is not None]
     drift = make_drift(document, file, scope, read, confidence, sensitive)
     outcomes = make_outcomes(document, file, scope, sensitive)
     fields = {} if contract is None else contract.columns
@@ -75,7 +79,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         dead_letter_mode=file.dead_letters.sensitive if events.sensitive else "plain",
         recorded=recorded,
         drift=drift,
-        review=review,
+        review=_blinded(review, of_models, drift),
         sensitive=sensitive,
         stand_ins=models.chain[1:],
         shadows=models.shadows,
@@ -99,11 +103,19 @@ def _scope(document: Document, file: PipelineFile, contract: Contract | None) ->
 
 
 def _expressions(
-    confidence: Expression | None, rules: Iterable[Rule], fallback: Iterable[Rule]
+    confidence: Expression | None, rules: Iterable[Rule], fallback: Iterable[Rule], priority: Expression | None
 ) -> Iterable[Expression | None]:
     yield confidence
+    yield priority
     yield from (rule.when for rule in rules)
     yield from (rule.when for rule in fallback)
+
+
+def _blinded(review: ReviewPlan | None, of_models: Iterable[str], drift: DriftPlan | None) -> ReviewPlan | None:
+    """With the columns that show what automation thinks: whoever is to judge without it must not see them."""
+    if review is None:
+        return None
+    return replace(review, hidden=frozenset([*of_models, *(drift.reads if drift else ())]))
 
 
 def _recorded(

@@ -122,7 +122,8 @@ def _all_read(document: Document, file: PipelineFile, read: list[Expression]) ->
     """Whether every expression that may read drift is sound: one that is wrong may be the one that reads it."""
     if any(path[0] in ("confidence", "rules", "fallback") for path in document.broken if path):
         return False
-    texts = [file.confidence, *(rule.when for rule in file.rules), *(rule.when for rule in file.fallback)]
+    priority = None if file.review is None else file.review.priority
+    texts = [file.confidence, priority, *(rule.when for rule in file.rules), *(rule.when for rule in file.fallback)]
     return len([text for text in texts if text is not None]) == len(read)
 
 

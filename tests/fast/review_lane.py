@@ -92,6 +92,7 @@ class Lane:
     wake_at: datetime | None = None
     offset: int = 0
     sent: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    headers: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     tables: Tables = field(default_factory=lambda: Tables(TABLES))
 
@@ -141,6 +142,7 @@ class Lane:
                 assert record_problems(value, headers) == [], (output.topic, value)
                 named = dict(headers)
                 whole = named if output.topic.endswith("dead-letter") else orjson.loads(value or b"null")
+                self.headers[output.topic].append(named)
                 sent[output.topic].append(whole)
                 self.sent[output.topic].append(whole)
             if output.topic.startswith(("t.review", "t.decisions", "t.dead-letter")):

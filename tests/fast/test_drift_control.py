@@ -55,7 +55,20 @@ def test_records_are_what_their_schema_says_and_come_back(baseline: Baseline) ->
 def test_what_is_no_control_record_is_left_out(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"control record|version"):
         loads(value)
-    assert control_of({b"x": value, b"y": dumps(note())}).incidents == {"i1": note()}
+    values = {b"x": value, note().key: dumps(note())}
+    assert control_of(values, note().pipeline).incidents == {"i1": note()}
+
+
+def test_a_record_under_another_key_or_of_another_pipeline_does_not_count() -> None:
+    assert not control_of({b"zzz": dumps(note())}, note().pipeline).incidents
+    assert not control_of({note().key: dumps(note())}, "another").incidents
+
+
+def test_a_record_that_is_nested_without_end_is_left_out(baseline: Baseline) -> None:
+    raw = dumps(normal(baseline))
+    start = raw.index(b'"baseline":{')
+    deep = raw[:start] + b'"baseline":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert not control_of({normal(baseline).key: deep}, note().pipeline).normals
 
 
 def test_a_baseline_holds_for_its_plan_and_model_alone(baseline: Baseline) -> None:

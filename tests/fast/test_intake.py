@@ -54,6 +54,7 @@ def test_what_people_say_goes_to_the_lane_that_the_id_names() -> None:
     effects = give("verdicts", *values, second, headers=(("traceparent", b"00-1"), ("cookie", b"x")))
     found = placed(effects, "cases")
     assert [(lane, value) for lane, value, _ in found] == [*enumerate(values), (2, second)]
+    assert {key for output in effects.records for key in output.keys} == {b"k"}
     for place, (_, _, headers) in enumerate(found):
         assert (headers["sp-type"], headers["sp-signed"], headers["traceparent"]) == (b"verdict", b"0", b"00-1")
         assert Source.of(headers["sp-from"].decode()) == Source("t.verdicts", 1, 7 + place, 5)
@@ -74,6 +75,9 @@ def test_what_people_say_goes_to_the_lane_that_the_id_names() -> None:
         ("verdicts", said(1, decision="approve", by=""), b"malformed"),
         ("verdicts", said(1, decision="approve", fence=0), b"malformed"),
         ("verdicts", said(1, decision="approve", extra=1), b"malformed"),
+        ("verdicts", said(1, decision="approve", fence=2**31 + 1), b"malformed"),
+        ("verdicts", b"[" * 100_000, b"malformed"),
+        ("outcomes", b'{"value": ' + b"[" * 100_000, b"malformed"),
         ("verdicts", said(decision_id(1, LANES), decision="approve"), b"no_such_lane"),
         ("action-results", b'{"id": "x", "status": "done"}', b"no_such_lane"),
         ("action-results", orjson.dumps({"id": decision_id(1), "status": "maybe"}), b"malformed"),

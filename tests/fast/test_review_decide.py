@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from streamproc.core.processor import Effects
 from streamproc.core.review.policy import Allowance, ExplorePlan, ReviewPlan
 from streamproc.core.review.sample import WORDS, chosen
 from streamproc.offline import Offline, batch_of
+from streamproc.pipeline import open_pipeline
+from streamproc.sample import example
 from tests.fast.plans import NOW, decide, decide_batch, decisions, make_plan, sent
 from tests.fast.review_lane import PLAN
 from tests.record_schemas import record_problems
@@ -153,3 +158,19 @@ def test_a_budget_is_one_of_its_period() -> None:
 def test_over_a_file_nothing_is_explored() -> None:
     plan = plan_with(replace(PLAN, explore=ExplorePlan("approve", "decline", 500_000, Allowance(100, DAY))))
     assert not any("explored" in one for one in decisions(decide(plan, rows(1_000))))
+
+
+@pytest.mark.parametrize("priority", ["CASE WHEN drift_car_value = 'drifting' THEN 2 ELSE 1 END", "score", "confidence",
+                                      "CASE WHEN drift_any = 'drifting' THEN 1 ELSE 0 END",
+                                      "CASE WHEN model_status = 'ok' THEN 0 ELSE 1 END"])  # fmt: skip
+def test_a_priority_reads_whatever_rules_may(tmp_path: Path, priority: str) -> None:
+    shutil.copytree(example("car_loan"), tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "pipeline.yaml"
+    text = re.sub(r"  priority: .*", f"  priority: {priority}", file.read_text())
+    file.write_text(text)
+    pipeline = open_pipeline(file)
+    values = [orjson.dumps(test.event) for test in pipeline.loaded.file.tests]
+    effects = Offline(pipeline.processor, pipeline.answers.now).process(batch_of("car-loan.events", values))
+    cases = [case for case in sent(effects, "car-loan.cases") if case["kind"] == "review"]
+    assert cases
+    assert any(isinstance(case["priority"], float) for case in cases)

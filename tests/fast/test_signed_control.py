@@ -22,8 +22,8 @@ from streamproc.seeing import Seeing
 from tests.kafka.car_loan import bare
 
 
-def said(mode: Mode, by: str = "ada") -> NewMode:
-    return NewMode(pipeline="car-loan", time=datetime(2026, 1, 1, tzinfo=UTC), by=by, why="a test", mode=mode)
+def said(mode: Mode, by: str = "ada", day: int = 1, pipeline: str = "car-loan") -> NewMode:
+    return NewMode(pipeline=pipeline, time=datetime(2026, 1, day, tzinfo=UTC), by=by, why="a test", mode=mode)
 
 
 @pytest.fixture
@@ -66,6 +66,25 @@ def test_what_is_not_signed_counts_only_where_that_is_not_wanted(tmp_path: Path,
     assert mode(seeing(tmp_path, key, required=False), said("fallback")) == "fallback"
     sight = seeing(tmp_path, key, required=True)
     assert mode(sight, signed(said("fallback"), key), said("automatic")) == "fallback", "what counted still does"
+
+
+def test_what_was_deleted_or_is_said_again_later_changes_nothing_where_signatures_are_wanted(
+    tmp_path: Path, key: Path
+) -> None:
+    sight = seeing(tmp_path, key, required=True)
+    old, new = signed(said("automatic"), key), signed(said("review-all", day=2), key)
+    assert mode(sight, old, new) == "review-all"
+    assert mode(sight, old) == "review-all", "an old record, sent again"
+    assert sight.views({"car-loan.control": {}})[MODE] == "review-all", "a tombstone"
+    assert mode(sight, signed(said("automatic", day=3), key)) == "automatic"
+
+
+def test_a_record_under_another_key_or_of_another_pipeline_does_not_count(tmp_path: Path, key: Path) -> None:
+    sight = seeing(tmp_path, key, required=True)
+    mine, strange = signed(said("review-all"), key), signed(said("automatic", day=2), key)
+    views = sight.views({"car-loan.control": {b"mode": dumps(mine), b"zzz": dumps(strange)}})
+    assert views[MODE] == "review-all"
+    assert mode(sight, signed(said("automatic", day=3, pipeline="another"), key)) == "review-all"
 
 
 def test_where_nothing_is_known_that_counts_the_safe_thing_is_done(tmp_path: Path, key: Path) -> None:

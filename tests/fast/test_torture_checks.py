@@ -14,7 +14,7 @@ from examples.counter.counter import TABLE
 from streamproc.core.processor import NOTHING_SEEN, run
 from streamproc.core.records import SIGNED, TYPED, lane_of
 from streamproc.core.review.desk import TABLES
-from streamproc.core.review.processor import ReviewProcessor
+from streamproc.core.review.processor import MARGIN, ReviewProcessor
 from streamproc.core.state import Tables, changelog_key
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.sample import example
@@ -80,7 +80,7 @@ def reviewed(pipeline: Pipeline, cases: list[Record]) -> dict[str, list[tuple[An
             own = [replace(one, timestamp=int(NOW.timestamp() * 1000)) for one in own]
             whole = batch(plan.topics.cases, lane, own)
             step = processor.process(whole, tables, NOTHING_SEEN, NOW)
-            effects = run(step if own else processor.tick(tables, NOTHING_SEEN, NOW + plan.review.ttl), None)
+            effects = run(step if own else processor.tick(tables, NOTHING_SEEN, NOW + plan.review.ttl + MARGIN), None)
             tables.apply(effects.state)
             for topic, sent in flat(effects).items():
                 found.setdefault(topic, []).extend(sent)

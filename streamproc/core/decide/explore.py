@@ -24,6 +24,8 @@ from streamproc.core.review.sample import chosen
 TABLE: Final = "explore"
 KEY: Final = b"spent"
 VERSION: Final = 1
+OVER_BUDGET: Final = "over_budget"
+"""How metrics count events that were chosen and not taken."""
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -50,6 +52,8 @@ def explore_stage(plan: Plan, lanes: int) -> Stage:
             partition = int(frame.records.partitions[frame.rows[rows[places == lane][0]]])
             allowed = explore.budget.of_lane(partition, lanes)
             taken += rows[places == lane][: _spend(frame, context, lane, allowed, int((places == lane).sum()))].tolist()
+        if len(taken) < len(rows):
+            frame.count("explored", OVER_BUDGET, len(rows) - len(taken))
         if not taken:
             return
         explored = Explored(explore.instead_of, explore.share / MILLION)

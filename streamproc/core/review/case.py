@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 import msgspec
+import orjson
 
-from streamproc.core.records import VERSIONS
+from streamproc.core.records import VERSIONS, lane_of
 from streamproc.core.review.event import Kind
 
 VERSION: Final = 1
 Status: TypeAlias = Literal["open", "decided", "expired", "shed", "cancelled"]
-REMEMBERED: Final = 8
+REMEMBERED: Final = 64
 """So many verdicts of a case are known again when they are sent again."""
 
 
@@ -38,7 +39,6 @@ class Decided(msgspec.Struct, frozen=True):
     rule: str | None
     would_be: str | None
     plan: str
-    features: msgspec.Raw
 
 
 class Claim(msgspec.Struct, array_like=True, frozen=True):
@@ -108,8 +108,15 @@ def read(raw: bytes) -> Case:
 
 
 def read_opening(raw: bytes) -> Opening:
-    """What the decide agent wrote."""
-    opening = _openings.decode(raw)
+    """What the decide agent wrote. Raises ValueError where it is nothing of the kind: others may write there too."""
+    try:
+        opening = _openings.decode(raw)
+        orjson.loads(bytes(opening.decision))
+        decided(opening.decision)
+    except (msgspec.MsgspecError, orjson.JSONDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if lane_of(opening.id) is None:
+        raise ValueError("its `id` is no decision's")
     if opening.version != VERSIONS["case"]:
         raise ValueError(f"a case of version {opening.version} is met, and this is for version {VERSIONS['case']}")
     return opening

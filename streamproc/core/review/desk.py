@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-import msgspec
-
 from streamproc.core.outbox import Outbox
 from streamproc.core.processor import Effects, Headers, Records, State
 from streamproc.core.records import CAME_FROM, SIGNED, TYPE, TYPED, DeadLetter, Source, Topics, headers_for, lane_of
@@ -25,6 +23,10 @@ CASES: Final = "cases"
 AGENDA: Final = "agenda"
 TABLES: Final = (CASES, AGENDA)
 LOAD: Final = b"load"
+LATEST: Final = 253_370_764_800_000
+"""The year 9999, in milliseconds since the epoch."""
+AT_ONCE: Final = 1_000
+"""So many cases end in one batch at most: each sends several records, and a transaction has to end."""
 STAGE: Final = "review"
 
 
@@ -41,19 +43,24 @@ class Desk:
         self._due, self._kept = Queues(state, AGENDA, "due"), Queues(state, AGENDA, "kept")
         [self._load_before] = state.get_many(AGENDA, [LOAD])
         self._load = Load.read(self._load_before)
-        self._out = Outbox()
+        self._out, self._left = Outbox(), AT_ONCE
         self._counts: dict[tuple[str, str], int] = {}
 
     def expire(self, now: datetime) -> None:
-        """It is ``now``: end what is due, and forget what was closed long enough ago."""
+        """It is ``now``: end what is due, and forget what was closed long enough ago; part of it, where it is much."""
         self._now = now
-        for item in self._due.due(self._now):
-            case = self._case(item)
-            if case is not None and case.is_open:
-                self._move(case, self._lifecycle.ended(case, "expired", self._now))
-        for item in self._kept.due(self._now):
+        for item in self._due.due(self._now, self._left):
+            self._left -= 1
+            if (case := self._case(item)) is not None:
+                self._end_if_late(case)
+        for item in self._kept.due(self._now, self._left):
+            self._left -= 1
             self._case(item)
             self._cases[item] = None
+
+    def _end_if_late(self, case: Case) -> None:
+        if case.is_open and case.deadline <= self._now:
+            self._move(case, self._lifecycle.ended(case, "expired", self._now))
 
     def take(self, records: Records) -> None:
         """Work through records of the topic of cases, in their order, each at the time at which the broker took it.
@@ -64,22 +71,22 @@ class Desk:
         columns = zip(records.keys, records.values, records.headers, offsets, stamps, strict=True)
         for key, value, headers, offset, timestamp in columns:
             named = dict(headers)
-            self.expire(EPOCH + timedelta(milliseconds=max(timestamp, 0)))
+            self.expire(EPOCH + timedelta(milliseconds=min(max(timestamp, 0), LATEST)))
             source = Source(records.topic, records.partition, offset, timestamp)
             try:
-                if named.get(TYPE) == b"case":
-                    self._open(key, read_opening(value or b""), headers)
-                    continue
                 if (came_from := named.get(CAME_FROM)) is not None:
                     source = Source.of(came_from.decode())
-                said = loads(value or b"")
-            except (ValueError, msgspec.MsgspecError) as error:
+                read = read_opening(value or b"") if named.get(TYPE) == b"case" else loads(value or b"")
+            except ValueError as error:
                 letter = DeadLetter(STAGE, "malformed", detail=str(error))
             else:
-                if (case := self._case(said.id)) is not None:
-                    self._hear(case, said, signed=named.get(SIGNED) == b"1")
+                if isinstance(read, Opening):
+                    self._open(key, read, headers)
                     continue
-                detail = f"no case {said.id} is open, or was closed so recently that it is remembered"
+                if (case := self._case(read.id)) is not None:
+                    self._hear(case, read, signed=named.get(SIGNED) == b"1")
+                    continue
+                detail = f"no case {read.id} is open, or was closed so recently that it is remembered"
                 letter = DeadLetter(STAGE, "no_such_item", "$.id", detail)
             told = letter.headers(self._pipeline, source, headers)
             self._out.to_lane(self._topics.dead_letters, records.partition, key, value, told)
@@ -88,7 +95,7 @@ class Desk:
     def shed(self, most: int | None) -> None:
         """Let go of what is least urgent, where more than ``most`` cases wait; then show the new ones to people."""
         for _, item in list(self._load.ranked) if most is not None else ():
-            if most is None or self._load.waiting <= most:
+            if most is None or not self._load.too_many(most):
                 break
             case = self._case(item)
             if case is not None and case.is_open and not case.claimed(self._now):
@@ -97,8 +104,8 @@ class Desk:
             if case.is_open:
                 self._show(case)
 
-    def effects(self) -> Effects:
-        """All that follows."""
+    def effects(self, margin: timedelta) -> Effects:
+        """All that follows; what falls due wakes the lane ``margin`` later."""
         cases: dict[bytes, bytes | None] = {}
         for item, case in self._cases.items():
             value = None if case is None else encode(case)
@@ -111,7 +118,7 @@ class Desk:
         return Effects(
             records=self._out.outputs(),
             state={name: changes for name, changes in ((CASES, cases), (AGENDA, agenda)) if changes},
-            wake_at=min(times, default=None),
+            wake_at=min(times) + margin if times else None,
             counts=self._counts,
         )
 
@@ -145,10 +152,11 @@ class Desk:
         self._before.setdefault(case.item, None)
         self._new.append(case)
         self._due.push(self._now, self._plan.ttl, case.item)
-        self._load.opened(case, ranks=self._plan.capacity is not None)
+        self._load.opened(case)
         self._tell(case, self._lifecycle.opened(case, self._now))
 
     def _hear(self, case: Case, said: Said, *, signed: bool) -> None:
+        self._end_if_late(case)
         moved = self._lifecycle.said(case, said, signed, self._now)
         self._move(case, moved)
         if case.kind == "review" and any(told.step == "decided" for told in moved.events):
@@ -211,7 +219,7 @@ class Desk:
     def _show(self, case: Case) -> None:
         lane = lane_of(case.id)
         assert lane is not None
-        value = item_value(case, bytes(decided(case.decision).features))
+        value = item_value(case, self._plan.hidden)
         self._out.to_lane(self._topics.review, lane, case.key, value, TYPED["review-item"] + case.passed)
 
     def _case(self, item: str) -> Case | None:

@@ -73,7 +73,8 @@ class Lifecycle:
         lease = self.plan.lease.total_seconds()
         wanted = min(lease, said.lease or lease)
         until = min(later(now, self.plan.lease * (wanted / lease)), case.deadline)
-        case.fences += 1
+        if case.claim is None or not case.claimed(now):  # or else the owner goes on under the same number
+            case.fences += 1
         case.claim = Claim(said.by, case.fences, until)
         return Moved((self._event(case, "claimed", now, said=said, signed=signed, fence=case.fences, until=until),))
 
@@ -96,18 +97,21 @@ class Lifecycle:
     def _verdict(self, case: Case, said: Said, signed: bool | None, now: datetime) -> Moved:
         assert said.decision is not None
         verdict = said.verdict or verdict_id(said.id, said.by, said.decision)
-        if verdict in case.verdicts:
+        known = verdict_id(said.id, said.by, verdict)
+        if known in case.verdicts:
             return NOTHING
         if said.decision not in self.plan.choices:
             return self._refuse(case, said, signed, "no_such_decision", now)
         if case.kind == "second_opinion" and said.by == case.by:
             return self._refuse(case, said, signed, "same_person", now)
         if not case.is_open:
+            if case.status != "cancelled":
+                case.heard(known)
             return self._again(case, said, signed, verdict, now)
         if (refusal := self._under_claim(case, said, now)) is not None:
             return self._refuse(case, said, signed, refusal, now)
         case.status, case.claim = "decided", None
-        case.heard(verdict)
+        case.heard(known)
         event = self._event(case, "decided", now, said=said, signed=signed, verdict=verdict)
         if case.kind == "review":
             record = self._decide(case, said.decision, "reviewer", "verdict", now, said, signed, verdict)
@@ -125,7 +129,6 @@ class Lifecycle:
         assert said.decision is not None
         if case.status == "cancelled":
             return self._refuse(case, said, signed, "closed", now)
-        case.heard(verdict)
         if said.decision == (case.answer or case.was):
             return Moved((self._event(case, "confirmed", now, said=said, signed=signed, verdict=verdict),))
         if not self.plan.corrections or case.kind == "second_opinion":

@@ -10,16 +10,19 @@ import msgspec
 from streamproc.core.review.case import Case
 
 VERSION: Final = 1
+MOST_RANKED: Final = 2_000
+"""So many of the least urgent cases are known by their rank: a lane's state is written with every batch."""
 LEAST = -1e308
 """The priority of a case that has none."""
 
 
 class Load(msgspec.Struct, array_like=True):
-    """``waiting`` are open cases. ``ranked`` are those that may be shed, with their priorities, the least first; they
-    are kept only where a capacity is stated."""
+    """``waiting`` are open cases, ``samples`` those of them that are never shed: what is left of a sample would be a
+    sample of something else. ``ranked`` are others, the least urgent ones, with their priorities, the least first."""
 
     version: int = VERSION
     waiting: int = 0
+    samples: int = 0
     ranked: list[tuple[float, str]] = []
 
     @classmethod
@@ -32,15 +35,23 @@ class Load(msgspec.Struct, array_like=True):
             raise ValueError(f"a load of version {version} is met, and this is for version {VERSION}")
         return msgspec.msgpack.decode(raw, type=cls)
 
-    def opened(self, case: Case, *, ranks: bool) -> None:
-        """One more waits. Samples are never shed: what is left of them would be a sample of something else."""
+    def opened(self, case: Case) -> None:
+        """One more waits."""
         self.waiting += 1
-        if ranks and case.kind == "review":
-            insort(self.ranked, _rank(case))
+        if case.kind != "review":
+            self.samples += 1
+            return
+        insort(self.ranked, _rank(case))
+        del self.ranked[MOST_RANKED:]
+
+    def too_many(self, most: int) -> bool:
+        """Whether more waits than the ``most`` that people can answer. Samples may take half of that, not more."""
+        return self.waiting - self.samples > max(most - self.samples, most // 2)
 
     def closed(self, case: Case) -> None:
         """One less does."""
         self.waiting -= 1
+        self.samples -= case.kind != "review"
         rank = _rank(case)
         place = bisect_left(self.ranked, rank)
         if place < len(self.ranked) and self.ranked[place] == rank:

@@ -59,6 +59,8 @@ class ReviewPlan:
     keep: timedelta = timedelta(days=30)
     keys: Mapping[str, bytes] = field(default_factory=dict)
     require_signature: bool = False
+    hidden: frozenset[str] = frozenset()
+    """Recorded columns that show what automation thinks, which blind items leave out."""
 
     def most_open(self, lane: int, lanes: int) -> int | None:
         """How many cases of a lane people can answer in time; ``None`` where nobody said how many they can."""

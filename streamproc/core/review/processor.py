@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from streamproc.core.processor import Batch, Seen, State, Steps
 from streamproc.core.review.case import moment
 from streamproc.core.review.desk import Desk
 from streamproc.core.review.policy import ReviewPlan
+
+MARGIN: Final = timedelta(seconds=2)
+"""How long a tick leaves to what was said in time and is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +31,19 @@ class ReviewProcessor:
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """What a batch of cases and of what people said comes to, each record at its own time.
 
-        Records carry the broker's time, and that is the only clock here: a worker whose own is wrong, or that comes
-        back after hours, gives nobody less time, or more.
+        Records carry the broker's time: how late a worker reads them changes nothing. Only what no record tells, that
+        time has passed, is told by ticks, and so by the worker's clock.
         """
         desk = Desk(self.pipeline, self.plan, self.actions, state)
         for records in batch.topics.values():
             desk.take(records)
         desk.shed(self.plan.most_open(batch.partition, self.lanes))
-        return desk.effects()
+        return desk.effects(MARGIN)
         yield []
 
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """What time alone comes to: cases that nobody answered, and closed ones that are forgotten."""
         desk = Desk(self.pipeline, self.plan, self.actions, state)
-        desk.expire(moment(now))
-        return desk.effects()
+        desk.expire(moment(now) - MARGIN)
+        return desk.effects(MARGIN)
         yield []

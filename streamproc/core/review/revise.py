@@ -47,16 +47,20 @@ def revised(
     return orjson.dumps(whole, option=orjson.OPT_UTC_Z)
 
 
-def item_value(case: Case, features: bytes | memoryview) -> bytes:
-    """The review item as people are shown it: schemas/review-item.schema.json."""
+def item_value(case: Case, hidden: frozenset[str]) -> bytes:
+    """The review item as people are shown it: schemas/review-item.schema.json.
+
+    A blind one has neither ``hidden`` features nor a priority, which may follow from the score.
+    """
     blind = case.kind != "review"
+    features = orjson.loads(case.decision)["features"] if blind else {}
     whole = {
         "id": case.item,
         "blind": blind,
         "decision": None if blind else orjson.Fragment(case.decision),
         "event": orjson.Fragment(case.event or b"null"),
-        **({"features": orjson.Fragment(bytes(features))} if blind else {}),
-        "priority": case.priority,
+        **({"features": {name: one for name, one in features.items() if name not in hidden}} if blind else {}),
+        "priority": None if blind else case.priority,
         "opened": case.opened,
         "deadline": case.deadline,
     }

@@ -14,6 +14,7 @@ SECOND = ".2"
 ITEM = re.compile(ID.pattern + r"(?:\.2)?", re.ASCII)
 
 SaidKind: TypeAlias = Literal["verdict", "claim", "release", "cancel"]
+MOST_FENCES = 2**31
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -26,7 +27,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     by: Name
     verdict: Name | None = None
     decision: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
-    fence: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    fence: Annotated[int, msgspec.Meta(ge=1, le=MOST_FENCES)] | None = None
     lease: Annotated[float, msgspec.Meta(gt=0)] | None = None
     note: Annotated[str, msgspec.Meta(max_length=4000)] | None = None
 
@@ -39,7 +40,7 @@ def loads(raw: bytes) -> Said:
     """What a record's value says. Raises ValueError where it is nothing of the kind."""
     try:
         said = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if said.version != VERSIONS["verdict"]:
         raise ValueError(f"it has version {said.version}, and this is for version {VERSIONS['verdict']}")

@@ -51,12 +51,13 @@ class Queues:
         self._changed.add((own, ends.tail))
         self._moved = True
 
-    def due(self, now: datetime) -> Iterator[str]:
-        """Take out what is due."""
-        at = (now - EPOCH) // MICROSECOND
+    def due(self, now: datetime, most: int) -> Iterator[str]:
+        """Take out what is due, ``most`` of it."""
+        at, left = (now - EPOCH) // MICROSECOND, most
         for own, ends in list(self._ends.items()):
-            while (entry := self._first(own, ends)) is not None and entry[0] <= at:
+            while left and (entry := self._first(own, ends)) is not None and entry[0] <= at:
                 self._pass(own, ends)
+                left -= 1
                 yield entry[1]
 
     def next(self) -> datetime | None:
