@@ -172,13 +172,15 @@ async def _run(
         return None
     reviewing, true = show.Reviewing(), show.repaid()
     async with asyncio.TaskGroup() as group:
-        group.create_task(show.interrupt(server, story))
+        interrupting = group.create_task(show.interrupt(server, story))
         answering = group.create_task(show.review(connection, plan, true, reviewing, SEED))
         await _decide(show, pipeline, connection, sample, tally, worker, rate, console)
+        interrupting.cancel()  # it has come to its end, unless the events did not
         if console is not None:
             console.print("waiting for people, and for what they do not answer to be escalated")
         await show.until_over(reviewing)
         answering.cancel()
+    await show.read_later(connection, plan, story, reviewing.revisions)
     outcomes = await show.tell_outcomes(connection, plan, story.approved, true)
     measures: dict[str, Any] = await show.settled(connection, plan, outcomes)
     return measures

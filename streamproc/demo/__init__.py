@@ -12,7 +12,7 @@ from streamproc.demo.surroundings import (
     remove_topics,
     until_ready,
 )
-from streamproc.demo.tally import Tally, add, deciding, following, reader, recount
+from streamproc.demo.tally import Tally, add, deciding, following, read_later, reader, recount
 
 __all__ = [
     "PARTITIONS",
@@ -30,6 +30,7 @@ __all__ = [
     "make_events_topic",
     "prepare",
     "produce",
+    "read_later",
     "reader",
     "real_events",
     "recount",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import subprocess
 import sys
 import time
@@ -46,7 +47,8 @@ class ModelServer:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
+        told, _, _ = select.select([self._process.stdout], [], [], READY_SECONDS)
+        if not told or self._process.stdout.readline() != b"ready\n":
             raise EnvironmentFault("the model server did not start", "see what it wrote above")
 
     def kill(self) -> None:
@@ -65,7 +67,15 @@ class Reviewing:
 
     answered: int = 0
     steps: Counter[str] = field(default_factory=Counter)
+    revisions: int = 0
+    """How many decisions people and time have made."""
     heard: float = 0.0
+
+    def saw(self, event: dict[str, Any]) -> None:
+        """Take a step of a case into account."""
+        step, kind = event["step"], event["kind"]
+        self.steps[step] += 1
+        self.revisions += step == "corrected" or (kind == "review" and step in ("decided", "expired", "shed"))
 
     @property
     def over(self) -> bool:
@@ -92,7 +102,7 @@ async def review(connection: Connection, plan: Plan, repaid: dict[str, bool], re
                 reviewing.heard = time.monotonic()
                 for record in records:
                     if tp.topic == topics.review_events:
-                        reviewing.steps[orjson.loads(record.value)["step"]] += 1
+                        reviewing.saw(orjson.loads(record.value))
                     elif chance.random() < ANSWERED:
                         said = _answer(orjson.loads(record.value), record.key.decode(), repaid, chance)
                         await producer.send(topics.verdicts, encode(said))

@@ -76,7 +76,8 @@ class Story:
             if reason == OF_THE_EVENT:
                 return True
             self.gap[f"{decision}, {tier}"] += 1
-            self.first, self.last = at if self.first is None else self.first, at
+            self.first = at if self.first is None else min(self.first, at)
+            self.last = at if self.last is None else max(self.last, at)
         elif self.back is not None and at >= self.back:
             self.recovered = at if self.recovered is None else min(self.recovered, at)
         return True

@@ -156,6 +156,19 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> No
                 return
 
 
+async def read_later(connection: Connection, plan: Plan, story: Story, revisions: int) -> None:
+    """Bring a story up to what people and time have decided since, which are so many decisions."""
+    whole, last = Story(), time.monotonic()
+    async with reader(connection, [plan.topics.decisions]) as consumer:
+        while whole.later.total() < revisions and time.monotonic() - last < QUIET_SECONDS:
+            batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
+            for records in batches.values():
+                for key, value, at in zip(records.keys, records.values, records.timestamps.tolist(), strict=True):
+                    whole.see(value or b"", key or b"", at)
+                last = time.monotonic()
+    story.later, story.approved = whole.later, whole.approved
+
+
 def _told(decision: bytes) -> tuple[int, int, int, str]:
     """Partition, offset and timestamp of the event, and what was decided.
 
