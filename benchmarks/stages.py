@@ -54,9 +54,9 @@ def measure(job: Job, events: int) -> dict[str, float]:
     router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
     for topic in plan.written:
         router._counts[topic], router._limits[topic] = PARTITIONS, DEFAULT_LIMIT
-    fetched = [_fetched(range(number, events, PARTITIONS), pool) for number in range(PARTITIONS)]
+    fetched = [fetched_as(range(number, events, PARTITIONS), pool) for number in range(PARTITIONS)]
     for _ in range(TIMES):
-        lanes = clock("fetch: unpack and take by column", lambda: [_take(plan.events.topic, *one) for one in fetched])
+        lanes = clock("fetch: unpack and take by column", lambda: [taken(plan.events.topic, *one) for one in fetched])
         frame, context = Frame(LanesRecords.of(lanes)), Context(NOW, NOTHING_SEEN)
         for stage in processor.stages:
             steps = stage.run(frame, context)
@@ -67,7 +67,7 @@ def measure(job: Job, events: int) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in clock.took.items()}
 
 
-def _fetched(numbers: range, pool: Any) -> tuple[int, bytes]:
+def fetched_as(numbers: range, pool: Any) -> tuple[int, bytes]:
     """A partition, and its records as a broker would send them."""
     keys: list[bytes | None] = [b"%d" % number for number in numbers]
     entries = Entries(keys, [pool.value(number) for number in numbers], [()] * len(keys))
@@ -77,7 +77,7 @@ def _fetched(numbers: range, pool: Any) -> tuple[int, bytes]:
     return numbers.start, b"".join(bytes(batch.data) for batch in batches)
 
 
-def _take(topic: str, partition: int, raw: bytes) -> Records:
+def taken(topic: str, partition: int, raw: bytes) -> Records:
     records, found = MemoryRecords(raw), list[Any]()
     while records.has_next():
         batch = records.next_batch()
