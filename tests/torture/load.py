@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import cycle
 from random import Random
+from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -122,12 +123,12 @@ class Feed:
     async def _discard(self) -> None:
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await _bounded(producer)
+            await stopped(producer)
 
 
-async def _bounded(producer: AIOKafkaProducer) -> None:
-    """aiokafka's ``stop`` can hang on a producer that has failed."""
-    task = asyncio.ensure_future(producer.stop())
+async def stopped(client: Any) -> None:
+    """Stop a client of aiokafka's; its ``stop`` can hang where it has failed."""
+    task = asyncio.ensure_future(client.stop())
     await asyncio.wait({task}, timeout=STOP_SECONDS)
     if task.done() and not task.cancelled():
         task.exception()

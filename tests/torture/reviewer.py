@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 
 from streamproc.core.records import Topics
 from streamproc.kafka.connection import Connection
+from tests.torture.load import stopped
 
 PAUSE = 0.2
-STOP_SECONDS = 5.0
 ANSWERED = 0.7
 CHOICES = ("approve", "decline")
 
@@ -53,7 +53,7 @@ class Reviewer:
                         await self._look(producer, orjson.loads(record.value))
         finally:
             for client in (consumer, producer):
-                await _stopped(client)
+                await stopped(client)
 
     async def _look(self, producer: Any, item: dict[str, Any]) -> None:
         if item["id"] in self._seen:
@@ -72,13 +72,3 @@ class Reviewer:
             partition = self._chance.randrange(self._partitions)
             await asyncio.wait_for(producer.send_and_wait(self._topics.verdicts, value, partition=partition), 20.0)
         self._seen.add(item["id"])
-
-
-async def _stopped(client: Any) -> None:
-    """aiokafka's ``stop`` can hang on a client that has failed."""
-    task = asyncio.ensure_future(client.stop())
-    await asyncio.wait({task}, timeout=STOP_SECONDS)
-    if task.done() and not task.cancelled():
-        task.exception()
-    else:
-        task.cancel()
