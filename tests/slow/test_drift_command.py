@@ -16,7 +16,7 @@ from streamproc.cli import cli
 from streamproc.core.drift.baseline import loads
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.sample import car_loans, example
-from tests.kafka.car_loan import loans, without_drift
+from tests.kafka.car_loan import bare, loans
 
 REFERENCE, SHIFT = 40_000, 75_000
 DRIFT = """
@@ -140,7 +140,7 @@ def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
     broken.write_text(file.read_text().replace("reference.parquet", "nowhere.parquet"))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "nowhere.parquet cannot be read" in str(result.exception)
-    broken.write_text(without_drift((example("car_loan") / "pipeline.yaml").read_text()))
+    broken.write_text(bare((example("car_loan") / "pipeline.yaml").read_text()))
     result = runner.invoke(cli, ["drift", "calibrate", str(broken)])
     assert "watches nothing" in str(result.exception)
 

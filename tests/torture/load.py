@@ -103,7 +103,7 @@ class Feed:
                                 self._topic, ordinary(), key=key, partition=partition, headers=headers
                             )
                     finally:
-                        await _bounded(plain)
+                        await stopped(plain)
                 return
             except (KafkaError, OSError, AssertionError, TimeoutError):
                 self.failed += 1
