@@ -118,20 +118,21 @@ def test_an_event_that_is_gone_and_sensitive_fields(connection: Connection) -> N
             await producer.send_and_wait(name, orjson.dumps(event), partition=0, timestamp_ms=5)
             for number, stamp in enumerate((5, 6)):
                 source = {"topic": name, "partition": 0, "offset": 0, "timestamp": stamp}
-                record = dict(SAMPLE, id=f"0-{number}", source=source, pipeline=made.name)
+                record = dict(SAMPLE, id=f"0-{number:024x}", source=source, pipeline=made.name)
                 record["plan"] = pipeline.plan.hash
                 await producer.send_and_wait(decisions, orjson.dumps(record), headers=[("sp-type", b"decision")])
         finally:
             await producer.stop()
 
     asyncio.run(prepare())
-    shown = show(made, "0-0")
+    first, second = (f"0-{number:024x}" for number in range(2))
+    shown = show(made, first)
     outcomes = {rule["id"]: (rule["outcome"], rule["fallback"]) for rule in shown["rules"]}
     assert outcomes["no-score-small"] == ("matched", True)
     assert outcomes["no-score"] == ("not known", True)
     assert shown["event"] == event | {"salary_range": "(sensitive)"}
-    assert show(made, "0-0", "--reveal")["event"] == event
-    assert "the topic was made anew" in show(made, "0-1")["event"]
+    assert show(made, first, "--reveal")["event"] == event
+    assert "the topic was made anew" in show(made, second)["event"]
 
 
 SAMPLE: dict[str, Any] = {
