@@ -98,8 +98,16 @@ DEFAULT_READING = Reading()
 
 
 def named(version: object) -> str:
-    """A version that a model gave itself, as text; empty for none."""
-    return str(version)[:LONGEST_VERSION] if isinstance(version, str | int | float) else ""
+    """A version that a model gave itself, as text; empty for none.
+
+    Python reads a lone surrogate from JSON, and it can stand in no record: it becomes a question mark.
+
+    >>> named("2026-\\ud800"), named(7), named(None)
+    ('2026-?', '7', '')
+    """
+    if not isinstance(version, str | int | float):
+        return ""
+    return str(version).encode(errors="replace").decode()[:LONGEST_VERSION]
 
 
 def numbers(given: Any) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 
 from streamproc.core.decide import DecideProcessor
 from streamproc.core.plan import ModelPlan
@@ -24,7 +25,7 @@ from streamproc.io.model import Scores
 from streamproc.offline import EPOCH, batch_of
 from streamproc.pipeline import open_pipeline
 from tests.fast.plans import TOPIC, decisions, make_plan
-from tests.faulty_server import FAULTS, SECONDS, Server, good, partial
+from tests.faulty_server import FAULTS, SECONDS, Server, good, partial, reply, scores_of
 
 SLACK = 0.5
 """For a machine that is busy."""
@@ -112,6 +113,19 @@ def test_a_stand_in_scores_within_the_sum_of_the_times(server: Server, fault: st
     }
     causes = {one["fallback_reason"] for one in found}
     assert causes - {"timeout"} == {CAUSES[reason]} - {"timeout"}  # the search for bad rows may take all of the time
+
+
+def test_a_version_that_is_no_text_ends_nothing(server: Server) -> None:
+    """Half of a surrogate pair is JSON that Python reads, and nothing that can be written again."""
+
+    async def odd(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return reply(scores_of(body), [ROWS], model_version="7\ud800" + "x" * 1_000)
+
+    server.handler = odd
+    found = asyncio.run(process(plan_of(), Answers(sources(server))))
+    assert {one["tier"] for one in found} == {"automatic"}
+    [model] = {one["model"] for one in found}
+    assert model.partition("@")[2] == "7?" + "x" * 98
 
 
 def test_only_rows_without_a_score_are_the_stand_ins(server: Server) -> None:
