@@ -76,20 +76,27 @@ class Answers:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
         if not breaker.allows(time.monotonic()):
             return Answer.nothing(len(ask.ids), "breaker_open", source.model.version)
-        self._under_way[ask.model] += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pools[ask.model], self.now, ask)
-        work.add_done_callback(partial(self._done, ask.model))
-        try:
-            async with asyncio.timeout(source.timeout.total_seconds()):
-                answer = await asyncio.shield(work)
-        except TimeoutError:
-            # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
-            answer = Answer.nothing(len(ask.ids), "timeout", source.model.version)
+        answer = await self._within(source, ask)
         if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
             breaker.withdrawn()
         else:
             breaker.ended(_failed(answer), time.monotonic())
         return answer
+
+    async def _within(self, source: Source, ask: Score) -> Answer:
+        """What a call in a thread gave within the model's time."""
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._pools[ask.model], self.now, ask)
+            self._under_way[ask.model] += 1
+            work.add_done_callback(partial(self._done, ask.model))
+            async with asyncio.timeout(source.timeout.total_seconds()):
+                return await asyncio.shield(work)
+        except TimeoutError:
+            # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
+            return Answer.nothing(len(ask.ids), "timeout", source.model.version)
+        except Exception as error:  # no thread, no memory: the events have a fallback chain for it
+            log.warning("no answer of the model %s: %s at %s", ask.model, type(error).__name__, _place(error))
+            return Answer.nothing(len(ask.ids), "model_error", source.model.version)
 
     def _done(self, model: str, work: asyncio.Future[Answer]) -> None:
         self._under_way[model] -= 1
@@ -161,6 +168,7 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
     columns = ask.columns if whole else {name: column[begin:end] for name, column in ask.columns.items()}
     try:
         scores = model.score(columns, end - begin, deadline)
+        return scores if _fits(scores, end - begin) else "wrong_length"
     except TimeoutError:
         return "timeout"
     except Starting:
@@ -177,7 +185,16 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
             ask.model, end - begin, type(error).__name__, _place(error),
         )  # fmt: skip
         return "model_error"
-    return scores if scores.values.shape == (end - begin,) else "wrong_length"
+
+
+def _fits(scores: Scores, rows: int) -> bool:
+    """Whether there is one for each row. Raises Rejected for what would be taken for numbers and is none."""
+    if scores.values.shape != (rows,):
+        return False
+    for column in (scores.values, *scores.columns.values()):
+        if column.dtype != np.float64 or column.shape != (rows,):
+            raise Rejected(f"it gave {column.dtype} of shape {column.shape}")
+    return True
 
 
 def _failed(answer: Answer) -> bool:

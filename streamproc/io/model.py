@@ -118,6 +118,8 @@ def numbers(given: Any) -> NDArray[np.float64]:
     array = np.asarray(given)
     if array.dtype.kind in "fiub":
         return array.astype(np.float64)
+    if array.dtype.kind in "mM":  # as an object each would be a whole number
+        return np.full(array.shape, np.nan)
     things = np.asarray(given, dtype=object)
     plain = [float(one) if type(one) in (int, float) or isinstance(one, np.number) else np.nan for one in things.flat]
     return np.array(plain, np.float64).reshape(things.shape)

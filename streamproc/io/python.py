@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamproc.errors import UserError
 from streamproc.io import frames
 from streamproc.io.child import Child
-from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable
+from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable, numbers
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,9 @@ class PythonModel:
             keeper.lock.release()
         if "error" in answer:
             raise Rejected(answer["error"])
-        found = frames.unpack(answer["columns"], raw)
-        return self._reading.scores(found["scores"], found.get("confidence"), answer["version"])
+        # The model runs beside what answers for it, and may have answered itself: anything can stand there.
+        found = {name: numbers(column) for name, column in frames.unpack(answer["columns"], raw).items()}
+        return self._reading.scores(found["scores"], found.get("confidence"), answer.get("version"))
 
 
 class _Keeper:

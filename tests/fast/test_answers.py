@@ -35,7 +35,8 @@ class Model:
     def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
         if isinstance(self._result, BaseException):
             raise self._result
-        return Scores(self._result(rows) if callable(self._result) else self._result)
+        result = self._result(rows) if callable(self._result) else self._result
+        return result if isinstance(result, Scores) else Scores(result)
 
 
 def ask(rows: int = 2) -> Score:
@@ -53,6 +54,13 @@ def answers(model: Any, timeout: float = 5.0) -> Answers:
         (np.array([np.nan, np.inf]), None, ["not_finite", "not_finite"]),
         (np.array([0.5]), None, ["wrong_length", "wrong_length"]),
         (np.zeros((2, 1)), None, ["wrong_length", "wrong_length"]),
+        (lambda rows: np.array(["a"] * rows, object), None, ["model_error", "model_error"]),
+        (lambda rows: np.zeros(rows, "M8[s]"), None, ["model_error", "model_error"]),
+        (lambda rows: np.zeros(rows, np.float32), None, ["model_error", "model_error"]),
+        (None, None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), {"said": np.ones(rows + 1)}), None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), {"said": np.zeros(rows, "M8[s]")}), None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), None), None, ["model_error", "model_error"]),  # type: ignore[arg-type]
         (RuntimeError("with an event's values"), None, ["model_error", "model_error"]),
         (SystemExit(3), None, ["model_error", "model_error"]),
     ],
@@ -82,6 +90,17 @@ def test_a_model_that_takes_too_long_is_not_waited_for() -> None:
     found = asyncio.run(many())
     assert [answer.reasons[0] for answer in found].count("timeout") == IN_FLIGHT
     assert [answer.reasons[0] for answer in found].count("busy") == 3
+
+
+def test_what_goes_wrong_beside_the_model_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = answers(Model(np.ones(2)))
+
+    def refuse(ask: Any) -> Answer:
+        raise MemoryError
+
+    monkeypatch.setattr(source, "now", refuse)
+    found = [asyncio.run(source([ask()]))[0] for _ in range(IN_FLIGHT + 1)]
+    assert {reason for answer in found for reason in answer.reasons} == {"model_error"}  # and none is "busy" for ever
 
 
 def test_nobody_answers_a_look_up_here() -> None:

@@ -209,6 +209,44 @@ def test_texts_and_times_arrive_as_they_are(model: Callable[..., PythonModel]) -
     assert [answer.values[0], answer.values[2]] == [1.0, 3.0]
 
 
+FORGED = """
+import json, socket, struct, sys, threading
+
+def score(columns):
+    own = socket.socket(fileno=int(sys.argv[1]))
+    body = {body!r}
+    said = {said}
+    head = json.dumps({{"version": "1", "memory": 1, **said}}).encode()
+    own.sendall(struct.pack("!II", len(head), len(body)) + head + body)
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "body", "reason"),
+    [
+        ('{"columns": [{"name": "scores", "type": "json", "size": 5}]}', b'["x"]', "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "json", "size": 5}]}', b"[[1,2", "model_error"),
+        ('{"columns": [{"name": "scores", "type": "<M8[s]", "shape": [1], "size": 8}]}', b"\0" * 8, "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "<m8[ns]", "shape": [1], "size": 8}]}', b"\0" * 8, "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "<f8", "shape": [2], "size": 8}]}', b"\0" * 8, "model_error"),
+        ('{"columns": []}', b"", "model_error"),
+        ("{}", b"", "model_error"),
+    ],
+    ids=range(7),
+)
+def test_a_frame_that_the_model_made_itself_is_a_reason_too(
+    tmp_path: Path, said: str, body: bytes, reason: str
+) -> None:
+    (tmp_path / "forging.py").write_text(FORGED.format(said=said, body=body), encoding="utf-8")
+    model = PythonModel("forging:score", tmp_path, timedelta(seconds=SECONDS))
+    try:
+        answers = Answers({"m": Source(model, timedelta(seconds=SECONDS))})
+        assert list(answers.now(ask(1)).reasons) == [reason]
+    finally:
+        model.close()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
