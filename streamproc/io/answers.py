@@ -74,13 +74,18 @@ class Answers:
         source, breaker = self._sources[ask.model], self._breakers[ask.model]
         if self._under_way[ask.model] >= source.in_flight:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
-        if not breaker.allows(time.monotonic()):
+        permit = breaker.allows(time.monotonic())
+        if permit is None:
             return Answer.nothing(len(ask.ids), "breaker_open", source.model.version)
-        answer = await self._within(source, ask)
+        try:
+            answer = await self._within(source, ask)
+        except BaseException:  # the lane is gone: how the call ends is nobody's to know, and another one has to try
+            breaker.withdrawn(permit)
+            raise
         if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
-            breaker.withdrawn()
+            breaker.withdrawn(permit)
         else:
-            breaker.ended(_failed(answer), time.monotonic())
+            breaker.ended(permit, _failed(answer), time.monotonic())
         return answer
 
     async def _within(self, source: Source, ask: Score) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,10 +26,11 @@ from streamproc.io.model import Scores
 from streamproc.offline import EPOCH, batch_of
 from streamproc.pipeline import open_pipeline
 from tests.fast.plans import TOPIC, decisions, make_plan
-from tests.faulty_server import FAULTS, SECONDS, Server, good, partial, reply, scores_of
+from tests.faulty_server import FAULTS, SECONDS, Handler, Server, good, partial, reply, scores_of
 
 SLACK = 0.5
 """For a machine that is busy."""
+PATIENCE = 30.0
 CAUSES = {"model_unavailable": "error", "model_error": "error", "not_finite": "no_score", "timeout": "timeout"}
 ROWS = 8
 
@@ -181,6 +183,88 @@ def test_an_open_breaker_is_visible_and_costs_no_time(server: Server) -> None:
     assert seconds < SECONDS / 2
     assert {(one["score_reason"], one["fallback_reason"]) for one in found} == {("breaker_open", "breaker_open")}
     assert answers.states() == {"m": "open"}
+
+
+class Held:
+    """A handler that holds each request until somebody lets it go on, as another one says."""
+
+    def __init__(self, *then: Handler) -> None:
+        self._then = then
+        self._came = [threading.Event() for _ in then]
+        self._gates = [threading.Event() for _ in then]
+
+    async def __call__(self, server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        call = len(server.asked) - 1
+        self._came[call].set()
+        assert await asyncio.to_thread(self._gates[call].wait, PATIENCE)
+        return await self._then[call](server, request, body)
+
+    async def came(self, call: int) -> None:
+        assert await asyncio.to_thread(self._came[call].wait, PATIENCE)
+
+    def release(self, *calls: int) -> None:
+        for call in calls or range(len(self._gates)):
+            self._gates[call].set()
+
+
+def trying(server: Server) -> Answers:
+    """They open at the first call that fails, and the next one tries."""
+    patient, policy = timedelta(seconds=PATIENCE), BreakerPolicy(calls=1, wait=0.0)
+    return Answers({"m": Source(server.model(seconds=PATIENCE), patient, policy)})
+
+
+def test_after_a_probe_that_is_cancelled_the_next_batch_tries(server: Server) -> None:
+    """As a rebalance does it with the lanes that are taken away."""
+    busy, _ = FAULTS["429"]
+    server.handler = held = Held(busy, good, good)
+    answers = trying(server)
+
+    async def run() -> list[dict[str, Any]]:
+        held.release(0)
+        await process(plan_of(), answers)
+        probe = asyncio.create_task(process(plan_of(), answers))
+        await held.came(1)
+        assert answers.states() == {"m": "half-open"}
+        probe.cancel()
+        await asyncio.wait([probe])
+        held.release(2)
+        return await process(plan_of(), answers)
+
+    try:
+        assert {one["tier"] for one in asyncio.run(run())} == {"automatic"}
+    finally:
+        held.release()
+    assert answers.states() == {"m": "closed"}
+
+
+@pytest.mark.parametrize(("then", "state"), [("429", "open"), ("good", "closed")])
+def test_an_old_answer_says_nothing_of_the_call_that_tries(server: Server, then: str, state: str) -> None:
+    busy, _ = FAULTS["429"]
+    old, last = (good, busy) if then == "429" else (busy, good)
+    server.handler = held = Held(old, busy, last)
+    answers = trying(server)
+
+    async def run() -> None:
+        first = asyncio.create_task(process(plan_of(), answers))
+        await held.came(0)
+        held.release(1)
+        await process(plan_of(), answers)
+        assert answers.states() == {"m": "open"}
+        probe = asyncio.create_task(process(plan_of(), answers))
+        await held.came(2)
+        held.release(0)
+        found = await first
+        assert {one["tier"] for one in found} == {"automatic" if old is good else "fallback:people"}
+        assert answers.states() == {"m": "half-open"}
+        assert {one["score_reason"] for one in await process(plan_of(), answers)} == {"breaker_open"}
+        held.release(2)
+        await probe
+
+    try:
+        asyncio.run(run())
+    finally:
+        held.release()
+    assert answers.states() == {"m": state}
 
 
 def test_a_pipeline_file_with_all_of_it(server: Server, tmp_path: Path) -> None:
