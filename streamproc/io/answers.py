@@ -31,6 +31,8 @@ MOST_ATTEMPTS = 32
 """Calls for one batch, while rows that the model cannot take are looked for."""
 STARTING = "starting"
 """The health of a model whose process is not ready yet."""
+NOT_ASKED = "not asked"
+"""The health of one that no row could be given to."""
 FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
@@ -82,7 +84,7 @@ class Answers:
         except BaseException:  # the lane is gone: how the call ends is nobody's to know, and another one has to try
             breaker.withdrawn(permit)
             raise
-        if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
+        if answer.health in (STARTING, NOT_ASKED):  # nobody waited for it, so there is nothing to be spared
             breaker.withdrawn(permit)
         else:
             breaker.ended(permit, _failed(answer), time.monotonic())
@@ -124,6 +126,8 @@ class Answers:
             got = "timeout" if late else _scores(source.model, ask, begin, end, deadline)
             if not isinstance(got, str):
                 found.take(begin, end, got)
+                if not got.asked and end - begin == rows:
+                    found.health = NOT_ASKED
             elif got == "model_error" and end - begin > 1 and len(parts) + attempt + 2 < MOST_ATTEMPTS:
                 middle = (begin + end) // 2  # one row that it cannot take must not take the others with it
                 parts.extend([(begin, middle), (middle, end)])

@@ -77,7 +77,7 @@ class HttpModel:
         for name in self._inputs:
             whole &= _known(columns[name])
         if not whole.any():
-            return Scores(np.full(rows, np.nan))
+            return Scores(np.full(rows, np.nan), asked=False)
         wanted = [{"name": name} for name in (self._output, self._confidence) if name is not None]
         body = orjson.dumps(
             {"inputs": self._tensors(columns, whole), **({"outputs": wanted} if self._output else {})},

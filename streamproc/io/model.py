@@ -41,12 +41,13 @@ class Scores:
     """``values`` are float64 of shape (rows,), NaN where there is no score.
 
     ``columns`` are what else was said, of the same shape, by the names that they have in the frame. ``version`` is
-    what the model calls itself, where it does.
+    what the model calls itself, where it does. ``asked`` is false where there was nothing that it could be asked.
     """
 
     values: NDArray[np.float64]
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
+    asked: bool = True
 
 
 class Model(Protocol):

@@ -237,6 +237,29 @@ def test_after_a_probe_that_is_cancelled_the_next_batch_tries(server: Server) ->
     assert answers.states() == {"m": "closed"}
 
 
+def test_a_batch_that_is_not_sent_says_nothing_of_the_server(server: Server) -> None:
+    """Where an input is missing in every row there is no request, and so nothing to learn from it."""
+    busy, _ = FAULTS["429"]
+    server.handler = busy
+    whole, missing = (Score("m", {"x": np.full(2, x), "y": np.ones(2)}, ["a", "b"]) for x in (1.0, np.nan))
+    seconds = timedelta(seconds=PATIENCE)
+    answers = Answers({"m": Source(server.model(seconds=PATIENCE), seconds, BreakerPolicy(calls=2, wait=0.0))})
+
+    def state_after(*asks: Score) -> str:
+        for ask in asks:
+            asyncio.run(answers([ask]))
+        return answers.states()["m"]
+
+    assert state_after(whole, missing, missing) == "closed"
+    assert state_after(whole) == "open"
+    assert state_after(missing) == "open"
+    [answer] = asyncio.run(answers([missing]))
+    assert list(answer.reasons) == ["not_finite"] * 2
+    assert len(server.asked) == 2
+    server.handler = good
+    assert state_after(whole) == "closed"
+
+
 @pytest.mark.parametrize(("then", "state"), [("429", "open"), ("good", "closed")])
 def test_an_old_answer_says_nothing_of_the_call_that_tries(server: Server, then: str, state: str) -> None:
     busy, _ = FAULTS["429"]
