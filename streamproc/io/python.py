@@ -61,8 +61,10 @@ class PythonModel:
         *,
         reading: Reading = DEFAULT_READING,
         recycling: Recycling = Recycling(),
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
-        """Raises UserError where the function cannot be imported."""
+        """Its process does not see the variables ``secrets``. Raises UserError where the function cannot be
+        imported."""
         if not all(target.partition(":")):
             raise UserError(
                 f"`{target}` is not `module:function`",
@@ -70,7 +72,7 @@ class PythonModel:
             )
         self._target, self._folder = target, folder
         self._seconds, self._reading, self._recycling = timeout.total_seconds(), reading, recycling
-        self._keeper = _Keeper(target, folder)
+        self._keeper = _Keeper(target, folder, secrets)
         self.close = weakref.finalize(self, self._keeper.close)
         """Ends the process; nobody has to call it."""
         self.version = self._keeper.first()
@@ -111,10 +113,10 @@ class PythonModel:
 class _Keeper:
     """Has a process that is ready, or is starting one. To be used under its lock."""
 
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: Path, secrets: frozenset[str]) -> None:
         self._version = ""
         self.lock = threading.Lock()
-        self._target, self._folder = target, folder
+        self._target, self._folder, self._secrets = target, folder, secrets
         self._child: Child | None = None
         self._next: Child | None = None
         self._failed, self._calls, self._not_before = 0, 0, 0.0
@@ -126,7 +128,7 @@ class _Keeper:
 
     def first(self) -> str:
         """Start the first process and wait for it. Its version."""
-        self._child = Child(self._target, self._folder)
+        self._child = Child(self._target, self._folder, self._secrets)
         try:
             self._version = self._child.hello(time.monotonic() + START_SECONDS)
             return self._version
@@ -189,7 +191,7 @@ class _Keeper:
             return
         self._not_before = now + BACKOFF[min(self._failed, len(BACKOFF) - 1)]
         self._failed += 1
-        self._next = Child(self._target, self._folder)
+        self._next = Child(self._target, self._folder, self._secrets)
 
     def _started(self, child: Child) -> bool:
         """Whether it has said that it is ready. One that never will be is given up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.model import Reading
 from streamproc.io.python import PythonModel, Recycling
+from streamproc.pipeline import open_pipeline
 
 SECONDS = 1.0
 """The models' time."""
@@ -56,6 +58,10 @@ def score(columns):
     if (x == -7).any():
         kept.append(bytearray(64 << 20))
     return x / 10
+
+def sees(columns):
+    names = [name for name in os.environ if "TOKEN" in name or name.startswith("STREAMPROC_")]
+    return {"score": columns["x"], "version": " ".join(sorted(names))}
 
 def noisy(columns):
     print("noise " * 1000)
@@ -146,6 +152,38 @@ def test_a_row_that_it_raises_for_is_found(
     assert list(answer.reasons) == [None, None, "model_error", None, None]
     assert "faults.py" in caplog.text
     assert "quotes" not in caplog.text  # an error's text may show an event
+
+
+def test_it_sees_no_secret_of_the_worker_or_of_other_models(
+    model: Callable[..., PythonModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STREAMPROC_KAFKA_PASSWORD", "STREAMPROC_SENSITIVE_KEY", "SCORES_TOKEN", "NEXT_TOKEN", "OWN_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    model().close()  # the source is there
+    schema = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    address = "http://127.0.0.1:1/v2/models/m/infer"
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        f"""
+pipeline: p
+events: {{topic: t, schema: schema.json}}
+model:
+  - {{python: "faults:sees", inputs: [x]}}
+  - {{http: "{address}", inputs: [x], headers: {{A: "Bearer ${{SCORES_TOKEN}}"}}}}
+shadow: [{{id: next, http: "{address}", inputs: [x], headers: {{A: "${{NEXT_TOKEN}}"}}}}]
+rules: [{{id: all, decide: approve}}]
+actions: {{approve: null}}
+""",
+        encoding="utf-8",
+    )
+    for masked in (True, False):  # without masking no variable is needed, and they are no less secret
+        answers = open_pipeline(file, masked=masked).answers
+        try:
+            answer = answers.now(Score("python", {"x": np.ones(1)}, ["1"]))
+        finally:
+            answers.close()
+        assert answer.version.partition("@")[2] == "OWN_TOKEN"
 
 
 def test_what_it_prints_is_not_what_it_answers(model: Callable[..., PythonModel]) -> None:
