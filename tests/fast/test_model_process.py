@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,6 +22,7 @@ from streamproc.core.processor import Answer, Score
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
+from streamproc.io.child import Child
 from streamproc.io.model import Reading
 from streamproc.io.python import PythonModel, Recycling
 from streamproc.pipeline import open_pipeline
@@ -343,6 +345,35 @@ def test_it_ends_with_its_worker_however_that_ends(
     while _alive(pid):
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+def test_a_process_that_is_being_made_when_it_closes_ends_too(
+    model: Callable[..., PythonModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = model()
+    making, closed, made = threading.Event(), threading.Event(), list[Child]()
+
+    def slow(*told: Any) -> Child:
+        making.set()
+        assert closed.wait(PATIENCE)
+        made.append(Child(*told))
+        return made[-1]
+
+    monkeypatch.setattr("streamproc.io.python.Child", slow)
+    call = threading.Thread(target=answers_of(own).now, args=(ask(-2),))
+    call.start()
+    try:
+        assert making.wait(PATIENCE)
+        own.close()
+    finally:
+        closed.set()
+        call.join(PATIENCE)
+    assert own.pid is None
+    [child] = made
+    try:
+        assert not _alive(child.pid)
+    finally:
+        child.end()
 
 
 def _alive(pid: int) -> bool:
