@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from streamproc.core.processor import Answer, Lookup, Score
 from streamproc.errors import UserError
@@ -125,6 +127,51 @@ def test_an_onnx_score_does_not_depend_on_the_batch() -> None:
 def test_missing_values_reach_the_model_as_nan() -> None:
     columns = {name: np.array([np.nan]) for name in INPUTS}
     assert np.isfinite(car_loan_model().score(columns, 1).values).all()  # trees have a branch for it
+
+
+def whole_numbers(path: Path, matrix: bool) -> OnnxModel:
+    """The first input and the second, added: one matrix of int64, or a column of int64 and one of double."""
+    kind = onnx.TensorProto
+    last = helper.make_tensor_value_info("sum", kind.DOUBLE, [None, 1])
+    if matrix:
+        given = [helper.make_tensor_value_info("x", kind.INT64, [None, 2])]
+        axes = numpy_helper.from_array(np.array([1]), "axes")
+        nodes = [
+            helper.make_node("ReduceSum", ["x", "axes"], ["whole"], keepdims=1),
+            helper.make_node("Cast", ["whole"], ["sum"], to=kind.DOUBLE),
+        ]
+    else:
+        given = [helper.make_tensor_value_info(*one, [None, 1]) for one in (("x", kind.INT64), ("y", kind.DOUBLE))]
+        axes = None
+        nodes = [
+            helper.make_node("Cast", ["x"], ["wide"], to=kind.DOUBLE),
+            helper.make_node("Add", ["wide", "y"], ["sum"]),
+        ]
+    graph = helper.make_graph(nodes, "sum", given, [last], [axes] if axes is not None else [])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    return OnnxModel(path, ["x", "y"])
+
+
+@pytest.mark.parametrize("matrix", [True, False])
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.array([1.0, np.nan, np.inf, -np.inf, 1e300, 2.0**63, -3.0]),
+        np.array([1, None, None, None, None, None, -3], object),
+    ],
+    ids=["float", "object"],
+)
+def test_what_is_no_whole_number_is_none_of_its_model(tmp_path: Path, x: Any, matrix: bool) -> None:
+    """Cast to int64 each of them would be some number, and the row would have a score."""
+    scores = whole_numbers(tmp_path / "m.onnx", matrix).score({"x": x, "y": np.arange(7.0)}, 7)
+    np.testing.assert_array_equal(scores.values, [1.0, *[np.nan] * 5, 3.0])
+
+
+def test_a_missing_double_beside_whole_numbers_is_the_models(tmp_path: Path) -> None:
+    columns = {"x": np.array([1, 2]), "y": np.array([np.nan, 1.0])}
+    np.testing.assert_array_equal(whole_numbers(tmp_path / "m.onnx", False).score(columns, 2).values, [np.nan, 3.0])
+    np.testing.assert_array_equal(whole_numbers(tmp_path / "m.onnx", True).score(columns, 2).values, [np.nan, 3.0])
 
 
 @pytest.mark.parametrize(
