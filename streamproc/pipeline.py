@@ -55,8 +55,8 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     """
     opened: dict[str, tuple[ModelPart, Model]] = {}
 
-    def inspect(name: str, part: ModelPart, folder: Path) -> ModelFacts:
-        model = open_model(part, folder, environ if masked else None)
+    def inspect(name: str, part: ModelPart, folder: Path, secrets: frozenset[str]) -> ModelFacts:
+        model = open_model(part, folder, environ if masked else None, secrets)
         opened[name] = part, model
         return ModelFacts(model.version, model.width if isinstance(model, OnnxModel) else None)
 
@@ -81,10 +81,13 @@ def in_clear(plan: Plan) -> Plan:
     return replace(plan, events=events, sensitive=frozenset(), dead_letter_mode="plain")
 
 
-def open_model(part: ModelPart, folder: Path, environ: Mapping[str, str] | None = None) -> Model:
+def open_model(
+    part: ModelPart, folder: Path, environ: Mapping[str, str] | None = None, secrets: frozenset[str] = frozenset()
+) -> Model:
     """A model that a file names. Raises UserError where it cannot be used.
 
     Without an environment the variables of its headers stay as they are written: nothing of them is needed to check.
+    ``secrets`` are the variables that a Python model does not see.
     """
     reading = Reading.of(part.classes, part.score)
     if part.onnx is not None:
@@ -92,7 +95,9 @@ def open_model(part: ModelPart, folder: Path, environ: Mapping[str, str] | None 
     if part.python is not None:
         recycle = part.recycle
         recycling = Recycling() if recycle is None else Recycling(recycle.calls, _bytes(recycle.megabytes))
-        return PythonModel(part.python, folder.resolve(), part.timeout, reading=reading, recycling=recycling)
+        return PythonModel(
+            part.python, folder.resolve(), part.timeout, reading=reading, recycling=recycling, secrets=secrets
+        )
     from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
 
     assert part.http is not None

@@ -1,7 +1,10 @@
-"""Names of columns that the model stage adds. The process of a model knows them too, and little else of streamproc."""
+"""Names of columns that the model stage adds, and how a file names variables.
+
+The process of a model knows them too, and little else of streamproc."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 MODEL_STATUS: Final = "model_status"
@@ -13,3 +16,5 @@ MODEL_CONFIDENCE: Final = "model_confidence"
 """What the model that scored says of its own confidence; null where it says nothing."""
 SCORE_OF: Final = "score_"
 """Begins the names of columns with the probability of one class, where the model's classes have names."""
+VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
+"""In the headers of a model: a variable of the environment."""

@@ -31,6 +31,8 @@ MOST_ATTEMPTS = 32
 """Calls for one batch, while rows that the model cannot take are looked for."""
 STARTING = "starting"
 """The health of a model whose process is not ready yet."""
+NOT_ASKED = "not asked"
+"""The health of one that no row could be given to."""
 FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
@@ -74,22 +76,34 @@ class Answers:
         source, breaker = self._sources[ask.model], self._breakers[ask.model]
         if self._under_way[ask.model] >= source.in_flight:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
-        if not breaker.allows(time.monotonic()):
+        permit = breaker.allows(time.monotonic())
+        if permit is None:
             return Answer.nothing(len(ask.ids), "breaker_open", source.model.version)
-        self._under_way[ask.model] += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pools[ask.model], self.now, ask)
-        work.add_done_callback(partial(self._done, ask.model))
         try:
+            answer = await self._within(source, ask)
+        except BaseException:  # the lane is gone: how the call ends is nobody's to know, and another one has to try
+            breaker.withdrawn(permit)
+            raise
+        if answer.health in (STARTING, NOT_ASKED):  # nobody waited for it, so there is nothing to be spared
+            breaker.withdrawn(permit)
+        else:
+            breaker.ended(permit, _failed(answer), time.monotonic())
+        return answer
+
+    async def _within(self, source: Source, ask: Score) -> Answer:
+        """What a call in a thread gave within the model's time."""
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._pools[ask.model], self.now, ask)
+            self._under_way[ask.model] += 1
+            work.add_done_callback(partial(self._done, ask.model))
             async with asyncio.timeout(source.timeout.total_seconds()):
-                answer = await asyncio.shield(work)
+                return await asyncio.shield(work)
         except TimeoutError:
             # A call in a thread cannot be stopped; when it ends at last its answer is thrown away.
-            answer = Answer.nothing(len(ask.ids), "timeout", source.model.version)
-        if answer.health == STARTING:  # nobody waited for it, so there is nothing to be spared
-            breaker.withdrawn()
-        else:
-            breaker.ended(_failed(answer), time.monotonic())
-        return answer
+            return Answer.nothing(len(ask.ids), "timeout", source.model.version)
+        except Exception as error:  # no thread, no memory: the events have a fallback chain for it
+            log.warning("no answer of the model %s: %s at %s", ask.model, type(error).__name__, _place(error))
+            return Answer.nothing(len(ask.ids), "model_error", source.model.version)
 
     def _done(self, model: str, work: asyncio.Future[Answer]) -> None:
         self._under_way[model] -= 1
@@ -112,6 +126,8 @@ class Answers:
             got = "timeout" if late else _scores(source.model, ask, begin, end, deadline)
             if not isinstance(got, str):
                 found.take(begin, end, got)
+                if not got.asked and end - begin == rows:
+                    found.health = NOT_ASKED
             elif got == "model_error" and end - begin > 1 and len(parts) + attempt + 2 < MOST_ATTEMPTS:
                 middle = (begin + end) // 2  # one row that it cannot take must not take the others with it
                 parts.extend([(begin, middle), (middle, end)])
@@ -161,6 +177,7 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
     columns = ask.columns if whole else {name: column[begin:end] for name, column in ask.columns.items()}
     try:
         scores = model.score(columns, end - begin, deadline)
+        return scores if _fits(scores, end - begin) else "wrong_length"
     except TimeoutError:
         return "timeout"
     except Starting:
@@ -177,7 +194,16 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
             ask.model, end - begin, type(error).__name__, _place(error),
         )  # fmt: skip
         return "model_error"
-    return scores if scores.values.shape == (end - begin,) else "wrong_length"
+
+
+def _fits(scores: Scores, rows: int) -> bool:
+    """Whether there is one for each row. Raises Rejected for what would be taken for numbers and is none."""
+    if scores.values.shape != (rows,):
+        return False
+    for column in (scores.values, *scores.columns.values()):
+        if column.dtype != np.float64 or column.shape != (rows,):
+            raise Rejected(f"it gave {column.dtype} of shape {column.shape}")
+    return True
 
 
 def _failed(answer: Answer) -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 from streamproc.errors import UserError
 from streamproc.io import frames
 
-SECRETS = ("STREAMPROC_SENSITIVE_KEY",)
-"""Variables that a model has no business with."""
+OURS = "STREAMPROC_"
+"""Begins our own variables: Kafka's password and the key of sensitive fields are no business of a model's."""
 END_SECONDS = 5.0
 HELLO_SECONDS = 1.0
 """From its first byte to its last."""
@@ -30,7 +30,7 @@ class Child:
     What the model prints goes to the worker's standard error: the frames have a socket of their own.
     """
 
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: Path, secrets: frozenset[str] = frozenset()) -> None:
         self._own, other = socket.socketpair()
         ends, self._lifeline = os.pipe()
         self._version: str | None = None
@@ -40,7 +40,7 @@ class Child:
                 [sys.executable, "-m", "streamproc.io.model_process", str(other.fileno()), str(ends)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env=_environment(),
+                env=_environment(secrets),
                 pass_fds=(other.fileno(), ends),
                 start_new_session=True,
             )
@@ -92,9 +92,10 @@ class Child:
             self._lifeline = -1
 
 
-def _environment() -> dict[str, str]:
-    """Ours, in which this very streamproc is found."""
+def _environment(secrets: frozenset[str]) -> dict[str, str]:
+    """Ours without secrets, in which this very streamproc is found."""
     package = str(Path(__file__).resolve().parents[2])
     found = os.environ.get("PYTHONPATH")
     own = {"PYTHONPATH": package if not found else os.pathsep.join((package, found))}
-    return {name: value for name, value in os.environ.items() if name not in SECRETS} | own
+    kept = (name for name in os.environ if not name.startswith(OURS) and name not in secrets)
+    return {name: os.environ[name] for name in kept} | own

@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streamproc.core.names import VARIABLE
 from streamproc.errors import UserError
 from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
 
@@ -77,7 +78,7 @@ class HttpModel:
         for name in self._inputs:
             whole &= _known(columns[name])
         if not whole.any():
-            return Scores(np.full(rows, np.nan))
+            return Scores(np.full(rows, np.nan), asked=False)
         wanted = [{"name": name} for name in (self._output, self._confidence) if name is not None]
         body = orjson.dumps(
             {"inputs": self._tensors(columns, whole), **({"outputs": wanted} if self._output else {})},
@@ -239,4 +240,4 @@ def with_environment(headers: Mapping[str, str], environ: Mapping[str, str]) -> 
             raise UserError(f"the variable {match[1]} is not set", "`model.headers` takes it from the environment")
         return environ[match[1]]
 
-    return {name: re.sub(r"\$\{(\w+)\}", value, text) for name, text in headers.items()}
+    return {name: VARIABLE.sub(value, text) for name, text in headers.items()}

@@ -41,12 +41,13 @@ class Scores:
     """``values`` are float64 of shape (rows,), NaN where there is no score.
 
     ``columns`` are what else was said, of the same shape, by the names that they have in the frame. ``version`` is
-    what the model calls itself, where it does.
+    what the model calls itself, where it does. ``asked`` is false where there was nothing that it could be asked.
     """
 
     values: NDArray[np.float64]
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
+    asked: bool = True
 
 
 class Model(Protocol):
@@ -98,8 +99,16 @@ DEFAULT_READING = Reading()
 
 
 def named(version: object) -> str:
-    """A version that a model gave itself, as text; empty for none."""
-    return str(version)[:LONGEST_VERSION] if isinstance(version, str | int | float) else ""
+    """A version that a model gave itself, as text; empty for none.
+
+    Python reads a lone surrogate from JSON, and it can stand in no record: it becomes a question mark.
+
+    >>> named("2026-\\ud800"), named(7), named(None)
+    ('2026-?', '7', '')
+    """
+    if not isinstance(version, str | int | float):
+        return ""
+    return str(version).encode(errors="replace").decode()[:LONGEST_VERSION]
 
 
 def numbers(given: Any) -> NDArray[np.float64]:
@@ -110,6 +119,8 @@ def numbers(given: Any) -> NDArray[np.float64]:
     array = np.asarray(given)
     if array.dtype.kind in "fiub":
         return array.astype(np.float64)
+    if array.dtype.kind in "mM":  # as an object each would be a whole number
+        return np.full(array.shape, np.nan)
     things = np.asarray(given, dtype=object)
     plain = [float(one) if type(one) in (int, float) or isinstance(one, np.number) else np.nan for one in things.flat]
     return np.array(plain, np.float64).reshape(things.shape)

@@ -19,6 +19,9 @@ TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int6
 BLOCK = 64
 """Rows are padded to a multiple of this: matrix kernels for one row and for many add up in different orders."""
 
+BEYOND = 2.0**63
+"""No int64 is as large."""
+
 
 class OnnxModel:
     """One session on one file. It takes a matrix of all inputs, or one column for each.
@@ -92,23 +95,37 @@ class OnnxModel:
         return name
 
     def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
-        """The output itself, or a column of class probabilities. A run cannot be stopped."""
+        """The output itself, or a column of class probabilities; NaN where an int64 input has no such number. A run
+        cannot be stopped."""
         padded = -(-rows // BLOCK) * BLOCK
+        known = np.ones(rows, np.bool_)
         if len(self._nodes) == 1:
             matrix = np.zeros((padded, len(self._inputs)), TYPES[self._nodes[0].type])
             for place, name in enumerate(self._inputs):
-                matrix[:rows, place] = columns[name]
-            feed = {self._nodes[0].name: matrix}
+                known &= _fill(matrix[:rows, place], columns[name])
+            feed: dict[str, NDArray[Any]] = {self._nodes[0].name: matrix}
         else:
-            feed = {
-                node.name: self._column(columns[name], rows, padded, node)
-                for name, node in zip(self._inputs, self._nodes, strict=True)
-            }
+            feed = {}
+            for name, node in zip(self._inputs, self._nodes, strict=True):
+                column = np.zeros(padded, TYPES[node.type])
+                known &= _fill(column[:rows], columns[name])
+                feed[node.name] = column.reshape(padded, 1) if len(node.shape) == 2 else column
         given, *more = (np.asarray(one, np.float64)[:rows] for one in self._session.run(self._outputs, feed))
+        if not known.all():
+            given = given.copy()
+            given[~known] = np.nan
         return self._reading.scores(given, more[0] if more else None)
 
-    @staticmethod
-    def _column(values: NDArray[Any], rows: int, padded: int, node: Any) -> NDArray[Any]:
-        column = np.zeros(padded, TYPES[node.type])
-        column[:rows] = values
-        return column.reshape(padded, 1) if len(node.shape) == 2 else column
+
+def _fill(space: NDArray[Any], values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Write values where the model reads them. Which ones could be.
+
+    What is missing is NaN to a model of floats, and its own affair. Cast to int64 it would be some number.
+    """
+    known = np.ones(len(values), np.bool_)
+    if space.dtype.kind != "i" or values.dtype.kind in "ib":
+        space[:] = values
+        return known
+    known = np.abs(values.astype(np.float64)) < BEYOND
+    space[known] = values[known]
+    return known

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamproc.errors import UserError
 from streamproc.io import frames
 from streamproc.io.child import Child
-from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable
+from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Starting, Unavailable, numbers
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ class PythonModel:
         *,
         reading: Reading = DEFAULT_READING,
         recycling: Recycling = Recycling(),
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
-        """Raises UserError where the function cannot be imported."""
+        """Its process does not see the variables ``secrets``. Raises UserError where the function cannot be
+        imported."""
         if not all(target.partition(":")):
             raise UserError(
                 f"`{target}` is not `module:function`",
@@ -70,7 +72,7 @@ class PythonModel:
             )
         self._target, self._folder = target, folder
         self._seconds, self._reading, self._recycling = timeout.total_seconds(), reading, recycling
-        self._keeper = _Keeper(target, folder)
+        self._keeper = _Keeper(target, folder, secrets)
         self.close = weakref.finalize(self, self._keeper.close)
         """Ends the process; nobody has to call it."""
         self.version = self._keeper.first()
@@ -103,31 +105,35 @@ class PythonModel:
             keeper.lock.release()
         if "error" in answer:
             raise Rejected(answer["error"])
-        found = frames.unpack(answer["columns"], raw)
-        return self._reading.scores(found["scores"], found.get("confidence"), answer["version"])
+        # The model runs beside what answers for it, and may have answered itself: anything can stand there.
+        found = {name: numbers(column) for name, column in frames.unpack(answer["columns"], raw).items()}
+        return self._reading.scores(found["scores"], found.get("confidence"), answer.get("version"))
 
 
 class _Keeper:
     """Has a process that is ready, or is starting one. To be used under its lock."""
 
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: Path, secrets: frozenset[str]) -> None:
         self._version = ""
         self.lock = threading.Lock()
-        self._target, self._folder = target, folder
+        self._target, self._folder, self._secrets = target, folder, secrets
         self._child: Child | None = None
         self._next: Child | None = None
         self._failed, self._calls, self._not_before = 0, 0, 0.0
         self._closed = False
+        self._hands = threading.Lock()
+        """Around what changes the two processes: ``close`` may come in the middle of a call, which holds the other."""
 
     @property
     def pid(self) -> int | None:
-        return None if self._child is None else self._child.pid
+        child = self._child
+        return None if child is None else child.pid
 
     def first(self) -> str:
         """Start the first process and wait for it. Its version."""
-        self._child = Child(self._target, self._folder)
+        child = self._child = Child(self._target, self._folder, self._secrets)
         try:
-            self._version = self._child.hello(time.monotonic() + START_SECONDS)
+            self._version = child.hello(time.monotonic() + START_SECONDS)
             return self._version
         except TimeoutError as error:
             self.close()
@@ -136,7 +142,7 @@ class _Keeper:
                 "let the module load what is large when it is first called",
             ) from error
         except frames.Closed as error:
-            how = self._child.how_it_ended()
+            how = child.how_it_ended()
             self.close()
             raise UserError(
                 f"`{self._target}` cannot be used: importing it ended its process {how}",
@@ -148,12 +154,17 @@ class _Keeper:
 
     def ready(self) -> Child:
         """A process that can be asked. Never waits: raises Starting while none can."""
-        if self._next is not None and self._started(self._next):
-            if self._child is not None:
-                self._child.end()
-            self._child, self._next, self._calls = self._next, None, 0
-        if self._child is not None:
-            return self._child
+        following = self._next
+        if following is not None and self._started(following):
+            with self._hands:
+                before = self._child
+                if not self._closed:
+                    self._child, self._next, self._calls = following, None, 0
+            if before is not None:
+                before.end()
+        child = self._child
+        if child is not None:
+            return child
         if self._next is None:
             self._start()
         raise Starting("its process is starting")
@@ -161,9 +172,10 @@ class _Keeper:
     def replace(self, why: str) -> None:
         """End the process, and start another one."""
         log.warning("the process of the model %s %s: it is started again", self._target, why)
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        with self._hands:
+            child, self._child = self._child, None
+        if child is not None:
+            child.end()
         self._start()
 
     def answered(self, recycling: Recycling, memory: int) -> None:
@@ -177,8 +189,10 @@ class _Keeper:
 
     def close(self) -> None:
         """End what runs."""
-        self._closed = True
-        for child in (self._child, self._next):
+        with self._hands:
+            self._closed = True
+            children, self._child, self._next = (self._child, self._next), None, None
+        for child in children:
             if child is not None:
                 child.end()
 
@@ -188,7 +202,19 @@ class _Keeper:
             return
         self._not_before = now + BACKOFF[min(self._failed, len(BACKOFF) - 1)]
         self._failed += 1
-        self._next = Child(self._target, self._folder)
+        child = Child(self._target, self._folder, self._secrets)
+        with self._hands:
+            late = self._closed  # while it was made, and so by somebody who did not know of it
+            if not late:
+                self._next = child
+        if late:
+            child.end()
+
+    def _give_up(self, child: Child) -> None:
+        with self._hands:
+            own, self._next = self._next is child, None
+        if own:
+            child.end()
 
     def _started(self, child: Child) -> bool:
         """Whether it has said that it is ready. One that never will be is given up."""
@@ -199,13 +225,11 @@ class _Keeper:
         except TimeoutError:
             if time.monotonic() - child.began > START_SECONDS:
                 log.warning("the process of the model %s did not start in time", self._target)
-                child.end()
-                self._next = None
+                self._give_up(child)
             return False
         except (frames.Closed, UserError) as error:
             log.warning("the process of the model %s did not start: %s", self._target, error)
-            child.end()
-            self._next = None
+            self._give_up(child)
             return False
         return True
 

@@ -18,6 +18,6 @@ class ModelFacts:
     inputs: int | None = None
 
 
-Inspect: TypeAlias = Callable[[str, ModelPart, Path], ModelFacts]
-"""Looks at a model, given its id, what the file says of it, and the file's folder; raises UserError where it cannot be
-used."""
+Inspect: TypeAlias = Callable[[str, ModelPart, Path, frozenset[str]], ModelFacts]
+"""Looks at a model, given its id, what the file says of it, the file's folder, and the variables that hold secrets of
+the file's models; raises UserError where it cannot be used."""

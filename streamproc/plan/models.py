@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from streamproc.core.names import VARIABLE
 from streamproc.core.plan import Mode
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
@@ -90,6 +91,11 @@ class ModelPart(Part):
     in_flight: int = Field(8, ge=1, le=256, description="So many calls at once; more have no score")
     recycle: RecyclePart | None = Field(None, description="When a Python model gets a new process")
     breaker: BreakerPart = Field(BreakerPart(), description="When it is not asked for a while")  # type: ignore[call-arg]
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The environment variables that its headers name: they hold secrets."""
+        return frozenset(name for text in self.headers.values() for name in VARIABLE.findall(text))
 
     @property
     def kind(self) -> Literal["onnx", "python", "http"]:

@@ -68,7 +68,8 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
         return Models()
     chain, shadows = placed(file)
     _check_ids(document, [*chain, *shadows])
-    made = [[_made(document, *one, scope, inspect) for one in group] for group in (chain, shadows)]
+    secrets = frozenset[str]().union(*(part.variables for _, _, part in (*chain, *shadows)))
+    made = [[_made(document, *one, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
     _add_columns(document, chain, scope)
     first, *others = (tuple(one for one in group if one is not None) for group in made)
     return Models(first, *others)
@@ -127,13 +128,19 @@ def _check_ids(document: Document, models: Placed) -> None:
 
 
 def _made(
-    document: Document, at: Path_, name: str, part: ModelPart, scope: Scope, inspect: Inspect
+    document: Document,
+    at: Path_,
+    name: str,
+    part: ModelPart,
+    scope: Scope,
+    inspect: Inspect,
+    secrets: frozenset[str],
 ) -> ModelPlan | None:
     if document.is_broken(at):
         return None
     _check_inputs(document, at, part, scope)
     _check_classes(document, at, part)
-    facts = _inspected(document, at, name, part, inspect)
+    facts = _inspected(document, at, name, part, inspect, secrets)
     return ModelPlan(name, tuple(part.inputs), facts.version, tuple(part.classes)) if facts is not None else None
 
 
@@ -174,7 +181,9 @@ def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:
             document.problem(at, f"unknown class `{part.score}`", near(part.score, part.classes, "classes"))
 
 
-def _inspected(document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect) -> ModelFacts | None:
+def _inspected(
+    document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect, secrets: frozenset[str]
+) -> ModelFacts | None:
     if sum(one is not None for one in (part.onnx, part.python, part.http)) != 1:
         if not any(document.is_broken((*path, kind)) for kind in KINDS):
             hint = "state exactly one of them"
@@ -183,7 +192,7 @@ def _inspected(document: Document, path: Path_, name: str, part: ModelPart, insp
     _check_keys(document, path, part)
     at: Path_ = (*path, part.kind)
     try:
-        facts = inspect(name, part, document.file.parent)
+        facts = inspect(name, part, document.file.parent, secrets)
     except UserError as error:
         for key in ("output", "confidence"):
             named = getattr(part, key)

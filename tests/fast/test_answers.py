@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from streamproc.core.processor import Answer, Lookup, Score
 from streamproc.errors import UserError
@@ -35,7 +37,8 @@ class Model:
     def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
         if isinstance(self._result, BaseException):
             raise self._result
-        return Scores(self._result(rows) if callable(self._result) else self._result)
+        result = self._result(rows) if callable(self._result) else self._result
+        return result if isinstance(result, Scores) else Scores(result)
 
 
 def ask(rows: int = 2) -> Score:
@@ -53,6 +56,13 @@ def answers(model: Any, timeout: float = 5.0) -> Answers:
         (np.array([np.nan, np.inf]), None, ["not_finite", "not_finite"]),
         (np.array([0.5]), None, ["wrong_length", "wrong_length"]),
         (np.zeros((2, 1)), None, ["wrong_length", "wrong_length"]),
+        (lambda rows: np.array(["a"] * rows, object), None, ["model_error", "model_error"]),
+        (lambda rows: np.zeros(rows, "M8[s]"), None, ["model_error", "model_error"]),
+        (lambda rows: np.zeros(rows, np.float32), None, ["model_error", "model_error"]),
+        (None, None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), {"said": np.ones(rows + 1)}), None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), {"said": np.zeros(rows, "M8[s]")}), None, ["model_error", "model_error"]),
+        (lambda rows: Scores(np.ones(rows), None), None, ["model_error", "model_error"]),  # type: ignore[arg-type]
         (RuntimeError("with an event's values"), None, ["model_error", "model_error"]),
         (SystemExit(3), None, ["model_error", "model_error"]),
     ],
@@ -84,6 +94,17 @@ def test_a_model_that_takes_too_long_is_not_waited_for() -> None:
     assert [answer.reasons[0] for answer in found].count("busy") == 3
 
 
+def test_what_goes_wrong_beside_the_model_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = answers(Model(np.ones(2)))
+
+    def refuse(ask: Any) -> Answer:
+        raise MemoryError
+
+    monkeypatch.setattr(source, "now", refuse)
+    found = [asyncio.run(source([ask()]))[0] for _ in range(IN_FLIGHT + 1)]
+    assert {reason for answer in found for reason in answer.reasons} == {"model_error"}  # and none is "busy" for ever
+
+
 def test_nobody_answers_a_look_up_here() -> None:
     [answer] = asyncio.run(answers(Model(None))([Lookup("s", [b"1", b"2"])]))
     assert list(answer.reasons) == ["no_such_source"] * 2
@@ -106,6 +127,51 @@ def test_an_onnx_score_does_not_depend_on_the_batch() -> None:
 def test_missing_values_reach_the_model_as_nan() -> None:
     columns = {name: np.array([np.nan]) for name in INPUTS}
     assert np.isfinite(car_loan_model().score(columns, 1).values).all()  # trees have a branch for it
+
+
+def whole_numbers(path: Path, matrix: bool) -> OnnxModel:
+    """The first input and the second, added: one matrix of int64, or a column of int64 and one of double."""
+    kind = onnx.TensorProto
+    last = helper.make_tensor_value_info("sum", kind.DOUBLE, [None, 1])
+    if matrix:
+        given = [helper.make_tensor_value_info("x", kind.INT64, [None, 2])]
+        axes = numpy_helper.from_array(np.array([1]), "axes")
+        nodes = [
+            helper.make_node("ReduceSum", ["x", "axes"], ["whole"], keepdims=1),
+            helper.make_node("Cast", ["whole"], ["sum"], to=kind.DOUBLE),
+        ]
+    else:
+        given = [helper.make_tensor_value_info(*one, [None, 1]) for one in (("x", kind.INT64), ("y", kind.DOUBLE))]
+        axes = None
+        nodes = [
+            helper.make_node("Cast", ["x"], ["wide"], to=kind.DOUBLE),
+            helper.make_node("Add", ["wide", "y"], ["sum"]),
+        ]
+    graph = helper.make_graph(nodes, "sum", given, [last], [axes] if axes is not None else [])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    return OnnxModel(path, ["x", "y"])
+
+
+@pytest.mark.parametrize("matrix", [True, False])
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.array([1.0, np.nan, np.inf, -np.inf, 1e300, 2.0**63, -3.0]),
+        np.array([1, None, None, None, None, None, -3], object),
+    ],
+    ids=["float", "object"],
+)
+def test_what_is_no_whole_number_is_none_of_its_model(tmp_path: Path, x: Any, matrix: bool) -> None:
+    """Cast to int64 each of them would be some number, and the row would have a score."""
+    scores = whole_numbers(tmp_path / "m.onnx", matrix).score({"x": x, "y": np.arange(7.0)}, 7)
+    np.testing.assert_array_equal(scores.values, [1.0, *[np.nan] * 5, 3.0])
+
+
+def test_a_missing_double_beside_whole_numbers_is_the_models(tmp_path: Path) -> None:
+    columns = {"x": np.array([1, 2]), "y": np.array([np.nan, 1.0])}
+    np.testing.assert_array_equal(whole_numbers(tmp_path / "m.onnx", False).score(columns, 2).values, [np.nan, 3.0])
+    np.testing.assert_array_equal(whole_numbers(tmp_path / "m.onnx", True).score(columns, 2).values, [np.nan, 3.0])
 
 
 @pytest.mark.parametrize(

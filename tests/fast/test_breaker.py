@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streamproc.core.processor import Score
 from streamproc.io.answers import MOST_ATTEMPTS, Answers, Source
-from streamproc.io.breaker import Breaker, BreakerPolicy
+from streamproc.io.breaker import Breaker, BreakerPolicy, Permit
 from streamproc.io.model import Scores, Starting, Unavailable
 
 POLICY = BreakerPolicy(failures=0.5, calls=4, wait=10.0)
@@ -25,40 +25,69 @@ POLICY = BreakerPolicy(failures=0.5, calls=4, wait=10.0)
 def opened() -> Breaker:
     breaker = Breaker(POLICY)
     for failed in (False, True, False, True):
-        assert breaker.allows(0.0)
-        breaker.ended(failed, 0.0)
+        breaker.ended(allowed(breaker), failed, 0.0)
     return breaker
+
+
+def allowed(breaker: Breaker, now: float = 0.0) -> Permit:
+    permit = breaker.allows(now)
+    assert permit is not None
+    return permit
 
 
 def test_it_opens_at_its_share_of_the_last_calls_and_not_before() -> None:
     breaker = Breaker(POLICY)
     for failed in (True, True, True):  # fewer than it looks at
-        breaker.ended(failed, 0.0)
+        breaker.ended(allowed(breaker), failed, 0.0)
     assert breaker.state == "closed"
-    breaker.ended(False, 0.0)
+    breaker.ended(allowed(breaker), False, 0.0)
     assert breaker.state == "open"
-    assert not breaker.allows(9.9)
+    assert breaker.allows(9.9) is None
 
 
 def test_one_call_tries_and_its_end_decides() -> None:
     breaker = opened()
-    assert breaker.allows(10.0)
+    probe = allowed(breaker, 10.0)
     assert breaker.state == "half-open"
-    assert not breaker.allows(10.0)
-    breaker.ended(True, 11.0)
-    assert (breaker.state, breaker.allows(20.9)) == ("open", False)
-    assert breaker.allows(21.0)
-    breaker.ended(False, 21.5)
+    assert breaker.allows(10.0) is None
+    breaker.ended(probe, True, 11.0)
+    assert (breaker.state, breaker.allows(20.9)) == ("open", None)
+    breaker.ended(allowed(breaker, 21.0), False, 21.5)
     assert breaker.state == "closed"
     for _ in range(3):  # what was before is forgotten
-        breaker.ended(True, 22.0)
+        breaker.ended(allowed(breaker, 22.0), True, 22.0)
     assert breaker.state == "closed"
 
 
-def test_calls_from_before_it_opened_change_nothing() -> None:
-    breaker = opened()
-    breaker.ended(False, 1.0)
+@pytest.mark.parametrize("failed", [False, True])
+def test_calls_from_before_it_opened_change_nothing(failed: bool) -> None:
+    breaker = Breaker(POLICY)
+    old = [allowed(breaker) for _ in range(20)]
+    for _ in range(4):
+        breaker.ended(old.pop(), True, 0.0)
+    breaker.ended(old.pop(), failed, 1.0)
+    breaker.withdrawn(old.pop())
     assert breaker.state == "open"
+    probe = allowed(breaker, 10.0)
+    breaker.ended(old.pop(), failed, 11.0)
+    breaker.withdrawn(old.pop())
+    assert (breaker.state, breaker.allows(30.0)) == ("half-open", None)
+    breaker.ended(probe, False, 31.0)
+    for _ in range(4):
+        breaker.ended(old.pop(), True, 32.0)
+    assert breaker.state == "closed"
+
+
+def test_a_probe_that_is_withdrawn_leaves_the_next_call_to_try() -> None:
+    breaker = opened()
+    first = allowed(breaker, 10.0)
+    breaker.withdrawn(first)
+    assert breaker.state == "open"
+    second = allowed(breaker, 10.0)
+    breaker.ended(first, False, 11.0)  # its end is not the end of the other one
+    assert breaker.state == "half-open"
+    breaker.ended(second, False, 12.0)
+    assert breaker.state == "closed"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=60))
@@ -67,13 +96,14 @@ def test_open_means_no_call_and_never_for_ever(steps: list[tuple[bool, int]]) ->
     for failed, passed in steps:
         now += passed
         before = breaker.state
-        assert breaker.allows(now) == (before == "closed" or now - opened_at >= POLICY.wait)
-        if breaker.state != "open":
-            breaker.ended(failed, now)
+        permit = breaker.allows(now)
+        assert (permit is not None) == (before == "closed" or now - opened_at >= POLICY.wait)
+        if permit is not None:
+            breaker.ended(permit, failed, now)
             opened_at = now if breaker.state == "open" else opened_at
             if before == "open":
                 assert breaker.state == ("open" if failed else "closed")
-    assert breaker.allows(now + POLICY.wait)
+    assert breaker.allows(now + POLICY.wait) is not None
 
 
 class Picky:
@@ -157,6 +187,69 @@ def test_a_hanging_model_opens_it_too() -> None:
         return found
 
     assert asyncio.run(reasons()) == ["timeout", "timeout", "breaker_open"]
+
+
+class Gated:
+    """A call of it is under way until its gate opens."""
+
+    version = "v"
+
+    def __init__(self, gates: int) -> None:
+        self.began = [threading.Event() for _ in range(gates)]
+        self.gates = [threading.Event() for _ in range(gates)]
+        self.calls = 0
+
+    def score(self, columns: Mapping[str, Any], rows: int, deadline: float = inf) -> Scores:
+        call, self.calls = self.calls, self.calls + 1
+        if call < len(self.gates):
+            self.began[call].set()
+            assert self.gates[call].wait(30)
+            raise Unavailable
+        return Scores(np.zeros(rows))
+
+
+def test_a_probe_that_is_cancelled_is_not_waited_for() -> None:
+    """Lanes that are taken away cancel what they have asked; the next batch has to try instead."""
+    model = Gated(2)
+    answers = Answers({"m": Source(model, timedelta(seconds=30), BreakerPolicy(calls=1, wait=0.0))})
+
+    async def states() -> list[str]:
+        model.gates[0].set()
+        await answers([ask(1)])
+        found = [answers.states()["m"]]
+        probe = asyncio.create_task(answers([ask(1)]))
+        await asyncio.to_thread(model.began[1].wait, 30)
+        found.append(answers.states()["m"])
+        probe.cancel()
+        await asyncio.wait([probe])
+        found.append(answers.states()["m"])
+        assert (await answers([ask(1)]))[0].reasons == [None]
+        model.gates[1].set()
+        return [*found, answers.states()["m"]]
+
+    assert asyncio.run(states()) == ["open", "half-open", "open", "closed"]
+
+
+def test_a_cancelled_call_that_is_no_probe_changes_nothing() -> None:
+    model = Gated(3)
+    answers = Answers({"m": Source(model, timedelta(seconds=30), BreakerPolicy(calls=1, wait=0.0))})
+
+    async def states() -> list[str]:
+        old = asyncio.create_task(answers([ask(1)]))
+        await asyncio.to_thread(model.began[0].wait, 30)
+        model.gates[1].set()
+        await answers([ask(1)])
+        probe = asyncio.create_task(answers([ask(1)]))
+        await asyncio.to_thread(model.began[2].wait, 30)
+        old.cancel()
+        await asyncio.wait([old])
+        found = [answers.states()["m"], *(await answers([ask(1)]))[0].reasons]
+        model.gates[0].set()
+        model.gates[2].set()
+        await probe
+        return [*map(str, found), answers.states()["m"]]
+
+    assert asyncio.run(states()) == ["half-open", "breaker_open", "open"]
 
 
 def test_a_model_that_is_starting_does_not_open_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 
 from streamproc.core.decide import DecideProcessor
 from streamproc.core.plan import ModelPlan
@@ -24,10 +26,11 @@ from streamproc.io.model import Scores
 from streamproc.offline import EPOCH, batch_of
 from streamproc.pipeline import open_pipeline
 from tests.fast.plans import TOPIC, decisions, make_plan
-from tests.faulty_server import FAULTS, SECONDS, Server, good, partial
+from tests.faulty_server import FAULTS, SECONDS, Handler, Server, good, partial, reply, scores_of
 
 SLACK = 0.5
 """For a machine that is busy."""
+PATIENCE = 30.0
 CAUSES = {"model_unavailable": "error", "model_error": "error", "not_finite": "no_score", "timeout": "timeout"}
 ROWS = 8
 
@@ -114,6 +117,19 @@ def test_a_stand_in_scores_within_the_sum_of_the_times(server: Server, fault: st
     assert causes - {"timeout"} == {CAUSES[reason]} - {"timeout"}  # the search for bad rows may take all of the time
 
 
+def test_a_version_that_is_no_text_ends_nothing(server: Server) -> None:
+    """Half of a surrogate pair is JSON that Python reads, and nothing that can be written again."""
+
+    async def odd(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return reply(scores_of(body), [ROWS], model_version="7\ud800" + "x" * 1_000)
+
+    server.handler = odd
+    found = asyncio.run(process(plan_of(), Answers(sources(server))))
+    assert {one["tier"] for one in found} == {"automatic"}
+    [model] = {one["model"] for one in found}
+    assert model.partition("@")[2] == "7?" + "x" * 98
+
+
 def test_only_rows_without_a_score_are_the_stand_ins(server: Server) -> None:
     server.handler = partial
     found = asyncio.run(process(plan_of("steady"), Answers(sources(server, steady=Constant()))))
@@ -167,6 +183,111 @@ def test_an_open_breaker_is_visible_and_costs_no_time(server: Server) -> None:
     assert seconds < SECONDS / 2
     assert {(one["score_reason"], one["fallback_reason"]) for one in found} == {("breaker_open", "breaker_open")}
     assert answers.states() == {"m": "open"}
+
+
+class Held:
+    """A handler that holds each request until somebody lets it go on, as another one says."""
+
+    def __init__(self, *then: Handler) -> None:
+        self._then = then
+        self._came = [threading.Event() for _ in then]
+        self._gates = [threading.Event() for _ in then]
+
+    async def __call__(self, server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        call = len(server.asked) - 1
+        self._came[call].set()
+        assert await asyncio.to_thread(self._gates[call].wait, PATIENCE)
+        return await self._then[call](server, request, body)
+
+    async def came(self, call: int) -> None:
+        assert await asyncio.to_thread(self._came[call].wait, PATIENCE)
+
+    def release(self, *calls: int) -> None:
+        for call in calls or range(len(self._gates)):
+            self._gates[call].set()
+
+
+def trying(server: Server) -> Answers:
+    """They open at the first call that fails, and the next one tries."""
+    patient, policy = timedelta(seconds=PATIENCE), BreakerPolicy(calls=1, wait=0.0)
+    return Answers({"m": Source(server.model(seconds=PATIENCE), patient, policy)})
+
+
+def test_after_a_probe_that_is_cancelled_the_next_batch_tries(server: Server) -> None:
+    """As a rebalance does it with the lanes that are taken away."""
+    busy, _ = FAULTS["429"]
+    server.handler = held = Held(busy, good, good)
+    answers = trying(server)
+
+    async def run() -> list[dict[str, Any]]:
+        held.release(0)
+        await process(plan_of(), answers)
+        probe = asyncio.create_task(process(plan_of(), answers))
+        await held.came(1)
+        assert answers.states() == {"m": "half-open"}
+        probe.cancel()
+        await asyncio.wait([probe])
+        held.release(2)
+        return await process(plan_of(), answers)
+
+    try:
+        assert {one["tier"] for one in asyncio.run(run())} == {"automatic"}
+    finally:
+        held.release()
+    assert answers.states() == {"m": "closed"}
+
+
+def test_a_batch_that_is_not_sent_says_nothing_of_the_server(server: Server) -> None:
+    """Where an input is missing in every row there is no request, and so nothing to learn from it."""
+    busy, _ = FAULTS["429"]
+    server.handler = busy
+    whole, missing = (Score("m", {"x": np.full(2, x), "y": np.ones(2)}, ["a", "b"]) for x in (1.0, np.nan))
+    seconds = timedelta(seconds=PATIENCE)
+    answers = Answers({"m": Source(server.model(seconds=PATIENCE), seconds, BreakerPolicy(calls=2, wait=0.0))})
+
+    def state_after(*asks: Score) -> str:
+        for ask in asks:
+            asyncio.run(answers([ask]))
+        return answers.states()["m"]
+
+    assert state_after(whole, missing, missing) == "closed"
+    assert state_after(whole) == "open"
+    assert state_after(missing) == "open"
+    [answer] = asyncio.run(answers([missing]))
+    assert list(answer.reasons) == ["not_finite"] * 2
+    assert len(server.asked) == 2
+    server.handler = good
+    assert state_after(whole) == "closed"
+
+
+@pytest.mark.parametrize(("then", "state"), [("429", "open"), ("good", "closed")])
+def test_an_old_answer_says_nothing_of_the_call_that_tries(server: Server, then: str, state: str) -> None:
+    busy, _ = FAULTS["429"]
+    old, last = (good, busy) if then == "429" else (busy, good)
+    server.handler = held = Held(old, busy, last)
+    answers = trying(server)
+
+    async def run() -> None:
+        first = asyncio.create_task(process(plan_of(), answers))
+        await held.came(0)
+        held.release(1)
+        await process(plan_of(), answers)
+        assert answers.states() == {"m": "open"}
+        probe = asyncio.create_task(process(plan_of(), answers))
+        await held.came(2)
+        held.release(0)
+        found = await first
+        assert {one["tier"] for one in found} == {"automatic" if old is good else "fallback:people"}
+        assert answers.states() == {"m": "half-open"}
+        assert {one["score_reason"] for one in await process(plan_of(), answers)} == {"breaker_open"}
+        held.release(2)
+        await probe
+
+    try:
+        asyncio.run(run())
+    finally:
+        held.release()
+    assert answers.states() == {"m": state}
 
 
 def test_a_pipeline_file_with_all_of_it(server: Server, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,8 +22,10 @@ from streamproc.core.processor import Answer, Score
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
+from streamproc.io.child import Child
 from streamproc.io.model import Reading
 from streamproc.io.python import PythonModel, Recycling
+from streamproc.pipeline import open_pipeline
 
 SECONDS = 1.0
 """The models' time."""
@@ -56,6 +60,10 @@ def score(columns):
     if (x == -7).any():
         kept.append(bytearray(64 << 20))
     return x / 10
+
+def sees(columns):
+    names = [name for name in os.environ if "TOKEN" in name or name.startswith("STREAMPROC_")]
+    return {"score": columns["x"], "version": " ".join(sorted(names))}
 
 def noisy(columns):
     print("noise " * 1000)
@@ -148,6 +156,38 @@ def test_a_row_that_it_raises_for_is_found(
     assert "quotes" not in caplog.text  # an error's text may show an event
 
 
+def test_it_sees_no_secret_of_the_worker_or_of_other_models(
+    model: Callable[..., PythonModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STREAMPROC_KAFKA_PASSWORD", "STREAMPROC_SENSITIVE_KEY", "SCORES_TOKEN", "NEXT_TOKEN", "OWN_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    model().close()  # the source is there
+    schema = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    address = "http://127.0.0.1:1/v2/models/m/infer"
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        f"""
+pipeline: p
+events: {{topic: t, schema: schema.json}}
+model:
+  - {{python: "faults:sees", inputs: [x]}}
+  - {{http: "{address}", inputs: [x], headers: {{A: "Bearer ${{SCORES_TOKEN}}"}}}}
+shadow: [{{id: next, http: "{address}", inputs: [x], headers: {{A: "${{NEXT_TOKEN}}"}}}}]
+rules: [{{id: all, decide: approve}}]
+actions: {{approve: null}}
+""",
+        encoding="utf-8",
+    )
+    for masked in (True, False):  # without masking no variable is needed, and they are no less secret
+        answers = open_pipeline(file, masked=masked).answers
+        try:
+            answer = answers.now(Score("python", {"x": np.ones(1)}, ["1"]))
+        finally:
+            answers.close()
+        assert answer.version.partition("@")[2] == "OWN_TOKEN"
+
+
 def test_what_it_prints_is_not_what_it_answers(model: Callable[..., PythonModel]) -> None:
     for _ in range(3):
         assert list(answers_of(model("noisy")).now(ask(1, 2)).values) == [0.1, 0.2]
@@ -209,6 +249,44 @@ def test_texts_and_times_arrive_as_they_are(model: Callable[..., PythonModel]) -
     assert [answer.values[0], answer.values[2]] == [1.0, 3.0]
 
 
+FORGED = """
+import json, socket, struct, sys, threading
+
+def score(columns):
+    own = socket.socket(fileno=int(sys.argv[1]))
+    body = {body!r}
+    said = {said}
+    head = json.dumps({{"version": "1", "memory": 1, **said}}).encode()
+    own.sendall(struct.pack("!II", len(head), len(body)) + head + body)
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "body", "reason"),
+    [
+        ('{"columns": [{"name": "scores", "type": "json", "size": 5}]}', b'["x"]', "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "json", "size": 5}]}', b"[[1,2", "model_error"),
+        ('{"columns": [{"name": "scores", "type": "<M8[s]", "shape": [1], "size": 8}]}', b"\0" * 8, "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "<m8[ns]", "shape": [1], "size": 8}]}', b"\0" * 8, "not_finite"),
+        ('{"columns": [{"name": "scores", "type": "<f8", "shape": [2], "size": 8}]}', b"\0" * 8, "model_error"),
+        ('{"columns": []}', b"", "model_error"),
+        ("{}", b"", "model_error"),
+    ],
+    ids=range(7),
+)
+def test_a_frame_that_the_model_made_itself_is_a_reason_too(
+    tmp_path: Path, said: str, body: bytes, reason: str
+) -> None:
+    (tmp_path / "forging.py").write_text(FORGED.format(said=said, body=body), encoding="utf-8")
+    model = PythonModel("forging:score", tmp_path, timedelta(seconds=SECONDS))
+    try:
+        answers = Answers({"m": Source(model, timedelta(seconds=SECONDS))})
+        assert list(answers.now(ask(1)).reasons) == [reason]
+    finally:
+        model.close()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -267,6 +345,35 @@ def test_it_ends_with_its_worker_however_that_ends(
     while _alive(pid):
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+def test_a_process_that_is_being_made_when_it_closes_ends_too(
+    model: Callable[..., PythonModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = model()
+    making, closed, made = threading.Event(), threading.Event(), list[Child]()
+
+    def slow(*told: Any) -> Child:
+        making.set()
+        assert closed.wait(PATIENCE)
+        made.append(Child(*told))
+        return made[-1]
+
+    monkeypatch.setattr("streamproc.io.python.Child", slow)
+    call = threading.Thread(target=answers_of(own).now, args=(ask(-2),))
+    call.start()
+    try:
+        assert making.wait(PATIENCE)
+        own.close()
+    finally:
+        closed.set()
+        call.join(PATIENCE)
+    assert own.pid is None
+    [child] = made
+    try:
+        assert not _alive(child.pid)
+    finally:
+        child.end()
 
 
 def _alive(pid: int) -> bool:
