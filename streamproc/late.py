@@ -13,8 +13,8 @@ import orjson
 
 from streamproc.core.outcomes.book import TABLE, Book
 from streamproc.core.outcomes.costs import Costs
-from streamproc.core.outcomes.counting import Counter, have_good_ids
-from streamproc.core.outcomes.decision import Slim, decoder, id_bytes
+from streamproc.core.outcomes.counting import Counter
+from streamproc.core.outcomes.decision import Slim, decoder, id_bytes, readable
 from streamproc.core.outcomes.joining import Joiner
 from streamproc.core.outcomes.measures import Counts, Window
 from streamproc.core.outcomes.outcome import Outcome, loads
@@ -113,11 +113,7 @@ class Join:
         counter, joiner, decode, book = self._parts
         slims, rows = list[Slim](), list[int]()
         for row, value in enumerate(values):
-            try:
-                slim = decode(value)
-            except ValueError:
-                continue
-            if have_good_ids([slim]):
+            if (slim := readable(decode, value)) is not None:
                 slims.append(slim)
                 rows.append(row)
         said = [self.outcomes.of(slim) for slim in slims]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,49 @@ def test_what_is_none_of_ours_is_counted_and_stops_nothing() -> None:
     lane.give({TOPICS.decisions: rows_of([decision(1), revision(9, 1, "approve")])})
     assert lane.counts["unreadable"] >= 17
     assert (lane.counts["decision"], lane.counts["revision_of_unknown"]) == (1, 1)
+
+
+HUGE = 10**30
+NAIVE = "2026-01-01T00:00:00"
+STEP = {"step": "decided", "kind": "audit", "time": START.isoformat(), "opened": START.isoformat(), "was": "approve"}
+STRANGE = [
+    decision(1) | {"features": {"region": None, "other": HUGE}, "id": "0-" + "A" * 24},
+    revision(1, 1, "approve") | {"id": "ab-" + "a" * 24},
+    revision(1, 1, "approve") | {"review": {"opened": NAIVE, "decided": START.isoformat()}},
+    decision(1, source={"offset": 1, "timestamp": HUGE}),
+    decision(1, source={"offset": HUGE, "timestamp": 1}),
+    *(decision(1, explored={"instead_of": "decline", "share": share}) for share in (0, 1e-320, -1)),
+    STEP | {"share": 1e-320},
+    STEP | {"opened": NAIVE},
+    STEP | {"opened": "0001-01-01T00:00:00", "time": "0001-01-01T00:00:00"},
+]
+
+
+@pytest.mark.parametrize("value", STRANGE)
+def test_no_record_stops_a_lane_or_a_join(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    deep = raw[:-1] + b', "else": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    outcome = {"id": id_of(1), "value": "repaid", "time": START.isoformat()}
+    lane = Lane(make_plan())
+    topic = TOPICS.review_events if "step" in value else TOPICS.decisions
+    lane.give({topic: [(raw, START_MS), (deep, START_MS)]})
+    lane.give({TOPICS.outcomes_by_lane: rows_of([outcome])})
+    assert lane.counts == {"unreadable": 2, "early": 1}
+    known = Outcomes()
+    known.add(load_outcome(orjson.dumps(outcome)))
+    assert list(Join(make_plan(), known).give([raw, deep], [START_MS, START_MS])) == []
+
+
+@pytest.mark.parametrize("strange", [["a"], {"a": 1}, HUGE])
+def test_what_is_no_value_of_a_column_is_none(strange: Any) -> None:
+    lane = Lane(make_plan())
+    odd = decision(1, features={"region": strange, "financed": strange}, score=1e308)
+    lane.give({TOPICS.decisions: [(json.dumps(odd).encode(), START_MS), (decision(2), START_MS)]})
+    outcomes = [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in (1, 2)]
+    lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
+    [window] = lane.windows().values()
+    assert {group.segment for group in window.groups} == {'{"region":null}', '{"region":"north"}'}
+    assert sum(counts.get("realised/n", 0) for counts in window.groups.values()) == 1
 
 
 def test_records_are_as_their_schema_says() -> None:

@@ -11,8 +11,8 @@ import orjson
 from streamproc.core.outcomes import early, measures, reviews
 from streamproc.core.outcomes.book import TABLE, Book, chained, standing
 from streamproc.core.outcomes.costs import Costs
-from streamproc.core.outcomes.counting import Counter, have_good_ids
-from streamproc.core.outcomes.decision import decoder
+from streamproc.core.outcomes.counting import Counter
+from streamproc.core.outcomes.decision import decoder, have_good_ids
 from streamproc.core.outcomes.joining import Joiner
 from streamproc.core.outcomes.measures import Counts, add
 from streamproc.core.outcomes.outcome import loads
@@ -128,13 +128,13 @@ def _read(records: Records, decode: Callable[[bytes], Read], counts: Counts) -> 
     """What can be read of records, and the rows that it stands in; the rest is counted."""
     try:
         return list(map(decode, records.values)), slice(None)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     found, rows = list[Read](), list[int]()
     for row, value in enumerate(records.values):
         try:
             found.append(decode(value or b""))
             rows.append(row)
-        except ValueError:  # not one of ours, or of a later version: it must not stop the lane
+        except (ValueError, RecursionError):  # not one of ours, or of a later version: it must not stop the lane
             add(counts, {"unreadable": 1})
     return found, rows

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from streamproc.core.outcomes.book import Book
+from streamproc.core.outcomes.decision import Moment, Share
 from streamproc.core.outcomes.measures import MILLION, Counts, add, buckets
 
 CLOSING: Final = frozenset({"decided", "expired", "shed", "cancelled"})
@@ -20,10 +20,10 @@ class Step(msgspec.Struct, gc=False):
 
     step: str
     kind: str
-    time: datetime
-    opened: datetime
+    time: Moment
+    opened: Moment
     was: str
-    share: float | None = None
+    share: Share | None = None
     decision: str | None = None
 
 
