@@ -120,6 +120,35 @@ def test_decisions_leave_after_their_time_with_all_that_is_known_of_them() -> No
     assert sum(one["decisions"] for one in counts) == sum(one["came/own/approve/repaid"] for one in counts) == 1_200
 
 
+def test_a_clock_that_was_fast_costs_no_window_of_what_is_kept() -> None:
+    lane = Lane(make_plan(retain=timedelta(days=1)))
+    for first, hour in ((0, 5), (100, 0), (200, 28), (300, 29)):
+        at = START_MS + hour * 3_600_000
+        lane.give({TOPICS.decisions: [(decision(first + n, at=at), at + n) for n in range(100)]})
+        lane.tick()
+    lane.give({TOPICS.outcomes_by_lane: rows_of([{"id": id_of(150), "value": "repaid", "time": START.isoformat()}])})
+    lane.give({TOPICS.decisions: rows_of([revision(151, 1, "decline")], START_MS + 29 * 3_600_000)})
+    counts = lane.windows()[START_MS // 1000].groups.values()
+    assert sum(one["came/own/approve/repaid"] for one in counts if "came/own/approve/repaid" in one) == 1
+    assert sum(one.get("became/reviewer/decline", 0) for one in counts) == 1
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=400), timedelta(days=4_000_000)])
+def test_a_clock_that_is_years_ahead_spoils_no_cohort(ahead: timedelta) -> None:
+    lane, hour = Lane(make_plan()), 3_600_000
+    for first, wrong in ((0, timedelta()), (100, ahead), (200, timedelta())):
+        at = START_MS + first * hour // 100 + round(wrong.total_seconds() * 1000)
+        now = START + timedelta(hours=first / 100)
+        lane.give({TOPICS.decisions: rows_of((decision(first + n) for n in range(100)), at)}, now=now)
+        step = STEP | {"step": "opened", "opened": "9999-12-31T23:59:59Z"}
+        lane.give({TOPICS.review_events: rows_of([step])}, now=now)
+        lane.tick()
+    outcomes = [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in range(300)]
+    lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)}, now=START + timedelta(hours=2))
+    assert lane.counts.get("retained") is None and lane.counts["approve/repaid"] == 300
+    assert [(start - START_MS // 1000) // 3600 for start in sorted(lane.windows())] == [0, 1, 2, 3]
+
+
 def test_of_more_decisions_than_a_lane_may_keep_the_oldest_leave() -> None:
     lane = Lane(make_plan(most=1_000))
     for first in range(0, 3_000, 500):

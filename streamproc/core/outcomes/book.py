@@ -30,6 +30,10 @@ VERSION: Final = 1
 MOST_CHUNKS: Final = 32
 MOST_WINDOWS: Final = 64
 """So many of each are kept decoded from batch to batch."""
+SKEW: Final = 3600
+"""A record's time counts as at most so many seconds after now."""
+FAR: Final = (1 << 32) - 1
+"""The last moment that kept decisions can have, in seconds."""
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -105,7 +109,7 @@ class Book:
     """
 
     def __init__(self, seconds: int, *, one_lane: bool = True) -> None:
-        self._seconds, self.one_lane = seconds, one_lane
+        self._seconds, self.one_lane, self.latest = seconds, one_lane, FAR
         self._raw: bytes | None = None
         self._forget()
 
@@ -114,13 +118,15 @@ class Book:
         self._windows = list[int]()
         self._ids, self._keys = Index(), Index()
         self._chunks: dict[int, Chunk] = {}
+        self._first: dict[int, int] = {}  # of each chunk that is kept, the first window
         self._open: dict[int, OpenWindow] = {}
         self._changes: dict[bytes, bytes | None] = {}
         self._listed = True
 
-    def begin(self, state: State, lane: int, step: bytes) -> None:
-        """Agree with the state. ``step`` names what comes now."""
-        self._state = state
+    def begin(self, state: State, lane: int, step: bytes, now: float = FAR) -> None:
+        """Agree with the state. ``step`` names what comes now; what is from long after ``now`` was stamped by a clock
+        that is wrong, and one such record must not move the others' windows."""
+        self._state, self.latest = state, min(FAR, int(now) + SKEW)
         [raw] = state.get_many(TABLE, [META])
         if raw is None or raw != self._raw:
             self._forget()
@@ -164,8 +170,8 @@ class Book:
 
     def windows(self, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
         """The starts of the windows that moments are counted in, shape (n,): where theirs is over, the first that is
-        not."""
-        return np.maximum(seconds // self._seconds * self._seconds, self.meta.horizon)
+        not; where it is to come, that of now."""
+        return np.maximum(np.minimum(seconds, self.latest) // self._seconds * self._seconds, self.meta.horizon)
 
     def opened(self, start: int) -> OpenWindow:
         """A window that is not over."""
@@ -225,6 +231,7 @@ class Book:
 
     def _put_chunk(self, number: int, chunk: Chunk, indexed: int) -> None:
         self._chunks[number] = chunk
+        self._first[number] = int(chunk.windows.min())
         self.put(numbered(b"c", number), kept.dumps(chunk))
         self.meta.rows = len(chunk)
         self._index([(number, chunk)], indexed)
@@ -282,6 +289,7 @@ class Book:
                 self.put(name, None)
         self.put(numbered(b"c", meta.head), None)
         self._chunks.pop(meta.head)
+        self._first.pop(meta.head)
         meta.head += 1
         meta.count -= len(chunk)
         for index in (self._ids, self._keys):
@@ -293,10 +301,15 @@ class Book:
         return self.chunk(self.meta.head) if self.meta.head < self.meta.tail else None
 
     def close_windows(self, before: int) -> None:
-        """Let go of the windows that begin before a moment, and whose records are written; nothing is counted in them
-        any more."""
+        """Let go of the windows that begin before a moment, whose records are written, and of which no decision is
+        kept; nothing is counted in them any more.
+
+        Decisions do not stand in the order of their time: clocks differ.
+        """
+        if before <= self.meta.horizon:
+            return
         unwritten = [start for start, opened in self._open.items() if opened.changed]
-        before = min([before, *self.meta.dirty, *unwritten])
+        before = min([before, *self.meta.dirty, *unwritten, *self._first.values()])
         gone = [start for start in self._windows if start < before]
         for start in gone:
             opened = self.opened(start)
@@ -326,7 +339,9 @@ class Book:
         self._windows = _decode_windows(listed) if listed is not None else []
         numbers = range(meta.head, meta.tail)
         raws = self._state.get_many(TABLE, [numbered(b"c", number) for number in numbers])
-        self._index([(number, kept.loads(one or b"")) for number, one in zip(numbers, raws, strict=True)])
+        chunks = [(number, kept.loads(one or b"")) for number, one in zip(numbers, raws, strict=True)]
+        self._first = {number: int(chunk.windows.min()) for number, chunk in chunks}
+        self._index(chunks)
         for index in (self._ids, self._keys):
             index.forget(meta.head << ROW_BITS)
 

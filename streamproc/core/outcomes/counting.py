@@ -41,6 +41,7 @@ class Counter:
             decisions, stamps = [decisions[row] for row in rows], stamps[rows]
         if not decisions:
             return Chunk()
+        stamps = np.minimum(stamps, 1000 * book.latest)
         columns = values_of(decisions, self._reads)
         windows = book.windows(stamps // 1000)
         book.meta.newest = max(book.meta.newest, int(stamps.max()))

@@ -43,7 +43,7 @@ class OutcomeProcessor:
         """What a batch changes is counted; the records of its windows follow with the next tick."""
         book, counts = self._books.setdefault(batch.partition, Book(self._seconds)), Counts()
         spans = [(topic, int(rows.offsets[0]), int(rows.offsets[-1])) for topic, rows in sorted(batch.topics.items())]
-        book.begin(state, batch.partition, chained([now, *spans]))
+        book.begin(state, batch.partition, chained([now, *spans]), now.timestamp())
         topics, by_topic = self._topics, batch.topics
         if (records := by_topic.get(topics.decisions)) is not None:
             self._decided(book, records, counts)
@@ -67,7 +67,7 @@ class OutcomeProcessor:
         if stands is None or not stands.dirty:
             return Effects()
         book = self._books.setdefault(stands.lane, Book(self._seconds))
-        book.begin(state, stands.lane, chained([now, "tick"]))
+        book.begin(state, stands.lane, chained([now, "tick"]), now.timestamp())
         dirty = sorted(book.meta.dirty)
         written = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         keys, values = list[bytes | None](), list[bytes | None]()
@@ -111,11 +111,7 @@ class OutcomeProcessor:
             add(counts, {"retained": book.drop_oldest()})
         while book.meta.count > self._plan.most:
             add(counts, {"crowded_out": book.drop_oldest()})
-        oldest = book.oldest()
-        first = before if oldest is None else min(before, int(oldest.stamps.min()))
-        over = (first // 1000 // self._seconds - 1) * self._seconds
-        if over > book.meta.horizon:
-            book.close_windows(over)
+        book.close_windows((before // 1000 // self._seconds - 1) * self._seconds)
 
 
 def _metric(name: str) -> tuple[str, str]:
