@@ -18,6 +18,7 @@ from scipy import stats as scipy_stats
 from streamproc.cli import cli
 from streamproc.core.control import IncidentNote, NewMode
 from streamproc.core.outcomes import early, kept
+from streamproc.core.outcomes.book import standing
 from streamproc.core.outcomes.index import Index
 from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
 from streamproc.core.outcomes.kept import Chunk
@@ -157,18 +158,89 @@ def test_of_more_decisions_than_a_lane_may_keep_the_oldest_leave() -> None:
     assert sum(key[:1] == b"c" for key, _ in lane.tables.items("outcomes")) == 2
 
 
+def by_id(*numbers: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} | more for number in numbers]
+
+
+def by_key(*keys: str) -> list[dict[str, Any]]:
+    return [{"key": key, "value": "repaid", "time": START.isoformat()} for key in keys]
+
+
+def waiting(lane: Lane) -> dict[bytes, int]:
+    """How many wait by id and by key, as the state has them, and as its own count says."""
+    kinds = [key[:1] for key, _ in lane.tables.items("outcomes")]
+    meta = standing(lane.tables)
+    assert meta is not None
+    assert (meta.early_by_id.waiting, meta.early_by_key.waiting) == (kinds.count(b"e"), kinds.count(b"y"))
+    return {kind: kinds.count(kind) for kind in (b"e", b"y", b"q", b"p")}
+
+
 def test_early_outcomes_are_bounded_and_leave_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early, "MOST", 1_000)
     lane = Lane(make_plan(retain=timedelta(days=1)))
     for first in range(0, 3_000, 300):
-        outcomes = [
-            {"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in range(first, first + 300)
-        ]
-        lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
-    assert sum(key[:1] == b"e" for key, _ in lane.tables.items("outcomes")) <= 1_000
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(*range(first, first + 300)))})
+    assert waiting(lane)[b"e"] <= 1_000
     lane.give({TOPICS.decisions: rows_of([decision(5_000)], START_MS + 3 * DAY)})
-    assert [key for key, _ in lane.tables.items("outcomes") if key[:1] in b"eq"] == []
+    assert waiting(lane) == {b"e": 0, b"y": 0, b"q": 0, b"p": 0}
     assert lane.counts["early_left"] == 3_000
+
+
+def test_one_name_takes_one_place_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 3)
+    monkeypatch.setattr(early, "ROWS", 2)
+    lane = Lane(make_plan())
+    for _ in range(100):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(1, 1, 2))})
+    assert waiting(lane) == {b"e": 2, b"y": 0, b"q": 1, b"p": 0}
+    lane.give({TOPICS.outcomes_by_lane: rows_of([*by_id(2, value="defaulted"), *by_id(3)])})
+    assert lane.counts.get("early_left", 0) == 0 and waiting(lane)[b"e"] == 3
+    lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(4))})
+    assert lane.counts["early_left"] == 2 and waiting(lane)[b"e"] == 2
+    lane.give({TOPICS.decisions: rows_of(map(decision, (1, 3, 4)))})
+    assert lane.counts["approve/repaid"] == 2 and waiting(lane)[b"e"] == 0
+
+
+def test_what_was_taken_leaves_no_queue_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 10)
+    monkeypatch.setattr(early, "ROWS", 2)
+    lane = Lane(make_plan())
+    for number in range(100):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(number))})
+        lane.give({TOPICS.decisions: rows_of([decision(number)])})
+    assert lane.counts["joined"] == 100 and waiting(lane)[b"q"] <= 12
+
+
+def test_a_replaced_outcome_waits_from_its_last_record_on() -> None:
+    lane = Lane(make_plan(retain=timedelta(days=1)))
+    for day in (0, 0.9):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(1), START_MS + round(day * DAY))})
+    lane.give({TOPICS.decisions: rows_of([decision(2)], START_MS + round(1.5 * DAY))})
+    assert waiting(lane)[b"e"] == 1
+    lane.give({TOPICS.decisions: rows_of([decision(3)], START_MS + 2 * DAY)})
+    assert waiting(lane) == {b"e": 0, b"y": 0, b"q": 0, b"p": 0}
+
+
+def test_outcomes_by_key_crowd_out_none_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 300)
+    lane = Lane(make_plan())
+    lane.give({TOPICS.outcomes_by_lane: rows_of([*by_id(1), *by_key(*(f"other{number}" for number in range(900)))])})
+    assert waiting(lane)[b"e"] == 1 and waiting(lane)[b"y"] <= 300
+    lane.give({TOPICS.decisions: rows_of([decision(1)])})
+    assert lane.counts["approve/repaid"] == 1
+
+
+def test_an_outcome_by_key_is_not_that_of_an_event_days_later() -> None:
+    one, other = Lane(make_plan(), 0), Lane(make_plan(), 1)
+    one.give({TOPICS.decisions: rows_of([decision(1, key="ada")])})
+    for lane in (one, other):  # the intake gives it to every lane
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_key("ada"), START_MS + 1000)})
+    other.give({TOPICS.decisions: rows_of([decision(2, lane=1, key="ada")], START_MS + 2 * DAY)})
+    assert (one.counts["joined"], other.counts.get("joined", 0)) == (1, 0)
+    assert waiting(other)[b"y"] == 0
+    other.give({TOPICS.outcomes_by_lane: rows_of(by_key("bea"), START_MS + 2 * DAY + 60_000)})
+    other.give({TOPICS.decisions: rows_of([decision(3, lane=1, key="bea")], START_MS + 2 * DAY + 30_000)})
+    assert other.counts["joined"] == 1  # of the same minute: it had only been faster
 
 
 def test_groups_of_a_window_are_bounded_and_nothing_is_lost() -> None:

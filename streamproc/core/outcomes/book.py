@@ -36,11 +36,19 @@ FAR: Final = (1 << 32) - 1
 """The last moment that kept decisions can have, in seconds."""
 
 
+class Queue(msgspec.Struct, array_like=True):
+    """Parts ``head`` to ``tail`` of a queue of early outcomes, of which ``waiting`` still wait."""
+
+    head: int = 0
+    tail: int = 0
+    waiting: int = 0
+
+
 class Meta(msgspec.Struct, array_like=True):
     """Where the lane stands.
 
-    Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are queued likewise;
-    ``early`` wait, of all that there were, ``early_ever``. ``dirty`` are windows whose record is not written yet,
+    Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are numbered up to
+    ``early_ever``. ``dirty`` are windows whose record is not written yet,
     ``horizon`` is the end of those that are over, ``newest`` the time of the newest decision, in milliseconds.
     ``next_offset`` is the offset after the last event whose decision was counted.
     """
@@ -52,9 +60,8 @@ class Meta(msgspec.Struct, array_like=True):
     tail: int = 0
     rows: int = 0
     count: int = 0
-    early_head: int = 0
-    early_tail: int = 0
-    early: int = 0
+    early_by_id: Queue = msgspec.field(default_factory=Queue)
+    early_by_key: Queue = msgspec.field(default_factory=Queue)
     early_ever: int = 0
     horizon: int = 0
     newest: int = 0

@@ -106,7 +106,9 @@ class OutcomeProcessor:
     def _expire(self, book: Book, counts: Counts) -> None:
         """Let go of what is older than ``retain``, by the time of decisions, and of what is too much."""
         before = book.meta.newest - self._retain
-        add(counts, {"early_left": early.expire(book, before)})
+        left = early.expire(book, early.ID, before)
+        left += early.expire(book, early.KEY, max(before, book.meta.newest - early.WAIT))
+        add(counts, {"early_left": left})
         while (oldest := book.oldest()) is not None and int(oldest.stamps.max()) < before:
             add(counts, {"retained": book.drop_oldest()})
         while book.meta.count > self._plan.most:
