@@ -24,7 +24,7 @@ from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
 from streamproc.core.outcomes.kept import Chunk
 from streamproc.core.outcomes.measures import MOST_GROUPS, Window, buckets, merged, quantile
 from streamproc.core.outcomes.outcome import loads as load_outcome
-from streamproc.core.outcomes.summary import summary
+from streamproc.core.outcomes.summary import cohorts, summary
 from streamproc.errors import UserError
 from streamproc.late import Join, Outcomes, outcome_of
 from streamproc.recovery import of_drift, of_model, of_modes
@@ -485,6 +485,49 @@ def test_modes_and_drift_have_their_stretches() -> None:
 # -- late outcomes ----------------------------------------------------------------------------------------------------
 
 
+def joined(records: list[tuple[Any, int]], outcomes: list[dict[str, Any]]) -> tuple[Join, list[bytes]]:
+    """All of the decisions with all of the outcomes."""
+    known = Outcomes()
+    for said in outcomes:
+        known.add(load_outcome(orjson.dumps(said)))
+    values, stamps = [orjson.dumps(value) for value, _ in records], [at for _, at in records]
+    known.look(values, stamps)
+    join, lines = Join(make_plan(), known), list[bytes]()
+    for first in range(0, len(records), 7):
+        lines += join.give(values[first : first + 7], stamps[first : first + 7])
+    return join, lines
+
+
+def test_an_outcome_by_key_is_that_of_the_newest_decision() -> None:
+    decisions = [(decision(number, key="ada"), START_MS + number) for number in (1, 3, 2)]
+    join, lines = joined(decisions, by_key("ada"))
+    assert (join.decisions, join.joined) == (3, 1)
+    assert [orjson.loads(line)["decision"]["id"] for line in lines] == [id_of(3)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_later_of_two_outcomes_holds_whatever_names_it(order: int) -> None:
+    said = [*by_id(1, value="defaulted"), *by_key("k1")][::order]
+    lane = Lane(make_plan())
+    lane.give({TOPICS.decisions: rows_of([decision(1)])})
+    lane.give({TOPICS.outcomes_by_lane: rows_of(said)})
+    [window] = lane.windows().values()
+    join, [line] = joined(rows_of([decision(1)]), said)
+    assert orjson.loads(line)["outcome"]["value"] == said[-1]["value"]
+    [counts], [late] = window.groups.values(), join.measured()[0].groups.values()
+    assert {name for name in counts if name[:5] == "came/"} == {name for name in late if name[:5] == "came/"}
+
+
+def test_a_join_knows_of_revisions_without_an_outcome() -> None:
+    records: list[dict[str, Any]] = [decision(1, decision="decline", would_be="decline")]
+    records.append(revision(1, 1, "approve", why="correction"))
+    lane = Lane(make_plan(window=timedelta(days=1)))
+    lane.give({TOPICS.decisions: rows_of(records)})
+    now, plan = START + timedelta(days=1), make_plan()
+    told = cohorts(plan, joined(rows_of(records), [])[0].measured(), now)
+    assert told == cohorts(plan, list(lane.windows().values()), now) and told[0]["unlabelled"] == 0
+
+
 def test_late_outcomes_are_joined_as_the_agent_would() -> None:
     review = {"decision": "review", "rule": "unsure", "would_be": "decline"}
     records = [(decision(n, **(review if n % 3 == 0 else {})), START_MS + n * DAY // 8) for n in range(40)]
@@ -497,13 +540,7 @@ def test_late_outcomes_are_joined_as_the_agent_would() -> None:
     lane = Lane(make_plan(window=timedelta(days=1)))
     lane.give({TOPICS.decisions: records})
     lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
-    known = Outcomes()
-    for said in outcomes:
-        known.add(load_outcome(orjson.dumps(said)))
-    join, lines = Join(make_plan(), known), list[bytes]()
-    for first in range(0, len(records), 7):
-        part = records[first : first + 7]
-        lines += join.give([orjson.dumps(value) for value, _ in part], [at for _, at in part])
+    join, lines = joined(records, outcomes)
     told, expected = merged(join.measured()), merged(lane.windows().values())
     assert told is not None and expected is not None
     came = [

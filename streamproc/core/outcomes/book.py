@@ -178,7 +178,8 @@ class Book:
     def windows(self, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
         """The starts of the windows that moments are counted in, shape (n,): where theirs is over, the first that is
         not; where it is to come, that of now."""
-        return np.maximum(np.minimum(seconds, self.latest) // self._seconds * self._seconds, self.meta.horizon)
+        starts: NDArray[np.int64] = np.minimum(seconds, self.latest) // self._seconds * self._seconds
+        return np.maximum(starts, self.meta.horizon)
 
     def opened(self, start: int) -> OpenWindow:
         """A window that is not over."""
