@@ -147,7 +147,7 @@ class Recount:
         self._own(stamp, f"review/{kind}/{step}")
         sign = {"opened": 1, "decided": -1, "expired": -1, "shed": -1, "cancelled": -1}.get(step)
         if sign is not None:
-            self._own(stamp, f"open/{stamp // 60_000}", sign)
+            self._own(stamp, f"open/{kind}/{stamp // 60_000}", sign)
         if step == "decided":
             spent = (moment(one["time"]) - opened).total_seconds() * 1000
             self._own(stamp, f"answer/{kind}/{bucket(spent)}")

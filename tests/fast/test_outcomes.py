@@ -76,7 +76,8 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
         value = draw(st.sampled_from(["repaid", "defaulted", True, 3.5]))
         amount = draw(st.none() | st.integers(-5000, 5000).map(float))
         whose = {"id": id_of(number)} if draw(st.booleans()) else {"key": f"k{number}"}
-        outcomes.append(({**whose, "value": value, "amount": amount, "time": START.isoformat()}, START_MS))
+        said = {**whose, "value": value, "amount": amount, "time": START.isoformat()}
+        outcomes.append((said, START_MS + 3 * HOUR))  # when all decisions are made
     steps = st.sampled_from(["opened", "claimed", "decided", "expired", "confirmed", "refused"])
     reviews = [
         (

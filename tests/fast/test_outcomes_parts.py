@@ -407,6 +407,40 @@ def test_overrides_times_and_what_is_open() -> None:
     assert told["automatic"]["value"] == 0.0
 
 
+def test_errors_are_those_of_what_made_the_decision_that_holds() -> None:
+    lane = Lane(make_plan())
+    asked = {"decision": "review", "rule": "unsure", "would_be": "decline"}
+    tried = {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.01}}
+    made = [decision(1, **asked), decision(2), decision(3, **tried), decision(4, tier="fallback:score", why="no_score")]
+    made += [decision(5, tier="stand-in:small"), decision(6, decision="a/b"), decision(7, tier="fallback:rules")]
+    lane.give({TOPICS.decisions: rows_of([*made, revision(1, 1, "approve", would_be="decline")])})
+    lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(*range(1, 8), value="defaulted"))})
+    told = summarised(lane)["errors_by_tier"]
+    assert {tier: (one["value"], one["of"]) for tier, one in told.items()} == {
+        "reviewer": (1.0, 1),
+        "automatic": (1.0, 1),
+        "explored": (1.0, 1),
+        "fallback": (1.0, 2),
+        "stand-in": (1.0, 1),
+    }
+
+
+def test_every_answer_costs_once_and_cases_are_told_by_kind() -> None:
+    lane = Lane(make_plan(review_cost=2.0))
+    lane.give({TOPICS.decisions: rows_of(map(decision, range(10)))})
+    for kind in ("review", "audit"):
+        case = STEP | {"kind": kind}
+        lane.give({TOPICS.review_events: rows_of([case | {"step": "opened"}] * 3)})
+        # An audit that differs is decided and corrected by one verdict; then two more are given.
+        first = ["decided", "corrected"] if kind == "audit" else ["decided"]
+        steps = [case | {"step": step, "decision": "a/b"} for step in (*first, "confirmed", "corrected")]
+        lane.give({TOPICS.review_events: rows_of(steps)})
+    told = summarised(lane)
+    assert (told["costs"]["reviews"]["answered"], told["costs"]["reviews"]["total"]) == (6, 12.0)
+    assert [told["reviews"]["by_kind"][kind]["open"] for kind in ("review", "audit", "second_opinion")] == [2, 2, 0]
+    assert told["reviews"]["open"] == told["reviews"]["opened"] - told["reviews"]["decided"] == 4
+
+
 def test_experiments_say_what_declining_costs() -> None:
     lane = Lane(make_plan())
     tried = {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.01}}
