@@ -17,7 +17,8 @@ from scipy import stats as scipy_stats
 
 from streamproc.cli import cli
 from streamproc.core.control import IncidentNote, NewMode
-from streamproc.core.outcomes import early, kept
+from streamproc.core.drift.alarms import instant
+from streamproc.core.outcomes import early, kept, measures
 from streamproc.core.outcomes.book import standing
 from streamproc.core.outcomes.index import Index
 from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
@@ -514,6 +515,44 @@ def test_modes_and_drift_have_their_stretches() -> None:
     assert incident.onset.hour == 0 and incident.detection is not None and incident.detection.hour == 1
     assert incident.mitigation == note.time and incident.end is not None and incident.end.hour == 6
     assert of_drift(changes[:3], [])[0].end is None
+
+
+def drifted(monitor: str, hour: int, incident: str | None = "i", **more: Any) -> dict[str, Any]:
+    """A change of a monitor; without an incident it is stable."""
+    named = None if incident is None else {"id": incident}
+    state, time = "stable" if incident is None else "drifting", f"2026-01-01T{hour:02}:00:00Z"
+    return {"monitor": monitor, "state": state, "time": time, "onset": {"time": time}, "incident": named} | more
+
+
+def test_an_incident_ends_when_its_monitor_moves_to_another() -> None:
+    first, second = of_drift([drifted("a", 1), drifted("a", 2, "j"), drifted("a", 3, None)], [])
+    assert (first.what, second.what) == ("i", "j")
+    assert first.end is not None and first.end.hour == 2
+    assert second.end is not None and second.end.hour == 3
+
+
+def test_single_strange_records_keep_nobody_from_the_others() -> None:
+    strange: list[Any] = [None, [], {}, drifted("a", 1, time=None), drifted("a", 1, time="1-01-01T00:00:00.000000Z")]
+    strange += [drifted("a", 1, onset={"time": None}), drifted("a", 1, time="2026-01-01T00:00:00"), drifted("a", 4)]
+    [incident] = of_drift(strange, [])
+    assert incident.onset.hour == 4
+    early = instant(round((datetime(1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**6)
+    assert early == "0001-01-01T00:00:00.000000Z" and datetime.fromisoformat(early).year == 1
+    assert instant(1_767_225_600_000_001) == "2026-01-01T00:00:00.000001Z"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"start": 253402300799}, {"start": "x"}, {"marks": {"timeout": [0, 10**17]}}, {"groups": [{"tier": 1}]}, {"a": 1}],
+)
+def test_a_record_of_measures_is_read_whole_or_not(more: dict[str, Any]) -> None:
+    made = measures.record("t", 0, Window(0, 60, marks={"timeout": (1, 2)}), "2026-01-01T00:00:00Z", 1)
+    if "a" in more:
+        assert measures.loads(orjson.dumps(made | more), 1)[1].marks == {"timeout": (1, 2)}
+        return
+    for raw in (orjson.dumps(made | more), b"[" * 100_000):
+        with pytest.raises(ValueError, match="no record of measures"):
+            measures.loads(raw, 1)
 
 
 # -- late outcomes ----------------------------------------------------------------------------------------------------
