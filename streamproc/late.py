@@ -1,11 +1,16 @@
-"""Joining outcomes with the decisions topic, however late they come: a scan that keeps only what has an outcome."""
+"""Joining outcomes with the decisions topic, however late they come.
+
+It is scanned twice: to see which decision an event's key means and which ones were revised, and to join. So only what
+has an outcome or a revision is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -13,13 +18,12 @@ import orjson
 
 from streamproc.core.outcomes.book import TABLE, Book
 from streamproc.core.outcomes.costs import Costs
-from streamproc.core.outcomes.counting import Counter, have_good_ids
-from streamproc.core.outcomes.decision import Slim, decoder, id_bytes
+from streamproc.core.outcomes.counting import Counter
+from streamproc.core.outcomes.decision import Slim, decoder, id_bytes, readable
 from streamproc.core.outcomes.joining import Joiner
 from streamproc.core.outcomes.measures import Counts, Window
 from streamproc.core.outcomes.outcome import Outcome, loads
 from streamproc.core.outcomes.policy import OutcomesPlan
-from streamproc.core.plan import REVIEW
 from streamproc.core.state import Tables
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
@@ -54,30 +58,57 @@ async def from_file(source: str) -> AsyncIterator[Outcome]:
             yield outcome_of(value, f"row {number:,} of {source}")
 
 
+Numbered: TypeAlias = tuple[int, Outcome]
+"""An outcome, and how many came before it."""
+
+
 @dataclass(slots=True)
 class Outcomes:
-    """The last word on each decision or key. What is no outcome is counted and left out."""
+    """The last word on each decision or key. What is no outcome is counted and left out.
 
-    by_id: dict[bytes, Outcome] = field(default_factory=dict)
-    by_key: dict[str, Outcome] = field(default_factory=dict)
+    ``look`` at all decisions before asking what came true ``of`` one: a key means the newest decision that has it.
+    """
+
+    by_id: dict[bytes, Numbered] = field(default_factory=dict)
+    by_key: dict[str, Numbered] = field(default_factory=dict)
     unreadable: int = 0
+    revised: set[bytes] = field(default_factory=set)
+    _came: int = 0
+    _newest: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
         """Take one; it replaces an earlier one. Raises UserError where there are too many."""
+        self._came += 1
         if outcome.id is not None:
-            self.by_id[id_bytes(outcome.id)] = outcome
+            self.by_id[id_bytes(outcome.id)] = self._came, outcome
         elif outcome.key is not None:
-            self.by_key[outcome.key] = outcome
+            self.by_key[outcome.key] = self._came, outcome
         if len(self) > MOST:
             raise UserError(f"more than {MOST:,} outcomes", "join them in parts")
 
     def __len__(self) -> int:
         return len(self.by_id) + len(self.by_key)
 
+    def look(self, values: Sequence[bytes], stamps: Sequence[int]) -> None:
+        """See decision records, with their timestamps."""
+        for value, stamp in zip(values, stamps, strict=True):
+            if (slim := readable(_plain, value)) is None:
+                continue
+            if slim.revision:
+                self.revised.add(id_bytes(slim.id))
+            elif slim.key in self.by_key and stamp >= self._newest.get(slim.key, (stamp, b""))[0]:
+                self._newest[slim.key] = stamp, id_bytes(slim.id)
+
     def of(self, decision: Slim) -> Outcome | None:
-        """What came true of a decision, if it is known."""
-        found = self.by_id.get(id_bytes(decision.id))
-        return self.by_key.get(decision.key) if found is None and decision.key is not None else found
+        """What came true of a decision, if it is known: the later of what was said of its id and of its key."""
+        own = id_bytes(decision.id)
+        found = [self.by_id[own]] if own in self.by_id else []
+        if decision.key is not None and self._newest.get(decision.key, (0, b""))[1] == own:
+            found.append(self.by_key[decision.key])
+        return max(found, key=itemgetter(0))[1] if found else None
+
+
+_plain: Final = decoder(())
 
 
 async def from_topic(connection: Connection, topic: str, into: Outcomes, progress: Progress | None) -> None:
@@ -93,7 +124,10 @@ async def from_topic(connection: Connection, topic: str, into: Outcomes, progres
 
 @dataclass(slots=True)
 class Join:
-    """Decisions that are given in their order are counted by the day; those with an outcome come out as lines."""
+    """Decisions that are given in their order are counted by the day; those with an outcome come out as lines.
+
+    The outcomes have looked at all of them.
+    """
 
     plan: OutcomesPlan
     outcomes: Outcomes
@@ -113,11 +147,7 @@ class Join:
         counter, joiner, decode, book = self._parts
         slims, rows = list[Slim](), list[int]()
         for row, value in enumerate(values):
-            try:
-                slim = decode(value)
-            except ValueError:
-                continue
-            if have_good_ids([slim]):
+            if (slim := readable(decode, value)) is not None:
                 slims.append(slim)
                 rows.append(row)
         said = [self.outcomes.of(slim) for slim in slims]
@@ -145,7 +175,7 @@ class Join:
         joined, wanted = list[tuple[Outcome, int]](), list[int]()
         for row in range(len(kept)):
             slim, outcome = by_id[kept.id(row)]
-            if outcome is not None or slim.decision == REVIEW:
+            if outcome is not None or kept.id(row) in self.outcomes.revised:
                 wanted.append(row)
             if outcome is not None:
                 joined.append((msgspec.structs.replace(outcome, id=slim.id, key=None), 0))

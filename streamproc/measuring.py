@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -95,11 +96,12 @@ async def _said(connection: Connection, topic: str, progress: Progress | None = 
     return found
 
 
-async def _changes(connection: Connection, topic: str) -> list[dict[str, Any]]:
+async def _changes(connection: Connection, topic: str) -> list[Any]:
+    found = list[Any]()
     async with reading(connection, topic) as reader:
-        return [
-            orjson.loads(record.value)
-            async for records in reader.scan()
-            for record in records
-            if dict(record.headers).get(TYPE) == b"drift"
-        ]
+        async for records in reader.scan():
+            for record in records:
+                if dict(record.headers).get(TYPE) == b"drift":
+                    with suppress(ValueError):  # a tombstone, or none of ours
+                        found.append(orjson.loads(record.value or b""))
+    return found

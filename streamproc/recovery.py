@@ -6,12 +6,16 @@ decisions of each window, the second by the audit topic, the third by the topic 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+import msgspec
+
 from streamproc.core.control import IncidentNote, NewMode, Said
+from streamproc.core.outcomes.decision import Moment
 from streamproc.core.outcomes.measures import Window
 
 MISSED: Final = frozenset({"timeout", "breaker_open", "error"})
@@ -76,25 +80,53 @@ def of_modes(said: Iterable[Said]) -> list[Recovery]:
     return found
 
 
-def of_drift(changes: Iterable[Mapping[str, Any]], said: Sequence[Said]) -> list[Recovery]:
+class _Onset(msgspec.Struct):
+    time: Moment
+
+
+class _Incident(msgspec.Struct):
+    id: str
+
+
+class _Change(msgspec.Struct):
+    monitor: str
+    state: str
+    time: Moment
+    onset: _Onset
+    incident: _Incident | None
+
+
+def _changes(changes: Iterable[Any]) -> Iterator[_Change]:
+    """Those that can be read: a strange record must not keep people from all others."""
+    for change in changes:
+        with suppress(msgspec.ValidationError):
+            yield msgspec.convert(change, _Change)
+
+
+def of_drift(changes: Iterable[Any], said: Sequence[Said]) -> list[Recovery]:
     """From changes of monitors, in their order. What meets an incident is the first that people say of it."""
     found: dict[str, Recovery] = {}
     drifting: dict[str, set[str]] = {}
     of_monitor: dict[str, str] = {}
-    for change in changes:
-        time, monitor = datetime.fromisoformat(change["time"]), change["monitor"]
-        if change["state"] == "drifting" and change["incident"] is not None:
-            name = change["incident"]["id"]
-            onset = datetime.fromisoformat(change["onset"]["time"])
+
+    def leave(monitor: str, time: datetime) -> None:
+        name = of_monitor.pop(monitor)
+        drifting[name].discard(monitor)
+        if not drifting[name]:
+            found[name].end = time
+
+    for change in _changes(changes):
+        time, monitor = change.time, change.monitor
+        if change.state == "drifting" and change.incident is not None:
+            name, onset = change.incident.id, change.onset.time
+            if of_monitor.get(monitor, name) != name:
+                leave(monitor, time)
             incident = found.setdefault(name, Recovery("drift", name, onset, time))
             incident.onset, incident.end = min(incident.onset, onset), None
             drifting.setdefault(name, set()).add(monitor)
             of_monitor[monitor] = name
-        elif change["state"] == "stable" and monitor in of_monitor:
-            name = of_monitor.pop(monitor)
-            drifting[name].discard(monitor)
-            if not drifting[name]:
-                found[name].end = time
+        elif change.state == "stable" and monitor in of_monitor:
+            leave(monitor, time)
     for one in said:
         if isinstance(one, IncidentNote) and one.incident in found and found[one.incident].mitigation is None:
             found[one.incident].mitigation = one.time

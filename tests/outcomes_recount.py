@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 import orjson
 
-from streamproc.core.outcomes.measures import BOUNDS, MILLION, Group, Window
+from streamproc.core.outcomes.measures import Group, Window
 
+MILLION = 1_000_000
+BOUNDS = sorted({ceil(2 ** (quarter / 4)) for quarter in range(1, 160)})
+"""Each at most a fifth above the one before, in milliseconds."""
 Costs = Callable[[str, str, Mapping[str, Any], float | None], float | None]
 """Decision, value, features and amount to a cost."""
 Row = tuple[bytes, int]
@@ -17,7 +21,7 @@ Row = tuple[bytes, int]
 
 
 def bucket(milliseconds: float) -> int:
-    return sum(int(bound) <= max(0, milliseconds) for bound in BOUNDS)
+    return sum(bound <= max(0, milliseconds) for bound in BOUNDS)
 
 
 def said_value(value: Any, values: Sequence[str]) -> str:
@@ -29,8 +33,18 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def is_outcome(said: Mapping[str, Any]) -> bool:
+    """Whether it can be kept: its time is one of UTC too, and its value one of JSON's."""
+    try:
+        moment(said["time"]).astimezone(UTC)
+    except OverflowError:
+        return False
+    return not isinstance(said["value"], int) or abs(said["value"]) <= 2**53
+
+
 class Recount:
-    """``windows`` by their start, after everything was taken."""
+    """``windows`` by their start, after everything was taken. What is from after ``until``, in milliseconds, counts as
+    of then."""
 
     def __init__(
         self,
@@ -41,9 +55,11 @@ class Recount:
         costs: Costs | None = None,
         score: str | None = None,
         baseline: str | None = None,
+        until: int | None = None,
     ) -> None:
         self.values, self.seconds, self.segments = values, seconds, segments
         self.costs, self.score, self.baseline = costs, score, baseline
+        self.until = until
         self.windows: dict[int, Window] = {}
         self.decisions: dict[str, tuple[dict[str, Any], int]] = {}
         self.revisions: dict[str, dict[str, Any]] = {}
@@ -51,8 +67,8 @@ class Recount:
 
     def take(self, decisions: Iterable[Row], reviews: Iterable[Row], outcomes: Iterable[Row]) -> dict[int, Window]:
         keys: dict[str, str] = {}
-        for raw, stamp in decisions:
-            one = orjson.loads(raw)
+        for raw, at in decisions:
+            one, stamp = orjson.loads(raw), self._clamped(at)
             if not one.get("revision"):
                 self.decisions.setdefault(one["id"], (one, stamp))
                 if one["key"] is not None:
@@ -64,6 +80,8 @@ class Recount:
                     self._own(self.decisions[one["id"]][1], f"verdict/{bucket(spent)}")
         for raw, _ in outcomes:
             said = orjson.loads(raw)
+            if not is_outcome(said):
+                continue
             own = said["id"] if said.get("id") else keys.get(said["key"])
             if own in self.decisions:
                 self.outcomes[own] = said
@@ -75,8 +93,11 @@ class Recount:
             window.own = {name: count for name, count in window.own.items() if count}
         return self.windows
 
+    def _clamped(self, stamp: int) -> int:
+        return stamp if self.until is None else min(stamp, self.until)
+
     def _window(self, stamp: int) -> Window:
-        start = stamp // 1000 // self.seconds * self.seconds
+        start = self._clamped(stamp) // 1000 // self.seconds * self.seconds
         return self.windows.setdefault(start, Window(start, self.seconds))
 
     def _own(self, stamp: int, name: str, count: int = 1) -> None:
@@ -147,7 +168,7 @@ class Recount:
         self._own(stamp, f"review/{kind}/{step}")
         sign = {"opened": 1, "decided": -1, "expired": -1, "shed": -1, "cancelled": -1}.get(step)
         if sign is not None:
-            self._own(stamp, f"open/{stamp // 60_000}", sign)
+            self._own(stamp, f"open/{kind}/{stamp // 60_000}", sign)
         if step == "decided":
             spent = (moment(one["time"]) - opened).total_seconds() * 1000
             self._own(stamp, f"answer/{kind}/{bucket(spent)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,7 +114,8 @@ def join(
 ) -> None:
     """Join outcomes with the decisions topic, also those that came after a running pipeline had let go of the decision.
 
-    It reads the topic once and holds the outcomes in memory. Each line of --out has a decision record, as it is, and
+    It reads the topic twice and holds the outcomes in memory. One that names an event's key is that of the newest
+    decision with it, so name the id where a key has several. Each line of --out has a decision record, as it is, and
     its outcome; a decision that people revised has a line for each record, and the one with the highest `revision`
     holds. An event that was decided again, after a `reset`, is counted again unless its outcome is known.
 
@@ -161,12 +163,20 @@ async def _join(
     if data is not None:
         async for outcome in from_file(data):
             known.add(outcome)
+    async for values, stamps in _decisions(connection, topics.decisions, start):
+        known.look(values, stamps)
     joining = Join(plan, known)
-    with scanning(topics.decisions) as told:
-        async with reading(connection, topics.decisions) as reader:
-            async for records_ in reader.scan(start or "beginning", progress=told):
-                values = [record.value or b"" for record in records_]
-                for line in joining.give(values, [record.timestamp for record in records_]):
-                    if to is not None:
-                        to.write(line)
+    async for values, stamps in _decisions(connection, topics.decisions, start):
+        for line in joining.give(values, stamps):
+            if to is not None:
+                to.write(line)
     return joining
+
+
+async def _decisions(
+    connection: Connection, topic: str, start: datetime | None
+) -> AsyncIterator[tuple[list[bytes], list[int]]]:
+    with scanning(topic) as told:
+        async with reading(connection, topic) as reader:
+            async for records_ in reader.scan(start or "beginning", progress=told):
+                yield [record.value or b"" for record in records_], [record.timestamp for record in records_]

@@ -24,6 +24,14 @@ from streamproc.wording import counted
 PLAIN_WIDTH = 120
 NONE = "–"
 MOST_ROWS = 12
+TIERS = {
+    "automatic": "decided by the rules",
+    "stand-in": "decided on a stand-in's score",
+    "fallback": "decided by the fallback chain",
+    "reviewer": "decided by people",
+    "expiry": "decided by expiry",
+    "explored": "experiments (not among those above)",
+}
 
 
 @click.command(short_help="What the decisions came to: rates, errors, money, times.")
@@ -97,8 +105,8 @@ def _overall(told: Mapping[str, Any]) -> Table:
         rate("by a stand-in", told["stand_in"])
     rate("people decided otherwise", told["overrides"])
     rate("errors, where the outcome is known", told["errors"], baseline.get("errors"))
-    for tier, estimate in told["errors_by"].items():
-        rate(f"  decided by {'the pipeline' if tier == 'own' else tier}", estimate)
+    for tier, estimate in told["errors_by_tier"].items():
+        rate(f"  {TIERS.get(tier, escape(tier))}", estimate)
     for kind, sample in told["samples"].items():
         if sample["answered"]:
             rate(f"{kind.replace('_', ' ')}: people disagree (weighted)", sample["disagreement"])
@@ -181,20 +189,21 @@ def _after(moment: datetime | None, onset: datetime) -> str:
 
 def _notes(told: Mapping[str, Any]) -> list[str]:
     lines = []
-    reviews, declining = told["reviews"], told["declining"]
-    if reviews["open"]:
-        waiting = _time(reviews["oldest_open_seconds"])
-        lines.append(f"{counted(reviews['open'], 'case')} waiting for people, the oldest for {waiting}")
-    if reviews["opened"]:
-        parts = (f"{reviews[name]:,} {name}" for name in ("decided", "expired", "shed", "disagreed", "corrected"))
-        lines.append(f"{counted(reviews['opened'], 'case')} of review: {', '.join(parts)}")
+    declining = told["declining"]
+    for kind, cases in told["reviews"]["by_kind"].items():
+        parts = [f"{cases[name]:,} {name}" for name in ("decided", "expired", "shed", "disagreed", "corrected")]
+        if cases["open"]:
+            parts.insert(0, f"{cases['open']:,} waiting, the oldest for {_time(cases['oldest_open_seconds'])}")
+        if cases["opened"] or cases["open"]:
+            lines.append(f"{kind.replace('_', ' ')}: {counted(cases['opened'], 'case')}: {', '.join(parts)}")
     if declining["unlabelled"]:
         lines.append(f"{declining['unlabelled']:,} decisions are unlabelled: nobody sees what would have come true")
     if declining["with_outcome"]:
         spread = f"{declining['low']:,.2f} to {declining['high']:,.2f}"
         lines.append(
-            f"{counted(declining['with_outcome'], 'experiment')}: declining costs {declining['costs_more']:,.2f} more"
-            f" than approving would have ({spread})"
+            f"declining costs at least {declining['costs_more']:,.2f} more than what was done instead ({spread}), of"
+            f" {declining['with_outcome']:,} of {counted(declining['experiments'], 'experiment')} with a known outcome;"
+            " only where the budget of experiments was not used up"
         )
     if told["undeclared"]:
         lines.append(f"{counted(told['undeclared'], 'outcome')} with a value that the file does not name")

@@ -111,7 +111,8 @@ def lane_records(topic: str, rows: Sequence[tuple[Any, int]], first: int = 0, la
 
 
 class Lane:
-    """One lane of the outcome agent: what it is given is committed, unless ``lose`` says otherwise."""
+    """One lane of the outcome agent: what it is given is committed, unless ``lose`` says otherwise. Its clock goes with
+    the records, unless ``now`` says otherwise."""
 
     def __init__(self, plan: OutcomesPlan, lane: int = 0) -> None:
         self.plan, self.number = plan, lane
@@ -124,13 +125,17 @@ class Lane:
     def restart(self) -> None:
         self.processor = OutcomeProcessor("t", self.plan)
 
-    def give(self, topics: Mapping[str, Sequence[tuple[Any, int]]], *, lose: bool = False) -> Effects:
+    def give(
+        self, topics: Mapping[str, Sequence[tuple[Any, int]]], *, lose: bool = False, now: datetime | None = None
+    ) -> Effects:
         batch = {
             topic: lane_records(topic, rows, self.offsets.get(topic, 0), self.number)
             for topic, rows in topics.items()
             if rows
         }
-        effects = run(self.processor.process(Batch(self.number, batch), self.tables, NOTHING_SEEN, START), None)
+        last = max((int(rows.timestamps.max()) for rows in batch.values()), default=START_MS)
+        at = datetime.fromtimestamp(last / 1000, UTC) if now is None else now
+        effects = run(self.processor.process(Batch(self.number, batch), self.tables, NOTHING_SEEN, at), None)
         if not lose:
             self._commit(effects)
             for topic, rows in topics.items():

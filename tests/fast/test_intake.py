@@ -34,6 +34,12 @@ def give(topic: str, *values: bytes | None, headers: Headers = (), signatures: S
     return run(intake.process(batch, Tables(), NOTHING_SEEN, NOW), None)
 
 
+def outcome_bytes(**more: Any) -> bytes:
+    """An outcome by id, or by the key that is given."""
+    whose = {} if "key" in more else {"id": decision_id(1)}
+    return orjson.dumps({**whose, "value": "repaid", "time": "2026-01-01T00:00:00Z"} | more)
+
+
 def placed(effects: Effects, topic: str) -> list[tuple[int, bytes | None, dict[str, Any]]]:
     """Lane, value and headers of what went to a topic."""
     return [
@@ -85,6 +91,14 @@ def test_what_people_say_goes_to_the_lane_that_the_id_names() -> None:
         ("outcomes", orjson.dumps({"id": decision_id(1), "value": "repaid"}), b"malformed"),
         ("outcomes", orjson.dumps({"value": "repaid", "time": "2026-01-01T00:00:00Z"}), b"malformed"),
         ("outcomes", orjson.dumps({"id": "x", "value": 1, "time": "2026-01-01T00:00:00Z"}), b"malformed"),
+        # what can be read, and could not be kept
+        ("outcomes", outcome_bytes(time="9999-12-31T23:59:59-12:00"), b"malformed"),
+        ("outcomes", outcome_bytes(time="0001-01-01T00:00:00+14:00"), b"malformed"),
+        ("outcomes", outcome_bytes(value="?").replace(b'"?"', b"123456789012345678901234567890"), b"malformed"),
+        ("outcomes", outcome_bytes(value=2**53 + 1), b"malformed"),
+        ("outcomes", outcome_bytes(value="x" * 201), b"malformed"),
+        ("outcomes", outcome_bytes(key="x" * 201), b"malformed"),
+        ("outcomes", b'{"value":' + b"[" * 100_000, b"malformed"),
     ],
 )
 def test_what_cannot_be_taken_is_a_dead_letter(topic: str, value: bytes | None, reason: bytes) -> None:

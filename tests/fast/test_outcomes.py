@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.fast.outcome_records import (
 from tests.outcomes_recount import Recount
 
 HOUR = 3_600_000
+FAR = "9999-12-31T23:59:59Z"
 REVIEW = {"decision": "review", "tier": "automatic", "rule": "unsure", "would_be": "decline"}
 
 
@@ -38,6 +40,13 @@ def recount(log: dict[str, list[tuple[Any, int]]], **more: Any) -> dict[int, Any
 
 
 NUMBERS = st.integers(0, 20)
+NOW = START + timedelta(hours=3)
+UNTIL = START_MS + 4 * HOUR
+AHEAD = st.sampled_from([0, 0, 0, 0, 2 * HOUR, 400 * 24 * HOUR, 10**15])
+"""By how much a clock is fast."""
+TIMES = st.sampled_from(
+    [START.isoformat(), START.isoformat(), "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"]
+)
 KINDS = st.sampled_from(
     [
         {},
@@ -52,14 +61,18 @@ KINDS = st.sampled_from(
 )
 
 
+Log = dict[str, list[tuple[Any, int]]]
+
+
 @st.composite
-def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
-    """Three topics of one lane: decisions with repeats and revisions, steps of review, outcomes with corrections."""
+def logs(draw: st.DrawFn, lane: int = 0) -> Log:
+    """Three topics of one lane: decisions with repeats and revisions, steps of review, outcomes with corrections. Some
+    clocks are wrong, and some outcomes are none."""
     decisions: list[tuple[Any, int]] = []
     made: dict[int, dict[str, Any]] = {}
     for number in draw(st.lists(NUMBERS, max_size=25)):
-        at = START_MS + draw(st.integers(0, 3 * HOUR))
-        made.setdefault(number, decision(number, at=START_MS, **draw(KINDS)))
+        at = START_MS + draw(st.integers(0, 3 * HOUR)) + draw(AHEAD)
+        made.setdefault(number, decision(number, lane=lane, at=START_MS, **draw(KINDS)))
         decisions.append((made[number], at))
         if draw(st.booleans()):
             to = draw(st.sampled_from(["approve", "decline", "escalate"]))
@@ -70,13 +83,14 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
                 else {"why": draw(st.sampled_from(["verdict", "correction"]))}
             )
             again = {name: made[number][name] for name in ("would_be", "key", "features")} | more
-            decisions.append((revision(number, draw(st.integers(1, 3)), to, **again), at + 5))
+            decisions.append((revision(number, draw(st.integers(1, 3)), to, lane=lane, **again), at + 5))
     outcomes = []
     for number in draw(st.lists(NUMBERS, max_size=25)):
-        value = draw(st.sampled_from(["repaid", "defaulted", True, 3.5]))
+        value = draw(st.sampled_from(["repaid", "defaulted", True, 3.5, 2**53 + 1]))
         amount = draw(st.none() | st.integers(-5000, 5000).map(float))
-        whose = {"id": id_of(number)} if draw(st.booleans()) else {"key": f"k{number}"}
-        outcomes.append(({**whose, "value": value, "amount": amount, "time": START.isoformat()}, START_MS))
+        whose = {"id": id_of(number, lane)} if draw(st.booleans()) else {"key": f"k{number}"}
+        said = {**whose, "value": value, "amount": amount, "time": draw(TIMES)}
+        outcomes.append((said, UNTIL))  # when all decisions are made
     steps = st.sampled_from(["opened", "claimed", "decided", "expired", "confirmed", "refused"])
     reviews = [
         (
@@ -84,7 +98,7 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
                 "step": draw(steps),
                 "kind": kind,
                 "time": "2026-01-01T01:30:07.25Z",
-                "opened": f"2026-01-01T0{draw(st.integers(0, 1))}:00:00Z",
+                "opened": draw(st.sampled_from([*(f"2026-01-01T0{hour}:00:00Z" for hour in (0, 1)), FAR])),
                 "was": draw(st.sampled_from(["approve", "decline"])),
                 "decision": draw(st.sampled_from(["approve", "decline"])),
                 "share": None if kind == "review" else 0.01,
@@ -96,10 +110,8 @@ def logs(draw: st.DrawFn) -> dict[str, list[tuple[Any, int]]]:
     return {TOPICS.decisions: decisions, TOPICS.outcomes_by_lane: outcomes, TOPICS.review_events: reviews}
 
 
-@settings(max_examples=60, deadline=None)
-@given(log=logs(), data=st.data())
-def test_whatever_the_batches_counts_are_those_of_a_recount(log: dict[str, list[tuple[Any, int]]], data: Any) -> None:
-    lane = Lane(make_plan())
+def drive(lane: Lane, log: Log, data: Any) -> None:
+    """Give a lane its topics in batches, of which some are lost, with restarts and ticks between them."""
     left = {topic: list(rows) for topic, rows in log.items()}
     while any(left.values()):
         part = {}
@@ -110,20 +122,47 @@ def test_whatever_the_batches_counts_are_those_of_a_recount(log: dict[str, list[
             part = {topic: rows[:1] for topic, rows in left.items()}
         fate = data.draw(st.sampled_from(["kept", "kept", "lost", "restart", "tick"]))
         if fate == "lost":
-            lane.give(part, lose=True)
+            lane.give(part, lose=True, now=NOW)
             continue
         if fate == "restart":
             lane.restart()
-        lane.give(part)
+        lane.give(part, now=NOW)
         if fate == "tick":
             lane.tick()
         left = {topic: rows[len(part[topic]) :] for topic, rows in left.items()}
-    found, expected = lane.windows(), recount(log)
-    assert set(found) == set(expected)
-    for start, window in expected.items():
-        assert found[start].groups == window.groups
-        assert found[start].own == window.own
-        assert found[start].marks == window.marks
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=logs(0), second=logs(1), data=st.data())
+def test_whatever_the_batches_counts_are_those_of_a_recount(first: Log, second: Log, data: Any) -> None:
+    said = [row for row in first[TOPICS.outcomes_by_lane] if "key" in row[0]]  # every lane is given those by key
+    second[TOPICS.outcomes_by_lane] = said + [row for row in second[TOPICS.outcomes_by_lane] if "key" not in row[0]]
+    for number, log in enumerate((first, second)):
+        lane = Lane(make_plan(), number)
+        drive(lane, log, data)
+        found, expected = lane.windows(), recount(log, until=UNTIL)
+        assert set(found) == set(expected)
+        for start, window in expected.items():
+            assert found[start].groups == window.groups
+            assert found[start].own == window.own
+            assert found[start].marks == window.marks
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-6, 30), st.integers(1, 40), st.booleans()), max_size=12))
+def test_clocks_may_differ_while_decisions_leave(batches: list[tuple[int, int, bool]]) -> None:
+    lane, count = Lane(make_plan(retain=timedelta(hours=4))), 0
+    for hours, many, ticks in batches:
+        numbers, at = range(count, count + many), START_MS + hours * HOUR
+        lane.give({TOPICS.decisions: rows_of(map(decision, numbers), at)}, now=START + timedelta(hours=24))
+        count += many
+        outcomes = [{"id": id_of(n), "value": "repaid", "time": START.isoformat()} for n in range(0, count, 7)]
+        lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes, at)}, now=START + timedelta(hours=24))
+        if ticks:
+            lane.tick()
+    counts = [one for window in lane.windows().values() for one in window.groups.values()]
+    assert sum(one["decisions"] for one in counts) == count
+    assert sum(one.get("came/own/approve/repaid", 0) for one in counts) <= len(range(0, count, 7))
 
 
 NAMES = st.sampled_from(["decisions", "came/own/approve/repaid", "realised/sum"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from scipy import stats as scipy_stats
 
 from streamproc.cli import cli
 from streamproc.core.control import IncidentNote, NewMode
-from streamproc.core.outcomes import early, kept
+from streamproc.core.drift.alarms import instant
+from streamproc.core.outcomes import early, kept, measures
+from streamproc.core.outcomes.book import standing
 from streamproc.core.outcomes.index import Index
 from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
 from streamproc.core.outcomes.kept import Chunk
 from streamproc.core.outcomes.measures import MOST_GROUPS, Window, buckets, merged, quantile
 from streamproc.core.outcomes.outcome import loads as load_outcome
-from streamproc.core.outcomes.summary import summary
+from streamproc.core.outcomes.summary import cohorts, summary
 from streamproc.errors import UserError
 from streamproc.late import Join, Outcomes, outcome_of
 from streamproc.recovery import of_drift, of_model, of_modes
@@ -119,6 +122,35 @@ def test_decisions_leave_after_their_time_with_all_that_is_known_of_them() -> No
     assert sum(one["decisions"] for one in counts) == sum(one["came/own/approve/repaid"] for one in counts) == 1_200
 
 
+def test_a_clock_that_was_fast_costs_no_window_of_what_is_kept() -> None:
+    lane = Lane(make_plan(retain=timedelta(days=1)))
+    for first, hour in ((0, 5), (100, 0), (200, 28), (300, 29)):
+        at = START_MS + hour * 3_600_000
+        lane.give({TOPICS.decisions: [(decision(first + n, at=at), at + n) for n in range(100)]})
+        lane.tick()
+    lane.give({TOPICS.outcomes_by_lane: rows_of([{"id": id_of(150), "value": "repaid", "time": START.isoformat()}])})
+    lane.give({TOPICS.decisions: rows_of([revision(151, 1, "decline")], START_MS + 29 * 3_600_000)})
+    counts = lane.windows()[START_MS // 1000].groups.values()
+    assert sum(one["came/own/approve/repaid"] for one in counts if "came/own/approve/repaid" in one) == 1
+    assert sum(one.get("became/reviewer/decline", 0) for one in counts) == 1
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=400), timedelta(days=4_000_000)])
+def test_a_clock_that_is_years_ahead_spoils_no_cohort(ahead: timedelta) -> None:
+    lane, hour = Lane(make_plan()), 3_600_000
+    for first, wrong in ((0, timedelta()), (100, ahead), (200, timedelta())):
+        at = START_MS + first * hour // 100 + round(wrong.total_seconds() * 1000)
+        now = START + timedelta(hours=first / 100)
+        lane.give({TOPICS.decisions: rows_of((decision(first + n) for n in range(100)), at)}, now=now)
+        step = STEP | {"step": "opened", "opened": "9999-12-31T23:59:59Z"}
+        lane.give({TOPICS.review_events: rows_of([step])}, now=now)
+        lane.tick()
+    outcomes = [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in range(300)]
+    lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)}, now=START + timedelta(hours=2))
+    assert lane.counts.get("retained") is None and lane.counts["approve/repaid"] == 300
+    assert [(start - START_MS // 1000) // 3600 for start in sorted(lane.windows())] == [0, 1, 2, 3]
+
+
 def test_of_more_decisions_than_a_lane_may_keep_the_oldest_leave() -> None:
     lane = Lane(make_plan(most=1_000))
     for first in range(0, 3_000, 500):
@@ -127,18 +159,89 @@ def test_of_more_decisions_than_a_lane_may_keep_the_oldest_leave() -> None:
     assert sum(key[:1] == b"c" for key, _ in lane.tables.items("outcomes")) == 2
 
 
+def by_id(*numbers: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} | more for number in numbers]
+
+
+def by_key(*keys: str) -> list[dict[str, Any]]:
+    return [{"key": key, "value": "repaid", "time": START.isoformat()} for key in keys]
+
+
+def waiting(lane: Lane) -> dict[bytes, int]:
+    """How many wait by id and by key, as the state has them, and as its own count says."""
+    kinds = [key[:1] for key, _ in lane.tables.items("outcomes")]
+    meta = standing(lane.tables)
+    assert meta is not None
+    assert (meta.early_by_id.waiting, meta.early_by_key.waiting) == (kinds.count(b"e"), kinds.count(b"y"))
+    return {kind: kinds.count(kind) for kind in (b"e", b"y", b"q", b"p")}
+
+
 def test_early_outcomes_are_bounded_and_leave_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early, "MOST", 1_000)
     lane = Lane(make_plan(retain=timedelta(days=1)))
     for first in range(0, 3_000, 300):
-        outcomes = [
-            {"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in range(first, first + 300)
-        ]
-        lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
-    assert sum(key[:1] == b"e" for key, _ in lane.tables.items("outcomes")) <= 1_000
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(*range(first, first + 300)))})
+    assert waiting(lane)[b"e"] <= 1_000
     lane.give({TOPICS.decisions: rows_of([decision(5_000)], START_MS + 3 * DAY)})
-    assert [key for key, _ in lane.tables.items("outcomes") if key[:1] in b"eq"] == []
+    assert waiting(lane) == {b"e": 0, b"y": 0, b"q": 0, b"p": 0}
     assert lane.counts["early_left"] == 3_000
+
+
+def test_one_name_takes_one_place_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 3)
+    monkeypatch.setattr(early, "ROWS", 2)
+    lane = Lane(make_plan())
+    for _ in range(100):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(1, 1, 2))})
+    assert waiting(lane) == {b"e": 2, b"y": 0, b"q": 1, b"p": 0}
+    lane.give({TOPICS.outcomes_by_lane: rows_of([*by_id(2, value="defaulted"), *by_id(3)])})
+    assert lane.counts.get("early_left", 0) == 0 and waiting(lane)[b"e"] == 3
+    lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(4))})
+    assert lane.counts["early_left"] == 2 and waiting(lane)[b"e"] == 2
+    lane.give({TOPICS.decisions: rows_of(map(decision, (1, 3, 4)))})
+    assert lane.counts["approve/repaid"] == 2 and waiting(lane)[b"e"] == 0
+
+
+def test_what_was_taken_leaves_no_queue_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 10)
+    monkeypatch.setattr(early, "ROWS", 2)
+    lane = Lane(make_plan())
+    for number in range(100):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(number))})
+        lane.give({TOPICS.decisions: rows_of([decision(number)])})
+    assert lane.counts["joined"] == 100 and waiting(lane)[b"q"] <= 12
+
+
+def test_a_replaced_outcome_waits_from_its_last_record_on() -> None:
+    lane = Lane(make_plan(retain=timedelta(days=1)))
+    for day in (0, 0.9):
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(1), START_MS + round(day * DAY))})
+    lane.give({TOPICS.decisions: rows_of([decision(2)], START_MS + round(1.5 * DAY))})
+    assert waiting(lane)[b"e"] == 1
+    lane.give({TOPICS.decisions: rows_of([decision(3)], START_MS + 2 * DAY)})
+    assert waiting(lane) == {b"e": 0, b"y": 0, b"q": 0, b"p": 0}
+
+
+def test_outcomes_by_key_crowd_out_none_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "MOST", 300)
+    lane = Lane(make_plan())
+    lane.give({TOPICS.outcomes_by_lane: rows_of([*by_id(1), *by_key(*(f"other{number}" for number in range(900)))])})
+    assert waiting(lane)[b"e"] == 1 and waiting(lane)[b"y"] <= 300
+    lane.give({TOPICS.decisions: rows_of([decision(1)])})
+    assert lane.counts["approve/repaid"] == 1
+
+
+def test_an_outcome_by_key_is_not_that_of_an_event_days_later() -> None:
+    one, other = Lane(make_plan(), 0), Lane(make_plan(), 1)
+    one.give({TOPICS.decisions: rows_of([decision(1, key="ada")])})
+    for lane in (one, other):  # the intake gives it to every lane
+        lane.give({TOPICS.outcomes_by_lane: rows_of(by_key("ada"), START_MS + 1000)})
+    other.give({TOPICS.decisions: rows_of([decision(2, lane=1, key="ada")], START_MS + 2 * DAY)})
+    assert (one.counts["joined"], other.counts.get("joined", 0)) == (1, 0)
+    assert waiting(other)[b"y"] == 0
+    other.give({TOPICS.outcomes_by_lane: rows_of(by_key("bea"), START_MS + 2 * DAY + 60_000)})
+    other.give({TOPICS.decisions: rows_of([decision(3, lane=1, key="bea")], START_MS + 2 * DAY + 30_000)})
+    assert other.counts["joined"] == 1  # of the same minute: it had only been faster
 
 
 def test_groups_of_a_window_are_bounded_and_nothing_is_lost() -> None:
@@ -161,6 +264,49 @@ def test_what_is_none_of_ours_is_counted_and_stops_nothing() -> None:
     lane.give({TOPICS.decisions: rows_of([decision(1), revision(9, 1, "approve")])})
     assert lane.counts["unreadable"] >= 17
     assert (lane.counts["decision"], lane.counts["revision_of_unknown"]) == (1, 1)
+
+
+HUGE = 10**30
+NAIVE = "2026-01-01T00:00:00"
+STEP = {"step": "decided", "kind": "audit", "time": START.isoformat(), "opened": START.isoformat(), "was": "approve"}
+STRANGE = [
+    decision(1) | {"features": {"region": None, "other": HUGE}, "id": "0-" + "A" * 24},
+    revision(1, 1, "approve") | {"id": "ab-" + "a" * 24},
+    revision(1, 1, "approve") | {"review": {"opened": NAIVE, "decided": START.isoformat()}},
+    decision(1, source={"offset": 1, "timestamp": HUGE}),
+    decision(1, source={"offset": HUGE, "timestamp": 1}),
+    *(decision(1, explored={"instead_of": "decline", "share": share}) for share in (0, 1e-320, -1)),
+    STEP | {"share": 1e-320},
+    STEP | {"opened": NAIVE},
+    STEP | {"opened": "0001-01-01T00:00:00", "time": "0001-01-01T00:00:00"},
+]
+
+
+@pytest.mark.parametrize("value", STRANGE)
+def test_no_record_stops_a_lane_or_a_join(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    deep = raw[:-1] + b', "else": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    outcome = {"id": id_of(1), "value": "repaid", "time": START.isoformat()}
+    lane = Lane(make_plan())
+    topic = TOPICS.review_events if "step" in value else TOPICS.decisions
+    lane.give({topic: [(raw, START_MS), (deep, START_MS)]})
+    lane.give({TOPICS.outcomes_by_lane: rows_of([outcome])})
+    assert lane.counts == {"unreadable": 2, "early": 1}
+    known = Outcomes()
+    known.add(load_outcome(orjson.dumps(outcome)))
+    assert list(Join(make_plan(), known).give([raw, deep], [START_MS, START_MS])) == []
+
+
+@pytest.mark.parametrize("strange", [["a"], {"a": 1}, HUGE])
+def test_what_is_no_value_of_a_column_is_none(strange: Any) -> None:
+    lane = Lane(make_plan())
+    odd = decision(1, features={"region": strange, "financed": strange}, score=1e308)
+    lane.give({TOPICS.decisions: [(json.dumps(odd).encode(), START_MS), (decision(2), START_MS)]})
+    outcomes = [{"id": id_of(number), "value": "repaid", "time": START.isoformat()} for number in (1, 2)]
+    lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
+    [window] = lane.windows().values()
+    assert {group.segment for group in window.groups} == {'{"region":null}', '{"region":"north"}'}
+    assert sum(counts.get("realised/n", 0) for counts in window.groups.values()) == 1
 
 
 def test_records_are_as_their_schema_says() -> None:
@@ -262,6 +408,40 @@ def test_overrides_times_and_what_is_open() -> None:
     assert told["automatic"]["value"] == 0.0
 
 
+def test_errors_are_those_of_what_made_the_decision_that_holds() -> None:
+    lane = Lane(make_plan())
+    asked = {"decision": "review", "rule": "unsure", "would_be": "decline"}
+    tried = {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.01}}
+    made = [decision(1, **asked), decision(2), decision(3, **tried), decision(4, tier="fallback:score", why="no_score")]
+    made += [decision(5, tier="stand-in:small"), decision(6, decision="a/b"), decision(7, tier="fallback:rules")]
+    lane.give({TOPICS.decisions: rows_of([*made, revision(1, 1, "approve", would_be="decline")])})
+    lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(*range(1, 8), value="defaulted"))})
+    told = summarised(lane)["errors_by_tier"]
+    assert {tier: (one["value"], one["of"]) for tier, one in told.items()} == {
+        "reviewer": (1.0, 1),
+        "automatic": (1.0, 1),
+        "explored": (1.0, 1),
+        "fallback": (1.0, 2),
+        "stand-in": (1.0, 1),
+    }
+
+
+def test_every_answer_costs_once_and_cases_are_told_by_kind() -> None:
+    lane = Lane(make_plan(review_cost=2.0))
+    lane.give({TOPICS.decisions: rows_of(map(decision, range(10)))})
+    for kind in ("review", "audit"):
+        case = STEP | {"kind": kind}
+        lane.give({TOPICS.review_events: rows_of([case | {"step": "opened"}] * 3)})
+        # An audit that differs is decided and corrected by one verdict; then two more are given.
+        first = ["decided", "corrected"] if kind == "audit" else ["decided"]
+        steps = [case | {"step": step, "decision": "a/b"} for step in (*first, "confirmed", "corrected")]
+        lane.give({TOPICS.review_events: rows_of(steps)})
+    told = summarised(lane)
+    assert (told["costs"]["reviews"]["answered"], told["costs"]["reviews"]["total"]) == (6, 12.0)
+    assert [told["reviews"]["by_kind"][kind]["open"] for kind in ("review", "audit", "second_opinion")] == [2, 2, 0]
+    assert told["reviews"]["open"] == told["reviews"]["opened"] - told["reviews"]["decided"] == 4
+
+
 def test_experiments_say_what_declining_costs() -> None:
     lane = Lane(make_plan())
     tried = {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.01}}
@@ -337,7 +517,88 @@ def test_modes_and_drift_have_their_stretches() -> None:
     assert of_drift(changes[:3], [])[0].end is None
 
 
+def drifted(monitor: str, hour: int, incident: str | None = "i", **more: Any) -> dict[str, Any]:
+    """A change of a monitor; without an incident it is stable."""
+    named = None if incident is None else {"id": incident}
+    state, time = "stable" if incident is None else "drifting", f"2026-01-01T{hour:02}:00:00Z"
+    return {"monitor": monitor, "state": state, "time": time, "onset": {"time": time}, "incident": named} | more
+
+
+def test_an_incident_ends_when_its_monitor_moves_to_another() -> None:
+    first, second = of_drift([drifted("a", 1), drifted("a", 2, "j"), drifted("a", 3, None)], [])
+    assert (first.what, second.what) == ("i", "j")
+    assert first.end is not None and first.end.hour == 2
+    assert second.end is not None and second.end.hour == 3
+
+
+def test_single_strange_records_keep_nobody_from_the_others() -> None:
+    strange: list[Any] = [None, [], {}, drifted("a", 1, time=None), drifted("a", 1, time="1-01-01T00:00:00.000000Z")]
+    strange += [drifted("a", 1, onset={"time": None}), drifted("a", 1, time="2026-01-01T00:00:00"), drifted("a", 4)]
+    [incident] = of_drift(strange, [])
+    assert incident.onset.hour == 4
+    early = instant(round((datetime(1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**6)
+    assert early == "0001-01-01T00:00:00.000000Z" and datetime.fromisoformat(early).year == 1
+    assert instant(1_767_225_600_000_001) == "2026-01-01T00:00:00.000001Z"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"start": 253402300799}, {"start": "x"}, {"marks": {"timeout": [0, 10**17]}}, {"groups": [{"tier": 1}]}, {"a": 1}],
+)
+def test_a_record_of_measures_is_read_whole_or_not(more: dict[str, Any]) -> None:
+    made = measures.record("t", 0, Window(0, 60, marks={"timeout": (1, 2)}), "2026-01-01T00:00:00Z", 1)
+    if "a" in more:
+        assert measures.loads(orjson.dumps(made | more), 1)[1].marks == {"timeout": (1, 2)}
+        return
+    for raw in (orjson.dumps(made | more), b"[" * 100_000):
+        with pytest.raises(ValueError, match="no record of measures"):
+            measures.loads(raw, 1)
+
+
 # -- late outcomes ----------------------------------------------------------------------------------------------------
+
+
+def joined(records: list[tuple[Any, int]], outcomes: list[dict[str, Any]]) -> tuple[Join, list[bytes]]:
+    """All of the decisions with all of the outcomes."""
+    known = Outcomes()
+    for said in outcomes:
+        known.add(load_outcome(orjson.dumps(said)))
+    values, stamps = [orjson.dumps(value) for value, _ in records], [at for _, at in records]
+    known.look(values, stamps)
+    join, lines = Join(make_plan(), known), list[bytes]()
+    for first in range(0, len(records), 7):
+        lines += join.give(values[first : first + 7], stamps[first : first + 7])
+    return join, lines
+
+
+def test_an_outcome_by_key_is_that_of_the_newest_decision() -> None:
+    decisions = [(decision(number, key="ada"), START_MS + number) for number in (1, 3, 2)]
+    join, lines = joined(decisions, by_key("ada"))
+    assert (join.decisions, join.joined) == (3, 1)
+    assert [orjson.loads(line)["decision"]["id"] for line in lines] == [id_of(3)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_later_of_two_outcomes_holds_whatever_names_it(order: int) -> None:
+    said = [*by_id(1, value="defaulted"), *by_key("k1")][::order]
+    lane = Lane(make_plan())
+    lane.give({TOPICS.decisions: rows_of([decision(1)])})
+    lane.give({TOPICS.outcomes_by_lane: rows_of(said)})
+    [window] = lane.windows().values()
+    join, [line] = joined(rows_of([decision(1)]), said)
+    assert orjson.loads(line)["outcome"]["value"] == said[-1]["value"]
+    [counts], [late] = window.groups.values(), join.measured()[0].groups.values()
+    assert {name for name in counts if name[:5] == "came/"} == {name for name in late if name[:5] == "came/"}
+
+
+def test_a_join_knows_of_revisions_without_an_outcome() -> None:
+    records: list[dict[str, Any]] = [decision(1, decision="decline", would_be="decline")]
+    records.append(revision(1, 1, "approve", why="correction"))
+    lane = Lane(make_plan(window=timedelta(days=1)))
+    lane.give({TOPICS.decisions: rows_of(records)})
+    now, plan = START + timedelta(days=1), make_plan()
+    told = cohorts(plan, joined(rows_of(records), [])[0].measured(), now)
+    assert told == cohorts(plan, list(lane.windows().values()), now) and told[0]["unlabelled"] == 0
 
 
 def test_late_outcomes_are_joined_as_the_agent_would() -> None:
@@ -352,13 +613,7 @@ def test_late_outcomes_are_joined_as_the_agent_would() -> None:
     lane = Lane(make_plan(window=timedelta(days=1)))
     lane.give({TOPICS.decisions: records})
     lane.give({TOPICS.outcomes_by_lane: rows_of(outcomes)})
-    known = Outcomes()
-    for said in outcomes:
-        known.add(load_outcome(orjson.dumps(said)))
-    join, lines = Join(make_plan(), known), list[bytes]()
-    for first in range(0, len(records), 7):
-        part = records[first : first + 7]
-        lines += join.give([orjson.dumps(value) for value, _ in part], [at for _, at in part])
+    join, lines = joined(records, outcomes)
     told, expected = merged(join.measured()), merged(lane.windows().values())
     assert told is not None and expected is not None
     came = [

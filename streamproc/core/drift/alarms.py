@@ -80,7 +80,8 @@ def monitor_key(baseline: Baseline, monitor: Monitor) -> str:
 
 def instant(microseconds: int) -> str:
     """A time as records carry it."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")  # strftime has years of one digit
 
 
 def alarm_record(pipeline: str, detector: Detector, change: Change, incidents: Incidents) -> dict[str, Any]:

@@ -30,13 +30,25 @@ VERSION: Final = 1
 MOST_CHUNKS: Final = 32
 MOST_WINDOWS: Final = 64
 """So many of each are kept decoded from batch to batch."""
+SKEW: Final = 3600
+"""A record's time counts as at most so many seconds after now."""
+FAR: Final = (1 << 32) - 1
+"""The last moment that kept decisions can have, in seconds."""
+
+
+class Queue(msgspec.Struct, array_like=True):
+    """Parts ``head`` to ``tail`` of a queue of early outcomes, of which ``waiting`` still wait."""
+
+    head: int = 0
+    tail: int = 0
+    waiting: int = 0
 
 
 class Meta(msgspec.Struct, array_like=True):
     """Where the lane stands.
 
-    Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are queued likewise;
-    ``early`` wait, of all that there were, ``early_ever``. ``dirty`` are windows whose record is not written yet,
+    Chunks ``head`` to ``tail`` hold ``count`` decisions, the last of them ``rows``. Early outcomes are numbered up to
+    ``early_ever``. ``dirty`` are windows whose record is not written yet,
     ``horizon`` is the end of those that are over, ``newest`` the time of the newest decision, in milliseconds.
     ``next_offset`` is the offset after the last event whose decision was counted.
     """
@@ -48,9 +60,8 @@ class Meta(msgspec.Struct, array_like=True):
     tail: int = 0
     rows: int = 0
     count: int = 0
-    early_head: int = 0
-    early_tail: int = 0
-    early: int = 0
+    early_by_id: Queue = msgspec.field(default_factory=Queue)
+    early_by_key: Queue = msgspec.field(default_factory=Queue)
     early_ever: int = 0
     horizon: int = 0
     newest: int = 0
@@ -105,7 +116,7 @@ class Book:
     """
 
     def __init__(self, seconds: int, *, one_lane: bool = True) -> None:
-        self._seconds, self.one_lane = seconds, one_lane
+        self._seconds, self.one_lane, self.latest = seconds, one_lane, FAR
         self._raw: bytes | None = None
         self._forget()
 
@@ -114,13 +125,15 @@ class Book:
         self._windows = list[int]()
         self._ids, self._keys = Index(), Index()
         self._chunks: dict[int, Chunk] = {}
+        self._first: dict[int, int] = {}  # of each chunk that is kept, the first window
         self._open: dict[int, OpenWindow] = {}
         self._changes: dict[bytes, bytes | None] = {}
         self._listed = True
 
-    def begin(self, state: State, lane: int, step: bytes) -> None:
-        """Agree with the state. ``step`` names what comes now."""
-        self._state = state
+    def begin(self, state: State, lane: int, step: bytes, now: float = FAR) -> None:
+        """Agree with the state. ``step`` names what comes now; what is from long after ``now`` was stamped by a clock
+        that is wrong, and one such record must not move the others' windows."""
+        self._state, self.latest = state, min(FAR, int(now) + SKEW)
         [raw] = state.get_many(TABLE, [META])
         if raw is None or raw != self._raw:
             self._forget()
@@ -164,8 +177,9 @@ class Book:
 
     def windows(self, seconds: NDArray[np.int64]) -> NDArray[np.int64]:
         """The starts of the windows that moments are counted in, shape (n,): where theirs is over, the first that is
-        not."""
-        return np.maximum(seconds // self._seconds * self._seconds, self.meta.horizon)
+        not; where it is to come, that of now."""
+        starts: NDArray[np.int64] = np.minimum(seconds, self.latest) // self._seconds * self._seconds
+        return np.maximum(starts, self.meta.horizon)
 
     def opened(self, start: int) -> OpenWindow:
         """A window that is not over."""
@@ -225,6 +239,7 @@ class Book:
 
     def _put_chunk(self, number: int, chunk: Chunk, indexed: int) -> None:
         self._chunks[number] = chunk
+        self._first[number] = int(chunk.windows.min())
         self.put(numbered(b"c", number), kept.dumps(chunk))
         self.meta.rows = len(chunk)
         self._index([(number, chunk)], indexed)
@@ -282,6 +297,7 @@ class Book:
                 self.put(name, None)
         self.put(numbered(b"c", meta.head), None)
         self._chunks.pop(meta.head)
+        self._first.pop(meta.head)
         meta.head += 1
         meta.count -= len(chunk)
         for index in (self._ids, self._keys):
@@ -293,10 +309,15 @@ class Book:
         return self.chunk(self.meta.head) if self.meta.head < self.meta.tail else None
 
     def close_windows(self, before: int) -> None:
-        """Let go of the windows that begin before a moment, and whose records are written; nothing is counted in them
-        any more."""
+        """Let go of the windows that begin before a moment, whose records are written, and of which no decision is
+        kept; nothing is counted in them any more.
+
+        Decisions do not stand in the order of their time: clocks differ.
+        """
+        if before <= self.meta.horizon:
+            return
         unwritten = [start for start, opened in self._open.items() if opened.changed]
-        before = min([before, *self.meta.dirty, *unwritten])
+        before = min([before, *self.meta.dirty, *unwritten, *self._first.values()])
         gone = [start for start in self._windows if start < before]
         for start in gone:
             opened = self.opened(start)
@@ -326,7 +347,9 @@ class Book:
         self._windows = _decode_windows(listed) if listed is not None else []
         numbers = range(meta.head, meta.tail)
         raws = self._state.get_many(TABLE, [numbered(b"c", number) for number in numbers])
-        self._index([(number, kept.loads(one or b"")) for number, one in zip(numbers, raws, strict=True)])
+        chunks = [(number, kept.loads(one or b"")) for number, one in zip(numbers, raws, strict=True)]
+        self._first = {number: int(chunk.windows.min()) for number, chunk in chunks}
+        self._index(chunks)
         for index in (self._ids, self._keys):
             index.forget(meta.head << ROW_BITS)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.outcomes.book import Book
 from streamproc.core.outcomes.costs import Costs, micros
-from streamproc.core.outcomes.decision import Slim, reason_of, values_of
+from streamproc.core.outcomes.decision import Slim, reason_of, scalar, values_of
 from streamproc.core.outcomes.kept import ID_BYTES, Chunk
 from streamproc.core.outcomes.measures import MILLION, Counts, Group, add, buckets, mark, segment_text
 from streamproc.core.outcomes.policy import OutcomesPlan
@@ -41,12 +41,18 @@ class Counter:
             decisions, stamps = [decisions[row] for row in rows], stamps[rows]
         if not decisions:
             return Chunk()
+        stamps = np.minimum(stamps, 1000 * book.latest)
         columns = values_of(decisions, self._reads)
         windows = book.windows(stamps // 1000)
         book.meta.newest = max(book.meta.newest, int(stamps.max()))
         kinds = dict[Any, int]()
         told = map(self._told, decisions)
-        codes = np.array([kinds.setdefault(kind, len(kinds)) for kind in told], np.int64)
+        try:
+            codes = np.array([kinds.setdefault(kind, len(kinds)) for kind in told], np.int64)
+        except TypeError:  # a list or an object, which is no segment
+            kinds.clear()
+            scalars = (tuple(map(scalar, self._told(one))) for one in decisions)
+            codes = np.array([kinds.setdefault(kind, len(kinds)) for kind in scalars], np.int64)
         groups = self._place(book, windows, codes, list(kinds), stamps)
         born = np.array([one.source.timestamp for one in decisions], np.int64)
         _histogram(book, "decide/", windows, stamps - born)
@@ -59,7 +65,7 @@ class Counter:
         }
         for row in explored:
             add(_counts(book, windows, groups, row), {"explored": 1})
-        priced = {name: columns[name] for name in self._priced}
+        priced = {name: list(map(scalar, columns[name])) for name in self._priced}
         return Chunk(ids, stamps, windows, groups, [one.key for one in decisions], priced, explored)
 
     def _place(
@@ -92,7 +98,7 @@ class Counter:
         if values not in self._segments:
             if len(self._segments) >= MOST_SEGMENTS:
                 self._segments.clear()
-            self._segments[values] = segment_text(dict(zip(self._plan.segments, values, strict=False)))
+            self._segments[values] = segment_text(dict(zip(self._plan.segments, map(scalar, values), strict=False)))
         return self._segments[values]
 
     def _expect(
@@ -115,7 +121,8 @@ class Counter:
         for (decision, start, number), rows in by_place.items():
             chance = np.array([decisions[row].score for row in rows], np.float64)
             yes, no = (table.column(rows, decision, value) for value in (likely, other))
-            costs = micros((chance * yes + (1 - chance) * no) / MILLION)
+            with np.errstate(over="ignore", invalid="ignore"):  # of a score that is no chance
+                costs = micros((chance * yes + (1 - chance) * no) / MILLION)
             known = list(map(int, costs[~np.isnan(costs)].tolist()))
             if known:
                 squares = sum(cost * cost for cost in known)
@@ -155,15 +162,6 @@ def _histogram(book: Book, name: str, windows: NDArray[np.int64], milliseconds: 
         opened = book.opened(start)
         many = np.bincount(places[windows == start])
         add(opened.own(), {f"{name}{bucket}": int(many[bucket]) for bucket in np.flatnonzero(many).tolist()})
-
-
-def have_good_ids(decisions: Sequence[Slim]) -> bool:
-    """Whether all can be kept by their ids."""
-    texts = [one.id for one in decisions]
-    try:
-        return min(map(len, texts), default=26) >= 26 and len(_raw(texts)) == ID_BYTES * len(texts)
-    except ValueError:
-        return False
 
 
 def _raw(ids: Sequence[str]) -> bytes:

@@ -5,26 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
-from streamproc.core.records import lane_of
+from streamproc.core.records import ID
+
+SAFE: Final = 1 << 53
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=SAFE)]
+Milliseconds: TypeAlias = Annotated[int, msgspec.Meta(ge=-SAFE, le=SAFE)]
+Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+Share: TypeAlias = Annotated[float, msgspec.Meta(ge=1e-9, le=1)]
+"""Below the least, one record would outweigh all others."""
 
 
 class _Source(msgspec.Struct, gc=False):
-    offset: int
-    timestamp: int
+    offset: Count
+    timestamp: Milliseconds
 
 
 class Reviewed(msgspec.Struct, gc=False):
-    opened: datetime
-    decided: datetime
+    opened: Moment
+    decided: Moment
 
 
 class Explored(msgspec.Struct, gc=False):
     instead_of: str
-    share: float
+    share: Share
 
 
 class Slim(msgspec.Struct, gc=False):
@@ -43,7 +50,7 @@ class Slim(msgspec.Struct, gc=False):
     plan: str
     model: str | None
     fallback_reason: str | None = None
-    revision: int = 0
+    revision: Count = 0
     review: Reviewed | None = None
     explored: Explored | None = None
 
@@ -80,8 +87,29 @@ def values_of(decisions: Sequence[Slim], columns: Sequence[str]) -> dict[str, li
     return {name: list(map(attrgetter(f"features.c{number}"), decisions)) for number, name in enumerate(columns)}
 
 
+def scalar(value: Any) -> Any:
+    """A column's value as it can be kept; ``None`` for what no column has: lists, objects, integers beyond 64 bits."""
+    if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) >= 1 << 63):
+        return None
+    return value
+
+
+def have_good_ids(decisions: Sequence[Slim]) -> bool:
+    """Whether all can be kept by their ids."""
+    return all(map(ID.fullmatch, [one.id for one in decisions]))
+
+
+def readable(decode: Callable[[bytes], Slim], value: bytes | None) -> Slim | None:
+    """The decision of a record; ``None`` where it is none that can be kept."""
+    try:
+        slim = decode(value or b"")
+    except (ValueError, RecursionError):
+        return None
+    return slim if have_good_ids([slim]) else None
+
+
 def id_bytes(decision: str) -> bytes:
     """The 12 bytes of an id without its lane. Raises ValueError where it is none."""
-    if lane_of(decision) is None:
+    if ID.fullmatch(decision) is None:
         raise ValueError("that is no decision's id")
     return bytes.fromhex(decision[-24:])

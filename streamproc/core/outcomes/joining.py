@@ -59,15 +59,16 @@ class Joiner:
 
     def arrived(self, book: Book, rows: Chunk, counts: Counts) -> None:
         """Join new decisions, which are kept by now, with outcomes that came before them."""
-        if not book.meta.early:
+        meta = book.meta
+        if not meta.early_by_id.waiting and not meta.early_by_key.waiting:
             return
         ids = [rows.id(row) for row in range(len(rows))]
         waiting = dict(zip(ids, early.take(book, [early.by_id(own) for own in ids]), strict=True))
-        keyed = [(own, key) for own, key in zip(ids, rows.keys, strict=True) if key is not None]
-        if book.meta.early:
-            of_keys = early.take(book, [early.by_key(key) for _, key in keyed])
-            for (own, _), outcome in zip(keyed, of_keys, strict=True):  # the last word counts
-                waiting[own] = max(filter(None, (waiting[own], outcome)), key=itemgetter(0), default=None)
+        keyed = [row for row, key in enumerate(rows.keys) if key is not None]
+        names = [early.by_key(rows.keys[row] or "") for row in keyed]
+        since = [stamp - early.WAIT for stamp in rows.stamps[keyed].tolist()]
+        for row, outcome in zip(keyed, early.take(book, names, since), strict=True):  # the last word counts
+            waiting[ids[row]] = max(filter(None, (waiting[ids[row]], outcome)), key=itemgetter(0), default=None)
         found = [(own, told[1]) for own, told in waiting.items() if told is not None]
         places = book.find([own for own, _ in found])
         self._apply(book, [(at, outcome) for at, (_, outcome) in zip(places, found, strict=True)], counts)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ MOST_GROUPS: Final = 256
 """So many groups of a window are told apart in a lane; further ones lose segment, rule, plan and model."""
 SAFE: Final = 1 << 53
 """Larger integers are decimal texts in JSON: most readers would round them."""
+LAST: Final = (1 << 32) - 1
+"""The last second of a window."""
+_Mark: TypeAlias = Annotated[int, msgspec.Meta(ge=-1000 * LAST, le=1000 * LAST)]
 BOUNDS: NDArray[np.int64] = np.unique(np.ceil(2.0 ** (np.arange(1, 4 * 40) / 4)).astype(np.int64))
 """Upper ends of a histogram's buckets, in milliseconds: each at most a fifth above the one before (from 8 ms on)."""
 
@@ -141,20 +145,48 @@ def record(pipeline: str, lane: int, window: Window, written: str, version: int)
     }
 
 
+class _Version(msgspec.Struct):
+    version: int
+
+
+class _Row(msgspec.Struct):
+    segment: dict[str, Any]
+    rule: str | None
+    plan: str
+    model: str | None
+    tier: str
+    decision: str
+    would_be: str | None
+    reason: str
+    counts: dict[str, int | str]
+
+
+class _Record(msgspec.Struct):
+    lane: int
+    start: Annotated[int, msgspec.Meta(ge=0, le=LAST)]
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=LAST)]
+    groups: list[_Row]
+    counts: dict[str, int | str]
+    marks: dict[str, tuple[_Mark, _Mark]]
+
+
+_decode_version = msgspec.json.Decoder(_Version).decode
+_decode = msgspec.json.Decoder(_Record).decode
+
+
 def loads(raw: bytes, version: int) -> tuple[int, Window]:
     """The lane and the window of a record. Raises ValueError where it is none."""
     try:
-        said = orjson.loads(raw)
-        if said["version"] != version:
-            raise ValueError(f"it has version {said['version']}, and this is for version {version}")
+        if (other := _decode_version(raw).version) != version:
+            raise ValueError(f"it has version {other}, and this is for version {version}")
+        said = _decode(raw)
         groups = {
-            Group(segment_text(row["segment"]), *(row[name] for name in Group._fields[1:])): unpacked(row["counts"])
-            for row in said["groups"]
+            Group(segment_text(row.segment), *(getattr(row, name) for name in Group._fields[1:])): unpacked(row.counts)
+            for row in said.groups
         }
-        marks = {name: (first, last) for name, (first, last) in said["marks"].items()}
-        return said["lane"], Window(said["start"], said["seconds"], groups, unpacked(said["counts"]), marks)
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
-        raise ValueError(f"it is no record of measures: {error!r}") from error
+        return said.lane, Window(said.start, said.seconds, groups, unpacked(said.counts), dict(said.marks))
+    except (msgspec.MsgspecError, RecursionError, TypeError) as error:
+        raise ValueError(f"it is no record of measures: {error}") from error
 
 
 def segment_text(values: Mapping[str, Any]) -> str:

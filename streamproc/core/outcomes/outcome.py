@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, TypeAlias
+from datetime import UTC, datetime
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from streamproc.core.records import VERSIONS, lane_of
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-LARGEST = 1e15
+Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+"""What every reader of JSON takes as it is."""
+LARGEST: Final = 1e15
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,8 +24,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     version: int = VERSIONS["outcome"]
     id: str | None = None
-    key: str | None = None
-    value: str | bool | int | float
+    key: Name | None = None
+    value: Name | bool | Whole | float
     time: Annotated[datetime, msgspec.Meta(tz=True)]
     amount: Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)] | None = None
 
@@ -36,7 +38,8 @@ def loads(raw: bytes) -> Outcome:
     """The outcome of a record's value. Raises ValueError where it is none."""
     try:
         outcome = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+        outcome.time.astimezone(UTC)  # at the ends of the calendar it has no UTC, and could not be kept
+    except (msgspec.MsgspecError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if outcome.version != VERSIONS["outcome"]:
         raise ValueError(f"it has version {outcome.version}, and this is for version {VERSIONS['outcome']}")

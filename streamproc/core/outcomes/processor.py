@@ -11,8 +11,8 @@ import orjson
 from streamproc.core.outcomes import early, measures, reviews
 from streamproc.core.outcomes.book import TABLE, Book, chained, standing
 from streamproc.core.outcomes.costs import Costs
-from streamproc.core.outcomes.counting import Counter, have_good_ids
-from streamproc.core.outcomes.decision import decoder
+from streamproc.core.outcomes.counting import Counter
+from streamproc.core.outcomes.decision import decoder, have_good_ids
 from streamproc.core.outcomes.joining import Joiner
 from streamproc.core.outcomes.measures import Counts, add
 from streamproc.core.outcomes.outcome import loads
@@ -43,7 +43,7 @@ class OutcomeProcessor:
         """What a batch changes is counted; the records of its windows follow with the next tick."""
         book, counts = self._books.setdefault(batch.partition, Book(self._seconds)), Counts()
         spans = [(topic, int(rows.offsets[0]), int(rows.offsets[-1])) for topic, rows in sorted(batch.topics.items())]
-        book.begin(state, batch.partition, chained([now, *spans]))
+        book.begin(state, batch.partition, chained([now, *spans]), now.timestamp())
         topics, by_topic = self._topics, batch.topics
         if (records := by_topic.get(topics.decisions)) is not None:
             self._decided(book, records, counts)
@@ -67,7 +67,7 @@ class OutcomeProcessor:
         if stands is None or not stands.dirty:
             return Effects()
         book = self._books.setdefault(stands.lane, Book(self._seconds))
-        book.begin(state, stands.lane, chained([now, "tick"]))
+        book.begin(state, stands.lane, chained([now, "tick"]), now.timestamp())
         dirty = sorted(book.meta.dirty)
         written = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         keys, values = list[bytes | None](), list[bytes | None]()
@@ -106,16 +106,14 @@ class OutcomeProcessor:
     def _expire(self, book: Book, counts: Counts) -> None:
         """Let go of what is older than ``retain``, by the time of decisions, and of what is too much."""
         before = book.meta.newest - self._retain
-        add(counts, {"early_left": early.expire(book, before)})
+        left = early.expire(book, early.ID, before)
+        left += early.expire(book, early.KEY, max(before, book.meta.newest - early.WAIT))
+        add(counts, {"early_left": left})
         while (oldest := book.oldest()) is not None and int(oldest.stamps.max()) < before:
             add(counts, {"retained": book.drop_oldest()})
         while book.meta.count > self._plan.most:
             add(counts, {"crowded_out": book.drop_oldest()})
-        oldest = book.oldest()
-        first = before if oldest is None else min(before, int(oldest.stamps.min()))
-        over = (first // 1000 // self._seconds - 1) * self._seconds
-        if over > book.meta.horizon:
-            book.close_windows(over)
+        book.close_windows((before // 1000 // self._seconds - 1) * self._seconds)
 
 
 def _metric(name: str) -> tuple[str, str]:
@@ -128,13 +126,13 @@ def _read(records: Records, decode: Callable[[bytes], Read], counts: Counts) -> 
     """What can be read of records, and the rows that it stands in; the rest is counted."""
     try:
         return list(map(decode, records.values)), slice(None)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     found, rows = list[Read](), list[int]()
     for row, value in enumerate(records.values):
         try:
             found.append(decode(value or b""))
             rows.append(row)
-        except ValueError:  # not one of ours, or of a later version: it must not stop the lane
+        except (ValueError, RecursionError):  # not one of ours, or of a later version: it must not stop the lane
             add(counts, {"unreadable": 1})
     return found, rows

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from streamproc.core.outcomes.book import Book
+from streamproc.core.outcomes.decision import Moment, Share
 from streamproc.core.outcomes.measures import MILLION, Counts, add, buckets
+from streamproc.core.review.event import Kind
 
 CLOSING: Final = frozenset({"decided", "expired", "shed", "cancelled"})
 
@@ -19,11 +20,11 @@ class Step(msgspec.Struct, gc=False):
     """A review event without what nobody counts by."""
 
     step: str
-    kind: str
-    time: datetime
-    opened: datetime
+    kind: Kind
+    time: Moment
+    opened: Moment
     was: str
-    share: float | None = None
+    share: Share | None = None
     decision: str | None = None
 
 
@@ -44,10 +45,11 @@ def counts_of(one: Step) -> Counts:
     decisions each stands for.
     """
     counts = {f"review/{one.kind}/{one.step}": 1}
+    minute = f"open/{one.kind}/{int(one.opened.timestamp()) // 60}"
     if one.step == "opened":
-        counts[f"open/{int(one.opened.timestamp()) // 60}"] = 1
+        counts[minute] = 1
     elif one.step in CLOSING:
-        counts[f"open/{int(one.opened.timestamp()) // 60}"] = -1
+        counts[minute] = -1
     if one.step != "decided":
         return counts
     spent = round((one.time - one.opened).total_seconds() * 1000)

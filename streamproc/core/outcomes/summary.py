@@ -12,7 +12,8 @@ from streamproc.core.outcomes.measures import MILLION, Counts, Group, Window, ad
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.plan import REVIEW
 
-NEVER_DECIDED: Final = (REVIEW,)
+KINDS: Final = ("review", "audit", "second_opinion")
+STEPS: Final = ("opened", "decided", "expired", "shed", "confirmed", "disagreed", "corrected")
 MONEY: Final = ("expected", "realised", "baseline", "saved")
 
 
@@ -28,7 +29,7 @@ def summary(plan: OutcomesPlan, windows: Sequence[Window], ever: Sequence[Window
         **_rates(groups),
         "overrides": _estimate(wilson(counts.get("overrides", 0), counts.get("compared", 0))),
         **_errors(plan, counts),
-        "errors_by_tier": _by(groups, lambda group: group.tier, lambda its: _errors(plan, its)["errors"]),
+        "errors_by_tier": _errors_by_tier(plan, groups),
         "samples": {kind: _samples(kind, total.own) for kind in ("audit", "second_opinion")},
         "costs": _costs(plan, counts, total.own, decisions),
         "time_to_decision": _times(total.own, "decide/"),
@@ -98,8 +99,7 @@ def _errors(plan: OutcomesPlan, counts: Counts) -> dict[str, Any]:
     """Errors among the decisions whose outcome is known, of those for which the pipeline says what an error is."""
     wrong, judged = Counts(), Counts()
     known = undeclared = 0
-    for name, count in part(counts, "came/").items():
-        by, decision, value = name.split("/")
+    for (by, decision, value), count in _came(counts).items():
         if value == UNDECLARED:
             undeclared += count
             continue
@@ -118,22 +118,59 @@ def _errors(plan: OutcomesPlan, counts: Counts) -> dict[str, Any]:
     }
 
 
+def _errors_by_tier(plan: OutcomesPlan, groups: Sequence[tuple[Group, Counts]]) -> dict[str, Any]:
+    """By what made the decision that holds: the kind of its tier where that is the pipeline's own, and else people,
+    time or chance."""
+    wrong, judged = Counts(), Counts()
+    for group, counts in groups:
+        for (by, decision, value), count in _came(counts).items():
+            if value != UNDECLARED and decision in plan.errors:
+                tier = group.tier.partition(":")[0] if by == "own" else by
+                add(judged, {tier: count})
+                add(wrong, {tier: count * (value in plan.errors[decision])})
+    return {tier: _estimate(wilson(wrong.get(tier, 0), of)) for tier, of in sorted(judged.items())}
+
+
+def _came(counts: Mapping[str, int]) -> dict[tuple[str, str, str], int]:
+    """What came true, by who decided, decision and value. A decision's name may have a ``/`` in it."""
+    found: dict[tuple[str, str, str], int] = {}
+    for name, count in part(counts, "came/").items():
+        by, _, rest = name.partition("/")
+        decision, _, value = rest.rpartition("/")
+        found[by, decision, value] = count
+    return found
+
+
 def _samples(kind: str, own: Mapping[str, int]) -> dict[str, Any]:
     """What people say of decisions that they were shown blind, against what had been decided."""
-    pairs = {tuple(name.split("/")): count for name, count in part(own, f"agree/{kind}/").items()}
-    weights = {tuple(name.split("/")): count for name, count in part(own, f"weighted/{kind}/").items()}
+    pairs, weights = _pairs(own, f"agree/{kind}/"), _pairs(own, f"weighted/{kind}/")
     differ = sum(weight for (was, now), weight in weights.items() if was != now)
     total, squares = sum(weights.values()), own.get(f"squares/{kind}", 0)
     return {
         "opened": own.get(f"review/{kind}/opened", 0),
         "answered": sum(pairs.values()),
-        "kappa": _estimate(kappa({(was, now): count for (was, now), count in pairs.items()})),
+        "kappa": _estimate(kappa(pairs)),
         "disagreement": _estimate(weighted(differ, total, squares)),
     }
 
 
+def _pairs(own: Mapping[str, int], prefix: str) -> dict[tuple[str, str], int]:
+    """Samples by what had been decided and what a person says."""
+    pairs = ((name.rpartition("/"), count) for name, count in part(own, prefix).items())
+    return {(was, now): count for (was, _, now), count in pairs}
+
+
+def _answers(own: Mapping[str, int]) -> int:
+    """How many verdicts people gave, first and further ones. One that corrects what an audit looked at is two steps:
+    decided, and corrected; where corrections are not allowed there are none of these."""
+    total = sum(own.get(f"review/{kind}/{step}", 0) for kind in KINDS for step in ("decided", "confirmed", "disagreed"))
+    total += sum(own.get(f"review/{kind}/corrected", 0) for kind in KINDS if kind != "audit")
+    differ = sum(count for (was, now), count in _pairs(own, "agree/audit/").items() if was != now)
+    return total + max(0, own.get("review/audit/corrected", 0) - differ)
+
+
 def _costs(plan: OutcomesPlan, counts: Counts, own: Mapping[str, int], decisions: int) -> dict[str, Any]:
-    answered = sum(count for name, count in own.items() if name.startswith("review/") and name.endswith("/decided"))
+    answered = _answers(own)
     told: dict[str, Any] = {name: _money(counts, name) for name in MONEY}
     told["reviews"] = {"answered": answered, "total": answered * plan.review_cost}
     told["reviews"]["per_decision"] = answered * plan.review_cost / decisions if decisions else None
@@ -162,25 +199,26 @@ def _unlabelled(plan: OutcomesPlan, groups: Iterable[tuple[Group, Counts]]) -> i
         if group.decision in plan.unlabelled:
             many += counts.get("decisions", 0) - sum(became.values())
         many += sum(count for name, count in became.items() if name.partition("/")[2] in plan.unlabelled)
-        many -= sum(count for name, count in part(counts, "came/").items() if name.split("/")[1] in plan.unlabelled)
+        many -= sum(count for (_, decision, _), count in _came(counts).items() if decision in plan.unlabelled)
     return many
 
 
 def _reviews(own: Mapping[str, int], ever: Sequence[Window], now: datetime) -> dict[str, Any]:
-    steps = part(own, "review/review/")
-    waiting = Counts()
+    waiting: dict[str, Counts] = {kind: {} for kind in KINDS}
     for window in ever:
-        add(waiting, part(window.own, "open/"))
-    since = min((int(minute) for minute, count in waiting.items() if count > 0), default=None)
-    return {
-        "opened": steps.get("opened", 0),
-        "decided": steps.get("decided", 0),
-        "expired": steps.get("expired", 0),
-        "shed": steps.get("shed", 0),
-        "disagreed": sum(own.get(f"review/{kind}/disagreed", 0) for kind in ("review", "audit", "second_opinion")),
-        "corrected": sum(own.get(f"review/{kind}/corrected", 0) for kind in ("review", "audit", "second_opinion")),
-        "open": sum(count for count in waiting.values() if count > 0),
-        "oldest_open_seconds": None if since is None else max(0.0, round(now.timestamp() - since * 60, 3)),
+        for kind, minutes in waiting.items():
+            add(minutes, part(window.own, f"open/{kind}/"))
+    by_kind = {kind: _cases(part(own, f"review/{kind}/"), its, now) for kind, its in waiting.items()}
+    told: dict[str, Any] = {name: sum(its[name] for its in by_kind.values()) for name in (*STEPS, "open")}
+    oldest = [its["oldest_open_seconds"] for its in by_kind.values() if its["open"]]
+    return told | {"oldest_open_seconds": max(oldest, default=None), "by_kind": by_kind}
+
+
+def _cases(steps: Mapping[str, int], waiting: Mapping[str, int], now: datetime) -> dict[str, Any]:
+    still = {int(minute): count for minute, count in waiting.items() if count > 0}
+    return {step: steps.get(step, 0) for step in STEPS} | {
+        "open": sum(still.values()),
+        "oldest_open_seconds": max(0.0, round(now.timestamp() - min(still) * 60, 3)) if still else None,
     }
 
 
@@ -200,15 +238,6 @@ def _table(plan: OutcomesPlan, groups: Sequence[tuple[Group, Counts]], of: Calla
             "costs": {name: _money(counts, name) for name in MONEY},
         }
     return table
-
-
-def _by(
-    groups: Sequence[tuple[Group, Counts]], of: Callable[[Group], str], told: Callable[[Counts], Any]
-) -> dict[str, Any]:
-    whole: dict[str, Counts] = {}
-    for group, counts in groups:
-        add(whole.setdefault(of(group), {}), counts)
-    return {name: told(counts) for name, counts in sorted(whole.items())}
 
 
 def _money(counts: Mapping[str, int], name: str) -> dict[str, Any]:
