@@ -109,7 +109,7 @@ def loads(raw: bytes) -> Said:
     """The record of a value. Raises ValueError where it is none, or of a later version."""
     try:
         record = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no control record: {error}") from error
     if record.version != VERSION:
         raise ValueError(f"it has version {record.version}, and this is for version {VERSION}")

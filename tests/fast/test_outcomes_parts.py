@@ -18,6 +18,7 @@ from scipy import stats as scipy_stats
 from streamproc.cli import cli
 from streamproc.cli.stats import show
 from streamproc.core.control import IncidentNote, NewMode
+from streamproc.core.control import loads as load_said
 from streamproc.core.drift.alarms import instant
 from streamproc.core.outcomes import early, kept, measures
 from streamproc.core.outcomes.book import standing
@@ -547,6 +548,11 @@ def test_single_strange_records_keep_nobody_from_the_others() -> None:
     early = instant(round((datetime(1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**6)
     assert early == "0001-01-01T00:00:00.000000Z" and datetime.fromisoformat(early).year == 1
     assert instant(1_767_225_600_000_001) == "2026-01-01T00:00:00.000001Z"
+
+
+def test_a_control_record_that_is_nested_too_deeply_is_none() -> None:
+    with pytest.raises(ValueError, match="no control record"):
+        load_said(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
 @pytest.mark.parametrize(
