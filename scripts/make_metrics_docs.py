@@ -20,8 +20,8 @@ counted once. A worker that is started again begins at zero. deploy/prometheus h
 with.
 
 Measures of business are not here but for two counters (`streamproc_came_total`, `streamproc_overrides_total`): an
-outcome that comes weeks later changes the count of an earlier window, which a counter cannot say. Error rates, intervals,
-money and how long cases have waited are told by `streamproc stats` and stand on PIPELINE.metrics
+outcome that comes weeks later changes the count of an earlier window, which a counter cannot say. Error rates,
+intervals, money and how long cases have waited are told by `streamproc stats` and stand on PIPELINE.metrics
 ([outcomes.md](outcomes.md)).
 
 | metric | type | labels | what it is |

@@ -92,8 +92,8 @@ class _Change(msgspec.Struct):
     monitor: str
     state: str
     time: Moment
-    onset: _Onset
-    incident: _Incident | None
+    onset: _Onset | None = None
+    incident: _Incident | None = None
 
 
 def _changes(changes: Iterable[Any]) -> Iterator[_Change]:
@@ -118,7 +118,7 @@ def of_drift(changes: Iterable[Any], said: Sequence[Said]) -> list[Recovery]:
     for change in _changes(changes):
         time, monitor = change.time, change.monitor
         if change.state == "drifting" and change.incident is not None:
-            name, onset = change.incident.id, change.onset.time
+            name, onset = change.incident.id, time if change.onset is None else change.onset.time
             if of_monitor.get(monitor, name) != name:
                 leave(monitor, time)
             incident = found.setdefault(name, Recovery("drift", name, onset, time))

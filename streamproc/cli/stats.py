@@ -105,7 +105,7 @@ def _overall(told: Mapping[str, Any]) -> Table:
         rate("by a stand-in", told["stand_in"])
     rate("people decided otherwise", told["overrides"])
     rate("errors, where the outcome is known", told["errors"], baseline.get("errors"))
-    for tier, estimate in told["errors_by_tier"].items():
+    for tier, estimate in sorted(told["errors_by_tier"].items(), key=lambda item: [*TIERS, item[0]].index(item[0])):
         rate(f"  {TIERS.get(tier, escape(tier))}", estimate)
     for kind, sample in told["samples"].items():
         if sample["answered"]:
@@ -200,10 +200,11 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
         lines.append(f"{declining['unlabelled']:,} decisions are unlabelled: nobody sees what would have come true")
     if declining["with_outcome"]:
         spread = f"{declining['low']:,.2f} to {declining['high']:,.2f}"
+        least = "at least " if declining["costs_more"] > 0 else ""
         lines.append(
-            f"declining costs at least {declining['costs_more']:,.2f} more than what was done instead ({spread}), of"
+            f"declining costs {least}{declining['costs_more']:,.2f} more than what was done instead ({spread}), of"
             f" {declining['with_outcome']:,} of {counted(declining['experiments'], 'experiment')} with a known outcome;"
-            " only where the budget of experiments was not used up"
+            " it holds where their budget was not used up"
         )
     if told["undeclared"]:
         lines.append(f"{counted(told['undeclared'], 'outcome')} with a value that the file does not name")

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from streamproc.cli import cli
+from streamproc.cli.stats import show
 from streamproc.core.control import IncidentNote, NewMode
+from streamproc.core.control import loads as load_said
 from streamproc.core.drift.alarms import instant
 from streamproc.core.outcomes import early, kept, measures
 from streamproc.core.outcomes.book import standing
@@ -408,7 +410,7 @@ def test_overrides_times_and_what_is_open() -> None:
     assert told["automatic"]["value"] == 0.0
 
 
-def test_errors_are_those_of_what_made_the_decision_that_holds() -> None:
+def test_errors_are_those_of_what_made_the_decision_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
     lane = Lane(make_plan())
     asked = {"decision": "review", "rule": "unsure", "would_be": "decline"}
     tried = {"why": "explored", "would_be": "decline", "explored": {"instead_of": "decline", "share": 0.01}}
@@ -416,7 +418,11 @@ def test_errors_are_those_of_what_made_the_decision_that_holds() -> None:
     made += [decision(5, tier="stand-in:small"), decision(6, decision="a/b"), decision(7, tier="fallback:rules")]
     lane.give({TOPICS.decisions: rows_of([*made, revision(1, 1, "approve", would_be="decline")])})
     lane.give({TOPICS.outcomes_by_lane: rows_of(by_id(*range(1, 8), value="defaulted"))})
-    told = summarised(lane)["errors_by_tier"]
+    summed = summarised(lane)
+    show(summed | {"incidents": [], "baseline": None})
+    shown = capsys.readouterr().out
+    assert "decided by people" in shown and "1 of 1 experiment with a known outcome" in " ".join(shown.split())
+    told = summed["errors_by_tier"]
     assert {tier: (one["value"], one["of"]) for tier, one in told.items()} == {
         "reviewer": (1.0, 1),
         "automatic": (1.0, 1),
@@ -426,7 +432,7 @@ def test_errors_are_those_of_what_made_the_decision_that_holds() -> None:
     }
 
 
-def test_every_answer_costs_once_and_cases_are_told_by_kind() -> None:
+def test_every_answer_costs_once_and_cases_are_told_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     lane = Lane(make_plan(review_cost=2.0))
     lane.give({TOPICS.decisions: rows_of(map(decision, range(10)))})
     for kind in ("review", "audit"):
@@ -437,6 +443,9 @@ def test_every_answer_costs_once_and_cases_are_told_by_kind() -> None:
         steps = [case | {"step": step, "decision": "a/b"} for step in (*first, "confirmed", "corrected")]
         lane.give({TOPICS.review_events: rows_of(steps)})
     told = summarised(lane)
+    show(told | {"incidents": [], "baseline": None})
+    shown = capsys.readouterr().out
+    assert "audit: 3 cases: 2 waiting" in shown and "decided by the rules" not in shown
     assert (told["costs"]["reviews"]["answered"], told["costs"]["reviews"]["total"]) == (6, 12.0)
     assert [told["reviews"]["by_kind"][kind]["open"] for kind in ("review", "audit", "second_opinion")] == [2, 2, 0]
     assert told["reviews"]["open"] == told["reviews"]["opened"] - told["reviews"]["decided"] == 4
@@ -525,7 +534,7 @@ def drifted(monitor: str, hour: int, incident: str | None = "i", **more: Any) ->
 
 
 def test_an_incident_ends_when_its_monitor_moves_to_another() -> None:
-    first, second = of_drift([drifted("a", 1), drifted("a", 2, "j"), drifted("a", 3, None)], [])
+    first, second = of_drift([drifted("a", 1), drifted("a", 2, "j"), drifted("a", 3, None, onset=None)], [])
     assert (first.what, second.what) == ("i", "j")
     assert first.end is not None and first.end.hour == 2
     assert second.end is not None and second.end.hour == 3
@@ -539,6 +548,11 @@ def test_single_strange_records_keep_nobody_from_the_others() -> None:
     early = instant(round((datetime(1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**6)
     assert early == "0001-01-01T00:00:00.000000Z" and datetime.fromisoformat(early).year == 1
     assert instant(1_767_225_600_000_001) == "2026-01-01T00:00:00.000001Z"
+
+
+def test_a_control_record_that_is_nested_too_deeply_is_none() -> None:
+    with pytest.raises(ValueError, match="no control record"):
+        load_said(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
 @pytest.mark.parametrize(
