@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
 from datetime import timedelta
 from math import inf
 from typing import Any, TypeVar
@@ -141,13 +142,17 @@ class _Connections:
         self._starting = threading.Lock()
 
     def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a routine there, and wait for its end."""
+        """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
                 self._thread.start()
-        return asyncio.run_coroutine_threadsafe(routine, self._loop).result()
+            running = asyncio.run_coroutine_threadsafe(routine, self._loop)  # within the lock: before a disconnection
+        try:
+            return running.result()
+        except CancelledError as error:
+            raise Unavailable("closed") from error
 
     def session(self) -> aiohttp.ClientSession:
         """The one session. To be called on the loop."""
@@ -169,6 +174,11 @@ class _Connections:
                 loop.close()
 
     async def _disconnect(self) -> None:
+        """Whoever waits for an answer is told that none comes: a thread that waits for ever keeps its process."""
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +18,7 @@ from streamproc.core.processor import Score
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.http import HttpModel, with_environment
+from streamproc.io.model import Unavailable
 from tests.faulty_server import (
     SECONDS,
     Server,
@@ -184,3 +187,21 @@ def test_secrets_come_from_the_environment() -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="no address"):
         HttpModel(url, ["x"], timedelta(seconds=1))
+
+
+def test_a_call_that_is_under_way_when_it_closes_comes_to_an_end(server: Server) -> None:
+    """A thread that waited for ever would keep its process from ending."""
+    asked = threading.Event()
+
+    async def noted(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        asked.set()
+        return await hang(server, request, body)
+
+    server.handler = noted
+    model = HttpModel(server.url, ["x"], timedelta(seconds=60))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(model.score, {"x": np.ones(3)}, 3)
+        assert asked.wait(10)
+        model.close()
+        with pytest.raises(Unavailable, match="closed"):
+            call.result(10)
