@@ -56,7 +56,7 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
     A pipeline that watches anything needs its baseline only to run them.
     """
     plan = pipeline.plan
-    deciding = DecideProcessor.of(plan, pipeline.processor.masker, lanes=lanes)
+    deciding = DecideProcessor.of(pipeline.processor.plan, pipeline.processor.masker, lanes=lanes)
     made = [
         Agent(
             name="decide",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -80,6 +81,8 @@ shadow:
 """
     changes = [(model, models), ("{id: no-score, decide: review}", "{id: no-score, decide: abstain}")]
     made = make(connection, 2, changes)
+    rules = made.file.read_text(encoding="utf-8")
+    made.file.write_text(re.sub(r"  - \{id: no-score-(light|short|small).*\n", "", rules), encoding="utf-8")
     folder = made.file.parent
     (folder / "own_stand_in.py").write_text(STAND_IN, encoding="utf-8")
     stream, found = Stream(made), list[dict[str, Any]]()
