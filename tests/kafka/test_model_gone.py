@@ -82,7 +82,8 @@ shadow:
     changes = [(model, models), ("{id: no-score, decide: review}", "{id: no-score, decide: abstain}")]
     made = make(connection, 2, changes)
     rules = made.file.read_text(encoding="utf-8")
-    made.file.write_text(re.sub(r"  - \{id: no-score-(light|short|small).*\n", "", rules), encoding="utf-8")
+    nothing = re.sub(r"(id: no-score-(?:light|short|small), .*decide: )\w+", r"\1abstain", rules)
+    made.file.write_text(nothing, encoding="utf-8")
     folder = made.file.parent
     (folder / "own_stand_in.py").write_text(STAND_IN, encoding="utf-8")
     stream, found = Stream(made), list[dict[str, Any]]()
