@@ -29,7 +29,7 @@ def make_review(document: Document, file: PipelineFile, scope: Scope) -> ReviewP
     if not document.is_broken(at):
         if part.on_expiry == REVIEW:
             document.problem(at, "a case that nobody answered cannot go to review again", "write another decision")
-        elif part.on_expiry not in file.actions and not document.is_broken(("actions",)):
+        elif part.on_expiry not in file.actions and not document.is_broken(("actions", part.on_expiry)):
             hint = near(part.on_expiry, set(file.actions), "actions")
             remedy = f"{hint}; or add `{part.on_expiry}: TOPIC` under `actions`"
             document.problem(at, f"decision `{part.on_expiry}` has no action topic", remedy)
@@ -99,7 +99,7 @@ def _explore(document: Document, part: ExplorePart | None, made: set[str], file:
     elif part.instead_of not in made:
         hint = near(part.instead_of, made - UNDECIDING, "decisions")
         document.problem((*at, "instead_of"), f"no rule decides `{part.instead_of}`", hint)
-    elif part.decide not in file.actions and not document.is_broken(("actions",)):
+    elif part.decide not in file.actions and not document.is_broken(("actions", part.decide)):
         hint = near(part.decide, set(file.actions), "actions")
         document.problem((*at, "decide"), f"decision `{part.decide}` has no action topic", hint)
     elif part.decide == part.instead_of:
