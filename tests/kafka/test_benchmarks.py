@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -73,7 +73,11 @@ def test_an_interrupted_benchmark_leaves_no_process(tmp_path: Path) -> None:
 
 
 def _started(pid: int, script: str) -> bool:
-    return any(script in " ".join(child.cmdline()) for child in psutil.Process(pid).children(recursive=True))
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if script in " ".join(child.cmdline()):
+                return True
+    return False
 
 
 def _until(condition: Callable[[], bool]) -> None:
