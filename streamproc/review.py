@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from streamproc.core.intake import KEY, SIGNATURE
 from streamproc.core.records import TYPED, Topics, text_headers
+from streamproc.core.review.event import CLOSING
 from streamproc.core.review.said import Said, encode, lane_of_item
 from streamproc.core.review.sample import verdict_id
 from streamproc.errors import BrokerUnavailable, UserError
@@ -25,7 +26,6 @@ ANSWER_SECONDS = 15.0
 LOOK_SECONDS = 0.05
 SLACK = timedelta(hours=1)
 """Clocks differ, and a case is told of a moment after its event."""
-OVER = frozenset({"decided", "expired", "shed", "cancelled"})
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Shown:
     @property
     def is_open(self) -> bool:
         """Whether it waits for an answer."""
-        return self.item is not None and not any(event["step"] in OVER for event in self.events)
+        return self.item is not None and not any(event["step"] in CLOSING for event in self.events)
 
     def claimed(self, now: datetime) -> str | None:
         """Who works on it."""

@@ -136,7 +136,7 @@ class IntakeProcessor:
 def _read(loads: Callable[[bytes], Read], value: bytes) -> Read:
     try:
         return loads(value)
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+    except ValueError as error:
         raise _Refused("malformed", str(error)) from error
 
 

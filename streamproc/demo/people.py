@@ -20,10 +20,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from streamproc.core.outcomes import outcome as outcomes
 from streamproc.core.plan import Plan
 from streamproc.core.records import lane_of
+from streamproc.core.review.event import CLOSING
 from streamproc.core.review.said import Said, decision_of, encode
 from streamproc.errors import EnvironmentFault
 from streamproc.kafka.connection import Connection
-from streamproc.review import OVER
 
 READY_SECONDS = 30.0
 ANSWERED = 0.6
@@ -80,7 +80,7 @@ class Reviewing:
     @property
     def over(self) -> bool:
         """Whether every case that was opened has ended."""
-        return self.steps["opened"] == sum(self.steps[step] for step in OVER)
+        return self.steps["opened"] == sum(self.steps[step] for step in CLOSING)
 
 
 async def review(connection: Connection, plan: Plan, repaid: dict[str, bool], reviewing: Reviewing, seed: int) -> None:

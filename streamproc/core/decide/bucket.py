@@ -6,6 +6,8 @@ from typing import Final, Literal, Self, TypeAlias
 
 import msgspec
 
+from streamproc.core.versioned import read_kept
+
 VERSION: Final = 1
 TOKEN: Final = 1_000_000
 """One event. A share in millionths refills it by whole numbers, so nothing is ever rounded."""
@@ -81,7 +83,4 @@ def read(raw: bytes | None, share: int, offset: int) -> Bucket:
     """
     if raw is None:
         return Bucket.full(share, offset)
-    version = msgspec.msgpack.decode(raw)[0]
-    if version != VERSION:
-        raise ValueError(f"a bucket of version {version} is met, and this is for version {VERSION}")
-    return msgspec.msgpack.decode(raw, type=Bucket)
+    return read_kept(raw, Bucket, VERSION, "a bucket")

@@ -17,6 +17,7 @@ import numpy as np
 
 from streamproc.core.drift.alarms import ALARM_VERSION, ID_BYTES, Incident, Incidents, instant, told_incident
 from streamproc.core.drift.panes import Arrivals, Counted, PanesRecord, known_time
+from streamproc.core.versioned import read_kept
 
 VERSION: Final = 1
 COLUMN: Final = "volume"
@@ -127,12 +128,7 @@ def loads(raw: bytes | None) -> VolumeState:
 
     Raises ValueError where it is of another version of this program.
     """
-    if raw is None:
-        return VolumeState()
-    version = msgspec.msgpack.decode(raw)[0]
-    if version != VERSION:
-        raise ValueError(f"volume state of version {version} is met, and this is for version {VERSION}")
-    return msgspec.msgpack.decode(raw, type=VolumeState)
+    return VolumeState() if raw is None else read_kept(raw, VolumeState, VERSION, "volume state")
 
 
 def arrivals_of(batch: Counted) -> dict[int, Arrivals]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -11,9 +10,7 @@ import numpy as np
 from streamproc.core.outcomes.book import Book
 from streamproc.core.outcomes.decision import Moment, Share
 from streamproc.core.outcomes.measures import MILLION, Counts, add, buckets
-from streamproc.core.review.event import Kind
-
-CLOSING: Final = frozenset({"decided", "expired", "shed", "cancelled"})
+from streamproc.core.review.event import CLOSING, Kind
 
 
 class Step(msgspec.Struct, gc=False):

@@ -10,6 +10,7 @@ import orjson
 
 from streamproc.core.records import VERSIONS, lane_of
 from streamproc.core.review.event import Kind
+from streamproc.core.versioned import read_kept
 
 VERSION: Final = 1
 Status: TypeAlias = Literal["open", "decided", "expired", "shed", "cancelled"]
@@ -101,10 +102,7 @@ _decided: msgspec.json.Decoder[Decided] = msgspec.json.Decoder(Decided)
 
 def read(raw: bytes) -> Case:
     """A case as the lane kept it. Raises ValueError where it is of another version of this program."""
-    version = msgspec.msgpack.decode(raw)[0]
-    if version != VERSION:
-        raise ValueError(f"a case of version {version} is met, and this is for version {VERSION}")
-    return msgspec.msgpack.decode(raw, type=Case)
+    return read_kept(raw, Case, VERSION, "a case")
 
 
 def read_opening(raw: bytes) -> Opening:
@@ -127,14 +125,9 @@ def decided(decision: bytes | msgspec.Raw) -> Decided:
     return _decided.decode(decision)
 
 
-def moment(now: datetime) -> datetime:
-    """A time as cases keep it: UTC."""
-    return now.astimezone(UTC)
-
-
 def later(now: datetime, span: timedelta) -> datetime:
     """``span`` after a time; the end of time where that is too long."""
     try:
-        return moment(now) + span
+        return now + span
     except OverflowError:
         return datetime.max.replace(tzinfo=UTC)

@@ -193,7 +193,7 @@ class Desk:
         """A step of an open or closed case is done: tell it, and act on it."""
         self._tell(case, moved)
         for told in moved.events:
-            if told.step in ("decided", "expired", "shed", "cancelled"):
+            if told.step in event.CLOSING:
                 self._load.closed(case)
                 self._kept.push(self._now, self._plan.keep, case.item)
                 if told.step != "decided":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,10 @@ Step: TypeAlias = Literal[
     "cancelled",
     "refused",
 ]
+
+
+CLOSING: Final[frozenset[Step]] = frozenset({"decided", "expired", "shed", "cancelled"})
+"""The steps that end a case: each has exactly one of them."""
 
 
 class ReviewEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from streamproc.core.review.case import Case, Claim, Decided, decided, later, moment
+from streamproc.core.review.case import Case, Claim, Decided, decided, later
 from streamproc.core.review.event import ReviewEvent, Step
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.core.review.revise import Cause, Tier, revised
@@ -34,7 +34,7 @@ NOTHING = Moved()
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """The rules of one pipeline's cases. Every method changes the case that it is given."""
+    """The rules of one pipeline's cases. Every method changes the case that it is given; times are in UTC."""
 
     pipeline: str
     plan: ReviewPlan
@@ -158,7 +158,7 @@ class Lifecycle:
     ) -> bytes:
         """Make the case's next decision, and remember it."""
         by, note = (None, None) if said is None else (said.by, said.note)
-        record = revised(case, decision, tier, why, moment(now), by=by, verdict=verdict, signed=signed, note=note)
+        record = revised(case, decision, tier, why, now, by=by, verdict=verdict, signed=signed, note=note)
         case.answer, case.tier, case.revision = decision, tier, case.revision + 1
         return record
 
@@ -188,7 +188,7 @@ class Lifecycle:
             plan=about.plan,
             step=step,
             kind=case.kind,
-            time=moment(now),
+            time=now,
             event_time=about.time,
             opened=case.opened,
             deadline=case.deadline,

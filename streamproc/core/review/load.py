@@ -8,6 +8,7 @@ from typing import Final, Self
 import msgspec
 
 from streamproc.core.review.case import Case
+from streamproc.core.versioned import read_kept
 
 VERSION: Final = 1
 MOST_RANKED: Final = 2_000
@@ -28,12 +29,7 @@ class Load(msgspec.Struct, array_like=True):
     @classmethod
     def read(cls, raw: bytes | None) -> Self:
         """Raises ValueError where it is of another version of this program."""
-        if raw is None:
-            return cls()
-        version = msgspec.msgpack.decode(raw)[0]
-        if version != VERSION:
-            raise ValueError(f"a load of version {version} is met, and this is for version {VERSION}")
-        return msgspec.msgpack.decode(raw, type=cls)
+        return cls() if raw is None else read_kept(raw, cls, VERSION, "a load")
 
     def opened(self, case: Case) -> None:
         """One more waits."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from streamproc.core.processor import Batch, Seen, State, Steps
-from streamproc.core.review.case import moment
 from streamproc.core.review.desk import Desk
 from streamproc.core.review.policy import ReviewPlan
 
@@ -44,6 +43,6 @@ class ReviewProcessor:
     def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
         """What time alone comes to: cases that nobody answered, and closed ones that are forgotten."""
         desk = Desk(self.pipeline, self.plan, self.actions, state)
-        desk.expire(moment(now) - MARGIN)
+        desk.expire(now.astimezone(UTC) - MARGIN)
         return desk.effects(MARGIN)
         yield []
