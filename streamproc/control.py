@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -96,17 +96,27 @@ async def said_so_far(connection: Connection, plan: Plan) -> dict[str, tuple[int
     """Every baseline that was ever said to be normal for a plan: its place in the order in which they were said, and
     its JSON, by its hash."""
     found = dict[str, tuple[int, bytes]]()
-    async with reading(connection, plan.topics.audit) as reader:
+    async for offset, said in read_audit(connection, plan.pipeline):
+        if isinstance(said, NewNormal) and (said.plan, said.model) == (plan.hash, plan.model_version):
+            raw = bytes(said.baseline)
+            try:
+                found[load_baseline(raw).hash] = offset, raw
+            except ValueError as error:
+                log.warning("a baseline on the audit topic is left out: %s", error)
+    return found
+
+
+async def read_audit(connection: Connection, pipeline: str) -> AsyncIterator[tuple[int, Said]]:
+    """All that was ever said, in its order, with its offset; what cannot be read is left out, and told."""
+    async with reading(connection, Topics.of(pipeline).audit) as reader:
         async for records in reader.scan():
             for record in records:
                 try:
                     said = loads(record.value or b"")
-                    if isinstance(said, NewNormal) and (said.plan, said.model) == (plan.hash, plan.model_version):
-                        raw = bytes(said.baseline)
-                        found[load_baseline(raw).hash] = record.offset, raw
                 except ValueError as error:
                     log.warning("a record on the audit topic is left out: %s", error)
-    return found
+                    continue
+                yield record.offset, said
 
 
 async def running_plan(connection: Connection, decisions: str) -> str | None:

@@ -11,9 +11,7 @@ from typing import Any
 
 import orjson
 
-from streamproc.control import newest_values
-from streamproc.core.control import Said
-from streamproc.core.control import loads as load_said
+from streamproc.control import newest_values, read_audit
 from streamproc.core.outcomes import measures
 from streamproc.core.outcomes.measures import Window
 from streamproc.core.outcomes.policy import OutcomesPlan
@@ -23,7 +21,7 @@ from streamproc.core.records import TYPE, VERSIONS
 from streamproc.errors import UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.reader import Progress, reading
+from streamproc.kafka.reader import reading
 from streamproc.recovery import Recovery, of_drift, of_model, of_modes
 
 log = logging.getLogger(__name__)
@@ -78,22 +76,10 @@ async def measured(connection: Connection, plan: Plan, now: datetime) -> Measure
         by_start.setdefault(window.start, Window(window.start, window.seconds)).merge(window)
     windows = [window for _, window in sorted(by_start.items())]
     there = await admin.describe(connection, [topics.audit, topics.drift])
-    said = await _said(connection, topics.audit) if topics.audit in there else []
+    said = [one async for _, one in read_audit(connection, plan.pipeline)] if topics.audit in there else []
     changes = await _changes(connection, topics.drift) if topics.drift in there else []
     incidents = [*of_model(windows, now), *of_modes(said), *of_drift(changes, said)]
     return Measured(windows, sorted(incidents, key=lambda one: one.onset))
-
-
-async def _said(connection: Connection, topic: str, progress: Progress | None = None) -> list[Said]:
-    found = list[Said]()
-    async with reading(connection, topic) as reader:
-        async for records in reader.scan(progress=progress):
-            for record in records:
-                try:
-                    found.append(load_said(record.value or b""))
-                except ValueError:  # of a later version: `control show` tells
-                    continue
-    return found
 
 
 async def _changes(connection: Connection, topic: str) -> list[Any]:
