@@ -39,7 +39,10 @@ DEAD_LETTERS: Final = "dead_letters"
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """The input. ``key``, ``time`` and ``sensitive`` name columns of the contract."""
+    """The input. ``key``, ``time``, ``id`` and ``sensitive`` name columns of the contract.
+
+    An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
+    """
 
     topic: str
     key: str | None = None
@@ -47,6 +50,8 @@ class Events:
     max_age: timedelta | None = None
     sensitive: frozenset[str] = frozenset()
     start: Literal["earliest", "latest"] = "earliest"
+    id: str | None = None
+    dedupe: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

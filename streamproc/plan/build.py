@@ -67,6 +67,8 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
             max_age=events.max_age,
             sensitive=frozenset(events.sensitive),
             start=events.start,
+            id=events.id,
+            dedupe=events.dedupe,
         ),
         contract=contract,
         rules=tuple(rules),
