@@ -84,7 +84,7 @@ class _Windows:
         for lane, memory in enumerate(memories):
             if context.states and (lanes == lane).any():
                 memory.sweep(self._ttl)
-                frame.changes[lane] = {**frame.changes.get(lane, {}), TABLE: memory.changes()}
+                frame.change(lane, TABLE, memory.changes())
         frame.count("late", self._topic, int(frame.late.sum()))
 
     def _rounds(self, memories: Sequence[LaneMemory], lanes: Ints) -> Iterator[Ints]:
