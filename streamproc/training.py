@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -159,10 +160,8 @@ def columns_of(processor: DecideProcessor, *, fields: bool) -> list[str]:
     plan, computed = processor.plan, list[str]()
     inputs = [name for model in (*plan.models, *plan.shadows) for name in model.inputs]
     known = dict.fromkeys(plan.contract.columns)
-    for stage in processor.stages[1:]:
-        if stage.name == MODEL:
-            break
-        computed += stage.writes
+    for stage in takewhile(lambda stage: stage.name != MODEL, processor.stages):
+        computed += (name for name in stage.writes if name not in known and name != EVENT_TIME)
     there = {*known, *computed}
     recorded = [name for name in (*inputs, *plan.recorded) if name in there]
     return list(dict.fromkeys([*computed, *recorded, *(known if fields else ())]))
