@@ -13,7 +13,7 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.decide.cap import TABLE
+from streamproc.core.decide.cap import TABLE as CAP_TABLE
 from streamproc.core.decide.effects import dead_letters
 from streamproc.core.decide.encode import event_key, hashes
 from streamproc.core.decide.frame import Frame
@@ -24,6 +24,7 @@ from streamproc.core.outcomes.labels import OUTCOME, OUTCOME_TIME, ROW
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import EVENT_TIME, Plan
 from streamproc.core.processor import NOTHING_SEEN, Batch, Output, run
+from streamproc.core.windows.lane import TABLE as WINDOWS_TABLE
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline
@@ -56,7 +57,7 @@ class History:
     def __init__(self, pipeline: Pipeline, *, lanes: int = 1, key: str | None = None, fields: bool = False) -> None:
         self._processor, self._answer = pipeline.processor, pipeline.answers.now
         self._plan, self._lanes, self._key = pipeline.plan, lanes, key or pipeline.plan.events.key
-        self._offline = Offline(self._processor, self._answer, tables=(TABLE,))
+        self._offline = Offline(self._processor, self._answer, tables=(CAP_TABLE, WINDOWS_TABLE))
         self._offsets = [0] * lanes
         self.rows = 0
         """How many have been taken, be they events or none."""
