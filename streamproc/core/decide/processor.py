@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Final
 
 from streamproc.core.decide.cap import TABLE as CAP_TABLE
@@ -19,7 +20,7 @@ from streamproc.core.decide.events import contract_stage
 from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
 from streamproc.core.decide.explore import explore_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
-from streamproc.core.decide.model import model_stage
+from streamproc.core.decide.model import MODEL, model_stage
 from streamproc.core.decide.rules import rules_stage
 from streamproc.core.dedupe.memory import TABLE as DEDUPE_TABLE
 from streamproc.core.drift.baseline import Baseline
@@ -92,9 +93,20 @@ class DecideProcessor:
 
         The lanes' states are needed where something that is seen drifts; without them no event is a duplicate.
         """
-        records = LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches])
-        frame, context = Frame(records), Context(now, seen, states)
-        for stage in self.stages:
+        return (yield from self._through(self.stages, batches, Context(now, seen, states)))
+
+    def prepare(
+        self, batches: Sequence[Batch], seen: Seen, now: datetime, states: Sequence[State] = ()
+    ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
+        """The batches' events through the stages before the model: all that a model may learn from."""
+        before = takewhile(lambda stage: stage.name != MODEL, self.stages)
+        return (yield from self._through(before, batches, Context(now, seen, states)))
+
+    def _through(
+        self, stages: Iterable[Stage], batches: Sequence[Batch], context: Context
+    ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
+        frame = Frame(LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches]))
+        for stage in stages:
             yield from stage.run(frame, context)
         return frame, context
 
