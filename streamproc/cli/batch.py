@@ -16,7 +16,7 @@ import polars as pl
 from streamproc.cli.letters import letter_lines
 from streamproc.cli.options import pipeline_argument
 from streamproc.cli.progress import deciding
-from streamproc.core.decide.cap import TABLE
+from streamproc.core.decide import TABLES
 from streamproc.core.processor import Effects
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
@@ -62,7 +62,7 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
     """
     pipeline = open_pipeline(file)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
-    offline = Offline(pipeline.processor, pipeline.answers.now, tables=(TABLE,), now=moment)
+    offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=moment)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
