@@ -139,12 +139,12 @@ class LookupPart(Part):
 
 def _kind_of_feature(value: object) -> str:
     if isinstance(value, dict):
-        return "lookup" if "lookup" in value else "window"
-    return "lookup" if isinstance(value, LookupPart) else "window" if isinstance(value, WindowPart) else "sql"
+        return "a look-up" if "lookup" in value else "a window"
+    return "a look-up" if isinstance(value, LookupPart) else "a window" if isinstance(value, WindowPart) else "SQL"
 
 
 FeaturePart = Annotated[
-    Annotated[Sql, Tag("sql")] | Annotated[WindowPart, Tag("window")] | Annotated[LookupPart, Tag("lookup")],
+    Annotated[Sql, Tag("SQL")] | Annotated[WindowPart, Tag("a window")] | Annotated[LookupPart, Tag("a look-up")],
     Discriminator(_kind_of_feature),
 ]
 
@@ -367,6 +367,9 @@ class TestPart(Part):
 
     name: Text = Field(description="What is shown when it fails")
     event: dict[str, Any] = Field(description="The event, as its JSON is")
+    history: list[dict[str, Any]] = Field(
+        [], max_length=1_000, description="Events that came before, in their order: what windows remember"
+    )
     score: float | None = Field(None, description="Stands in for the model's answer")
     no_score: Text | None = Field(
         None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
