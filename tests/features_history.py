@@ -1,4 +1,4 @@
-"""A history for what must be the same online and offline: late events, repeated and bad ones, features of every kind."""
+"""A history for what must be equal online and offline: late events, repeated and bad ones, features of every kind."""
 
 from __future__ import annotations
 
@@ -130,5 +130,6 @@ def check(made: History, table: pl.DataFrame, decisions: Sequence[Mapping[str, A
         assert datetime.fromisoformat(decision["time"]) == row["event_time"].astimezone(UTC)
         assert str(decision["key"]) == str(row["key"])
         shown = decision["features"]
+        assert {"zscore_1h", "std_large", "last_ever", "of_country", "to_usual"} <= set(shown)
         wrong = {name: (row[name], value) for name, value in shown.items() if row[name] != value}
         assert not wrong, (row["row"], wrong)
