@@ -22,7 +22,7 @@ from streamproc.kafka.group import GroupOffsets
 from streamproc.sample import example
 
 PARTITIONS = 4
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 POLL_MS = 100
 
 
