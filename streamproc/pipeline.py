@@ -16,9 +16,10 @@ from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
+from streamproc.io.keeper import Recycling
 from streamproc.io.model import Model, Reading
 from streamproc.io.onnx import OnnxModel
-from streamproc.io.python import PythonModel, Recycling
+from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
 from streamproc.io.signatures import verifier
 from streamproc.plan.build import ModelFacts
