@@ -29,8 +29,9 @@ from streamproc.core.plan import (
     SCORE,
     WOULD_BE,
 )
+from streamproc.core.windows.policy import window_columns
 from streamproc.errors import ExpressionError, UserError
-from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
+from streamproc.plan.models import FallbackPart, PipelineFile, RulePart, WindowPart
 from streamproc.plan.reader import parse
 from streamproc.plan.scoring import columns_of
 from streamproc.plan.structure import shape
@@ -182,6 +183,9 @@ def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozens
         return {}
     reads: dict[str, frozenset[str]] = {}
     for name, text in file.features.items():
+        if not isinstance(text, str):
+            known |= window_columns(name, text.agg) if isinstance(text, WindowPart) else {}
+            continue
         try:
             expression = compile_expression(text, known, file.params)
         except ExpressionError:

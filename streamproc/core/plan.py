@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
+import polars as pl
+
 from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
@@ -14,6 +16,7 @@ from streamproc.core.expressions import Expression
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
+from streamproc.core.windows.policy import WindowFeature, WindowsPolicy
 
 REVIEW: Final = "review"
 FALLBACK: Final = "fallback"
@@ -35,6 +38,8 @@ DRIFT_SEVERITY: Final = "drift_severity"
 DECISION: Final = "decision"
 WOULD_BE: Final = "would_be"
 DEAD_LETTERS: Final = "dead_letters"
+MISSING: Final = "_missing"
+"""Ends the name of the column that says where a look-up gave nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Events:
     max_age: timedelta | None = None
     sensitive: frozenset[str] = frozenset()
     start: Literal["earliest", "latest"] = "earliest"
+    max_ahead: timedelta | None = None
+    """Events whose time is further in the future than this are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,50 @@ class Feature:
 
     name: str
     expression: Expression
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that it is computed from."""
+        return self.expression.columns
+
+    @property
+    def columns(self) -> Mapping[str, pl.DataType]:
+        """The columns that it adds, with their types."""
+        return {self.name: self.expression.dtype}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupFeature:
+    """A column that is looked up, and one more that says where there was nothing.
+
+    ``source`` is the ask's address, ``key`` the column whose value is looked up, ``field`` what of the row is wanted;
+    ``None`` for all that was found. ``default`` stands where there was nothing.
+    """
+
+    name: str
+    source: str
+    key: str
+    field: str | None
+    dtype: pl.DataType
+    default: bool | int | float | str | None = None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that it is computed from."""
+        return frozenset([self.key])
+
+    @property
+    def missing(self) -> str:
+        """The name of the column that says where there was nothing."""
+        return f"{self.name}{MISSING}"
+
+    @property
+    def columns(self) -> Mapping[str, pl.DataType]:
+        """The columns that it adds, with their types."""
+        return {self.name: self.dtype, self.missing: pl.Boolean()}
+
+
+AnyFeature: TypeAlias = Feature | LookupFeature | WindowFeature
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +166,9 @@ class Plan:
     contract: Contract
     rules: tuple[Rule, ...]
     actions: Mapping[str, str | None]
-    features: tuple[Feature, ...] = ()
+    features: tuple[AnyFeature, ...] = ()
+    windows: WindowsPolicy = field(default_factory=WindowsPolicy)
+    """How long what windows need is remembered, and of how many keys."""
     model: ModelPlan | None = None
     confidence: Expression | None = None
     undecided: str = REVIEW

@@ -9,7 +9,7 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, DriftPlan, Events, Feature, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, Plan, Rule
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
@@ -24,6 +24,7 @@ from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
 from streamproc.plan.scoring import Models, make_models, shown
+from streamproc.plan.windows import max_ahead, windows_policy
 
 __all__ = ["Inspect", "ModelFacts", "build"]
 
@@ -35,6 +36,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     check_fields(document, file, contract)
     check_params(document, file, scope)
     features = make_features(document, file, scope)
+    windows = windows_policy(document, file)
     models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
     add_drift_columns(document, file, scope, sensitive)
@@ -67,11 +69,13 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
             max_age=events.max_age,
             sensitive=frozenset(events.sensitive),
             start=events.start,
+            max_ahead=max_ahead(file),
         ),
         contract=contract,
         rules=tuple(rules),
         actions=dict(file.actions),
         features=tuple(features),
+        windows=windows,
         model=models.chain[0] if models.chain else None,
         confidence=confidence,
         undecided=file.undecided,
@@ -119,7 +123,7 @@ def _blinded(review: ReviewPlan | None, of_models: Iterable[str], drift: DriftPl
 
 
 def _recorded(
-    fields: Iterable[str], features: list[Feature], read: list[Expression], models: Models, of_models: Iterable[str]
+    fields: Iterable[str], features: list[AnyFeature], read: list[Expression], models: Models, of_models: Iterable[str]
 ) -> tuple[str, ...]:
     """The columns that decisions show: features, the fields that models and conditions read directly, and what models
     say beside the score."""
@@ -132,10 +136,10 @@ def _recorded(
     return tuple(dict.fromkeys([*columns, *(name for name in directly if name in known)]))
 
 
-def _tainted(sensitive: Iterable[str], features: list[Feature]) -> frozenset[str]:
+def _tainted(sensitive: Iterable[str], features: list[AnyFeature]) -> frozenset[str]:
     """The sensitive fields, and the features that derive from them."""
     tainted = set(sensitive)
     for feature in features:
-        if feature.expression.columns & tainted:
-            tainted.add(feature.name)
+        if feature.reads & tainted:
+            tainted.update(feature.columns)
     return frozenset(tainted)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from streamproc.core.names import VARIABLE
 from streamproc.core.plan import Mode
+from streamproc.core.windows.policy import MOST_DISTINCT, Aggregate
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 
@@ -45,6 +46,9 @@ class EventsPart(Part):
     max_age: Duration | None = Field(None, description="Older events take the fallback path")
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
+    max_ahead: Duration | None = Field(
+        None, description="Events from further in the future are refused; `1h` where there are windows"
+    )
 
 
 class BreakerPart(Part):
@@ -101,6 +105,56 @@ class ModelPart(Part):
     def kind(self) -> Literal["onnx", "python", "http"]:
         """Which of the three it is; where several are stated, the first."""
         return "onnx" if self.onnx is not None else "python" if self.python is not None else "http"
+
+
+class WindowPart(Part):
+    """A feature with memory: an aggregate of earlier events with the same key."""
+
+    window: Duration | None = Field(None, description="How far it reaches back: `24h`; without it, over all there was")
+    by: Text = Field(description="The field or feature whose value is the key, such as a card's number")
+    agg: Aggregate = Field(description="What is computed")
+    of: Sql | None = Field(None, description="Of what: an expression over fields and features")
+    where: Sql | None = Field(None, description="Only events for which this is true count")
+    include_self: bool = Field(False, description="Whether the event itself counts")
+    exact: bool = Field(False, description="Keep every event, where otherwise the window moves in 60 steps")
+    most: int = Field(
+        MOST_DISTINCT, ge=1, le=10_000, description="For `distinct`: so many values are told apart, per key"
+    )
+
+
+class LookupPart(Part):
+    """A feature that is looked up in a table or a store."""
+
+    lookup: Slug = Field(description="One of `tables` or `stores`")
+    field: Text | None = Field(None, description="Of what is found there; all of it by default")
+    type: Literal["number", "text", "boolean", "integer"] | None = Field(
+        None, description="What it is, where the table's schema does not say it"
+    )
+    default: Constant = Field(None, description="Stands where nothing is found; null by default")
+
+
+def _kind_of_feature(value: object) -> str:
+    if isinstance(value, dict):
+        return "lookup" if "lookup" in value else "window"
+    return "lookup" if isinstance(value, LookupPart) else "window" if isinstance(value, WindowPart) else "sql"
+
+
+FeaturePart = Annotated[
+    Annotated[Sql, Tag("sql")] | Annotated[WindowPart, Tag("window")] | Annotated[LookupPart, Tag("lookup")],
+    Discriminator(_kind_of_feature),
+]
+
+
+class WindowsPart(Part):
+    """What holds for all features with memory."""
+
+    lateness: Duration = Field(
+        timedelta(hours=1), description="How far an event's time may be before the newest one of its key"
+    )
+    ttl: Duration = Field(timedelta(days=90), description="A key that was not seen for so long is forgotten")
+    max_keys: int = Field(
+        1_000_000, ge=1_000, le=100_000_000, description="So many keys are remembered in a lane at most"
+    )
 
 
 class RulePart(Part):
@@ -328,7 +382,10 @@ class PipelineFile(Part):
     pipeline: Slug = Field(description="The name: topics and the consumer group begin with it")
     events: EventsPart = Field(description="The input: topic, contract, and which fields mean what")
     params: dict[Name, Constant] = Field({}, description="Named constants for expressions")
-    features: dict[Name, Sql] = Field({}, description="Columns by expression, in order")
+    features: dict[Name, FeaturePart] = Field(
+        {}, description="Columns in order: by expression, from earlier events, or looked up"
+    )
+    windows: WindowsPart = Field(WindowsPart(), description="For features from earlier events")  # type: ignore[call-arg]
     model: Models | None = Field(None, description="Gives each event a score; a list: the first, and its stand-ins")
     shadow: list[ModelPart] = Field([], description="Models that are asked and recorded, and never decide")
     confidence: Sql | None = Field(None, description="How far the business trusts the score")

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from streamproc.core.decide.cap import cap_stage
-from streamproc.core.decide.columns import confidence_stage, features_stage
+from streamproc.core.decide.columns import confidence_stage, features_stages
 from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.encode import Encoder
@@ -46,13 +46,14 @@ class DecideProcessor:
         """
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
-        makers = [contract_stage, features_stage, model_stage, drift_stage, confidence_stage, rules_stage]
+        makers = [model_stage, drift_stage, confidence_stage, rules_stage]
         if plan.capped:
             makers.append(cap_stage)
         if plan.explore is not None and lanes:
             makers.append(partial(explore_stage, lanes=lanes))
         watch = None if baseline is None else Watch.of(plan, baseline)
-        return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker, watch)
+        stages = [contract_stage(plan), *features_stages(plan), *(make(plan) for make in makers)]
+        return cls(plan, tuple(stages), Encoder(plan), masker, watch)
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""
