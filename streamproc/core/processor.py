@@ -135,9 +135,9 @@ class Answer:
     versions: Sequence[str] | None = None
 
     @classmethod
-    def nothing(cls, count: int, reason: str, version: str = "") -> Answer:
+    def nothing(cls, count: int, reason: str, version: str = "", health: str = "") -> Answer:
         """The answer that is none: ``count`` rows without a value, all for one reason."""
-        return cls([None] * count, [reason] * count, version)
+        return cls([None] * count, [reason] * count, version, health)
 
 
 @dataclass(frozen=True, slots=True)

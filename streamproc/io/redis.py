@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import orjson
 import polars as pl
@@ -29,8 +30,8 @@ INTEGER = re.compile(rb"[+-]?\d{1,19}")
 class RedisRows:
     """The row of a key stands under ``pattern``, whose ``{}`` is the key: a hash, or JSON.
 
-    ``fields`` are those that are asked for, with their types. Texts of hashes are read by them; in JSON a row is an
-    object.
+    ``fields`` are those that are asked for, with their types, by which texts are read. Where the empty name is the only
+    one, the row is one plain value, and no JSON.
     """
 
     version = ""
@@ -48,7 +49,7 @@ class RedisRows:
         self._url, self._pattern, self._is_hash, self._connections = url, pattern.encode(), is_hash, connections
         self._names, self._types = [name.encode() for name in fields], list(fields.values())
         self._fields = tuple(fields)
-        self._client: Redis | None = None
+        self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, Redis]()
         self._make(Redis)  # what is wrong with the address shows here
 
     def _make(self, client: type[Redis]) -> Redis:
@@ -73,11 +74,13 @@ class RedisRows:
         from redis.asyncio import Redis
         from redis.exceptions import RedisError
 
-        if self._client is None:
-            self._client = self._make(Redis)
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = self._make(Redis)
         names = [self._pattern.replace(b"{}", key) for key in keys]
         try:
-            return await (self._hashes if self._is_hash else self._documents)(self._client, names)
+            return await (self._hashes if self._is_hash else self._documents)(client, names)
         except (RedisError, OSError) as error:
             raise Unavailable(type(error).__name__) from None
 
@@ -102,7 +105,11 @@ class RedisRows:
 
     async def _documents(self, client: Redis, names: Sequence[bytes]) -> list[Found]:
         got = await cast("Awaitable[list[bytes | None]]", client.mget(names))
-        return [None if text is None else self._of_document(text) for text in got]
+        read_it = self._of_value if self._fields == ("",) else self._of_document
+        return [None if text is None else read_it(text) for text in got]
+
+    def _of_value(self, text: bytes) -> Found:
+        return (read(text, self._types[0]),)
 
     def _of_document(self, text: bytes) -> Found:
         try:
@@ -113,7 +120,7 @@ class RedisRows:
 
     async def disconnect(self) -> None:
         """Close the connections of this event loop."""
-        client, self._client = self._client, None
+        client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await asyncio.shield(client.aclose())
 

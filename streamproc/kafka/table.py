@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,8 @@ class Table:
     async def __call__(self, ask: Lookup) -> Answer:
         """One entry per key, never an exception."""
         policy = self._policy
-        lanes = None if ask.lanes is None or not policy.by_lane else (ask.lanes % self._partitions).tolist()
-        partitions = range(self._partitions) if lanes is None else sorted(set(lanes))
+        lanes = self._lanes(ask)
+        partitions = self._reach(lanes)
         if lanes is not None and not await self._holds(partitions):
             return Answer.nothing(len(ask.keys), "loading", self._version(partitions))
         health = ""
@@ -101,15 +101,20 @@ class Table:
             self._check.set()
             if not await self._until(lambda: self._age(partitions) <= policy.staleness, policy.timeout):
                 health = STALE
-        if lanes is None:
-            values = list(map(self._rows[EVERYTHING].get, ask.keys))
-        else:
-            values = [self._rows[lane].get(key) for key, lane in zip(ask.keys, lanes, strict=True)]
-        reasons = [NO_SUCH_KEY if row is None else None for row in values]
-        return Answer(values, reasons, self._version(partitions), health)
+        return self._answer(ask, lanes, partitions, health)
+
+    def now(self, ask: Lookup) -> Answer:
+        """The same at once, from what is held, whatever its age. It may be called from any thread."""
+        lanes = self._lanes(ask)
+        return self._answer(ask, lanes, self._reach(lanes), "")
 
     async def load(self) -> None:
-        """Read all that is there. Raises BrokerUnavailable where that makes no progress."""
+        """Read all that is there, of a table that is held as a whole; of another one nothing is asked for yet.
+
+        Raises BrokerUnavailable where that makes no progress.
+        """
+        if self._policy.by_lane:
+            return
         started = told = moved = time.monotonic()
         ends = await self._consumer.end_offsets(self._tps(self._wanted))
         total, before = sum(ends.values()), -1
@@ -121,7 +126,7 @@ class Table:
             if done != before:
                 before, moved = done, now
             elif now - moved > STUCK_SECONDS:
-                raise BrokerUnavailable(f"the table {self.name} could not be read: no progress for {STUCK_SECONDS:.0f} s")
+                raise BrokerUnavailable(f"the table {self.name} could not be read in {STUCK_SECONDS:.0f} s")
             if now - told > TELL_SECONDS:
                 log.info("loading the table %s: at %d of %d offsets, %d rows", self.name, done, total, len(self))
                 told = now
@@ -150,6 +155,24 @@ class Table:
                 log.warning("asking for the end of the table %s: %s", self.name, type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
             await _set_or_after(self._check, pause)
+
+    def _lanes(self, ask: Lookup) -> list[int] | None:
+        """The partition of each key; ``None`` where all rows are held together."""
+        if not self._policy.by_lane or ask.lanes is None:
+            return None
+        lanes: list[int] = ask.lanes.tolist()
+        return lanes
+
+    def _reach(self, lanes: list[int] | None) -> Collection[int]:
+        return range(self._partitions) if lanes is None else sorted(set(lanes))
+
+    def _answer(self, ask: Lookup, lanes: list[int] | None, partitions: Collection[int], health: str) -> Answer:
+        if lanes is None:
+            values = list(map(self._of(EVERYTHING).get, ask.keys))
+        else:
+            values = [self._of(lane).get(key) for key, lane in zip(ask.keys, lanes, strict=True)]
+        reasons = [NO_SUCH_KEY if row is None else None for row in values]
+        return Answer(values, reasons, self._version(partitions), health)
 
     async def _ask_ends(self) -> None:
         asked = time.monotonic()
@@ -193,7 +216,7 @@ class Table:
             return
         for held in (self._next, self._whole, self._ends, self._rows):
             for partition in held.keys() - self._wanted.keys() - {EVERYTHING}:
-                del held[partition]  # type: ignore[attr-defined]
+                del held[partition]
         if not wanted:
             self._consumer.unsubscribe()
             return
@@ -203,28 +226,25 @@ class Table:
             self._consumer.seek(TopicPartition(self._policy.topic, partition), offset)
 
     def _apply(self, partition: int, records: Records) -> None:
-        """Take records into the rows: of each key only the newest counts."""
-        own = self._of(partition)
-        newest = dict(zip(records.keys, zip(records.values, records.offsets.tolist(), strict=True), strict=True))
-        newest.pop(None, None)
-        kept = [(key, value, offset) for key, (value, offset) in newest.items() if key is not None and value is not None]
-        read = self._reader.read([value for _, value, _ in kept])
-        for (key, _, _), row in zip(kept, read.rows, strict=True):
-            if row is not None:
+        """Take records into the rows."""
+        own, changes = self._of(partition), self._reader.changes(records.keys, records.values)
+        for key, row in changes.rows.items():
+            if row is None:
+                own.pop(key, None)
+            else:
                 own[key] = row
-        bad = [kept[number][0] for number in read.refused]
-        for key in (*bad, *(key for key, (value, _) in newest.items() if value is None and key is not None)):
-            own.pop(key, None)
-        if bad:
-            first = min(read.refused)
-            self._tell_refused(partition, kept[first][2], len(bad), read.refused[first].reason)
+        if changes.refused:
+            first = min(changes.refused)
+            reason = changes.refused[first].reason
+            self._tell_refused(partition, int(records.offsets[first]), len(changes.refused), reason)
 
     def _tell_refused(self, partition: int, offset: int, count: int, reason: str) -> None:
         metrics.TABLE_REFUSED.labels(self.name).inc(count)
         if time.monotonic() - self._told > STUCK_SECONDS:
             self._told = time.monotonic()
             place = f"{self._policy.topic}-{partition}, offset {offset}"
-            log.warning("the table %s: rows do not satisfy its contract and are left out, as at %s: %s", self.name, place, reason)
+            what = "rows that do not satisfy its contract are left out"
+            log.warning("the table %s: %s, as at %s: %s", self.name, what, place, reason)
 
     def _begin_again(self, partition: int) -> None:
         """The topic is another one than it was: of what was read nothing holds."""

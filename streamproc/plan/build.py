@@ -24,6 +24,7 @@ from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
 from streamproc.plan.scoring import Models, make_models, shown
+from streamproc.plan.sources import declared, sources_of
 from streamproc.plan.windows import max_ahead, windows_policy
 
 __all__ = ["Inspect", "ModelFacts", "build"]
@@ -35,7 +36,8 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     scope = _scope(document, file, contract)
     check_fields(document, file, contract)
     check_params(document, file, scope)
-    features = make_features(document, file, scope)
+    sources = declared(document, file)
+    features = make_features(document, file, scope, sources)
     windows = windows_policy(document, file)
     models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
@@ -55,7 +57,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *file.features} if document.problems else set[str]()
-    check_tests(document, file, contract, {*recorded, *uncertain}, drift)
+    check_tests(document, file, contract, {*recorded, *uncertain}, drift, sources)
     if document.problems or document.fault is not None or contract is None:
         return None
     events = file.events
@@ -75,6 +77,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         rules=tuple(rules),
         actions=dict(file.actions),
         features=tuple(features),
+        sources=sources_of(document, sources, features),
         windows=windows,
         model=models.chain[0] if models.chain else None,
         confidence=confidence,

@@ -1,20 +1,134 @@
-"""Look-ups: one ask per source and batch, and what came back as columns."""
+"""Look-ups: one ask per source and batch, and what came back as columns.
+
+A source is asked once for each key that is there, however many events have it. What it gives nothing for has the
+default, and is flagged: no look-up stops an event.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import polars as pl
+
+from streamproc.core.contract.fields import fit
 from streamproc.core.decide.frame import Context, Frame, Stage
-from streamproc.core.plan import LookupFeature, Plan
-from streamproc.core.processor import Answer, Ask
+from streamproc.core.names import STALE, WRONG_TYPE
+from streamproc.core.plan import EVENT_TIME, LookupFeature, LookupSource, Plan
+from streamproc.core.processor import Answer, Ask, Lookup
+
+NO_KEY = "no_key"
+"""The event has no value to look up."""
+NO_VALUE = "no_value"
+"""The row does not have the field, or null there."""
+COUNTED = "missing_lookups"
+KEY, LANE, TIME, NUMBER = "key", "lane", "time", "number"
 
 
 def lookups_stage(plan: Plan, features: Sequence[LookupFeature]) -> Stage:
     """Adds the columns of the features."""
+    wanted = [
+        (source, own) for source in plan.sources if (own := [one for one in features if one.source == source.name])
+    ]
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        return
-        yield []
+        asked = [_Asked.of(source, frame) for source, _ in wanted]
+        asks: list[Ask] = [one.ask for one in asked if one.ask.keys]
+        answers = iter((yield asks) if asks else ())
+        for (source, own), one in zip(wanted, asked, strict=True):
+            answer = next(answers) if one.ask.keys else Answer.nothing(0, NO_KEY, health="not asked")
+            _take(frame, source, own, one, answer)
 
     columns = [name for feature in features for name in feature.columns]
     return Stage("lookups", frozenset(feature.key for feature in features), tuple(columns), run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An ask for the distinct keys of a frame; ``numbers`` has for each row the place of its key, null for no key."""
+
+    ask: Lookup
+    numbers: pl.Series
+
+    @classmethod
+    def of(cls, source: LookupSource, frame: Frame) -> _Asked:
+        columns = [pl.col(source.key).cast(pl.String).alias(KEY)]
+        if source.by_lane:
+            columns.append(pl.lit(pl.Series(LANE, frame.records.partitions[frame.rows])))
+        if source.history:
+            columns.append(pl.col(EVENT_TIME).cast(pl.Int64).alias(TIME))
+        rows = frame.columns.select(columns)
+        distinct = rows.drop_nulls(KEY).unique(maintain_order=True).with_row_index(NUMBER)
+        numbers = rows.join(distinct, on=rows.columns, how="left", maintain_order="left")[NUMBER]
+        ask = Lookup(
+            source.name,
+            distinct[KEY].cast(pl.Binary).to_list(),
+            tuple(source.fields),
+            distinct[LANE].to_numpy() if source.by_lane else None,
+            distinct[TIME].to_numpy() if source.history else None,
+        )
+        return cls(ask, numbers)
+
+
+def _take(frame: Frame, source: LookupSource, features: Sequence[LookupFeature], asked: _Asked, answer: Answer) -> None:
+    """Add the columns of one source's features, and count what has no value."""
+    keys, numbers = asked.ask.keys, asked.numbers
+    if len(answer.values) != len(keys) or len(answer.reasons) != len(keys):
+        answer = Answer.nothing(len(keys), "wrong_length", answer.version)
+    frame.lookups[source.name] = ", ".join(filter(None, (answer.version, answer.health)))
+    frame.count(COUNTED, f"{source.name}/{NO_KEY}", numbers.null_count())
+    _count(frame, source, answer.reasons, numbers)
+    if answer.health == STALE:
+        frame.count(COUNTED, f"{source.name}/{STALE}", len(numbers) - numbers.null_count())
+    places = {name: place for place, name in enumerate(source.fields)}
+    for feature in features:
+        place = places[feature.field or ""]
+        given = [None if row is None else row[place] for row in answer.values]
+        column, wrong = _column(given, feature.dtype)
+        _count(frame, source, _why(answer, given, wrong), numbers)
+        values = column.gather(numbers).alias(feature.name)
+        missing = values.is_null().alias(feature.missing)
+        if feature.default is not None:
+            values = values.fill_null(pl.lit(feature.default, feature.dtype))
+        frame.add(values, missing)
+
+
+def _column(given: list[Any], dtype: pl.DataType) -> tuple[pl.Series, set[int]]:
+    """The values as a column, null for what is of another type, and the places of those."""
+    try:
+        column = pl.Series(given, dtype=dtype)
+        if dtype != pl.Float64 or column.is_finite().all():
+            return column, set()
+    except (TypeError, OverflowError):
+        pass
+    fitting = [_fit(value, dtype) for value in given]
+    wrong = {place for place, value in enumerate(given) if value is not None and fitting[place] is None}
+    return pl.Series(fitting, dtype=dtype), wrong
+
+
+def _fit(value: Any, dtype: pl.DataType) -> Any:
+    """The value as its column can hold it, or ``None``: anything at all may come from a store."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return fit(value, dtype)
+
+
+def _why(answer: Answer, given: list[Any], wrong: set[int]) -> list[str | None]:
+    """Why the rows that are there have no value."""
+    if not wrong and None not in given:
+        return []
+    return [
+        WRONG_TYPE if place in wrong else NO_VALUE if value is None and row is not None else None
+        for place, (value, row) in enumerate(zip(given, answer.values, strict=True))
+    ]
+
+
+def _count(frame: Frame, source: LookupSource, reasons: Sequence[str | None], numbers: pl.Series) -> None:
+    """Count the events of each reason, of which there is one per key."""
+    if not any(reasons):
+        return
+    of_rows = pl.Series("reason", reasons, dtype=pl.String).gather(numbers).drop_nulls()
+    for reason, rows in of_rows.value_counts().iter_rows():
+        frame.count(COUNTED, f"{source.name}/{reason}", rows)
