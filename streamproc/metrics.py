@@ -71,6 +71,8 @@ COUNTED = {
         "undecided_rules": "Rules that could not be evaluated, by rule id",
         "unscored": "Events without a usable score, by reason",
         "stale": "Events older than max_age, by topic",
+        "late": "Events too old for their windows to be known (windows: lateness), by topic",
+        "window_keys_left": "Keys of windows that left because a lane had more than max_keys, by topic",
         "panes": "Records of panes that the drift agent was given, by what became of them",
         "drift_windows": "Windows of drift monitors: full, thin (judged at max_age) or insufficient",
         "drift_changes": "Changes of drift monitors, by their new state",

@@ -8,7 +8,7 @@ It yields the asks that it cannot answer itself, is sent one answer for each, an
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -70,6 +70,14 @@ class State(Protocol):
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """One value per key, ``None`` where the table has none."""
+        ...
+
+    def count(self, table: str) -> int:
+        """How many keys a table has."""
+        ...
+
+    def items(self, table: str) -> Iterable[tuple[bytes, bytes]]:
+        """Every entry of a table, in no particular order. Takes milliseconds where there are many."""
         ...
 
 

@@ -62,12 +62,15 @@ def test_a_view_is_the_tables_after_everything_before_it(
         for table, entries in change.items():
             plain |= {(table, key): value for key, value in entries.items()}
     view, keys = Overlay(tables, changes[cut:]), [b"1", b"2", b"3"]
-    for table in ("a", "b"):
-        assert view.get_many(table, keys) == [plain.get((table, key)) for key in keys]
-    for change in changes[cut:]:
-        tables.apply(change)
-    for table in ("a", "b"):
-        assert tables.get_many(table, keys) == [plain.get((table, key)) for key in keys]
+    for change in [*changes[cut:], None]:
+        for table in ("a", "b"):
+            there = {key: value for (its, key), value in plain.items() if its == table and value is not None}
+            for state in (view,) if change is not None else (view, tables):
+                assert state.get_many(table, keys) == [there.get(key) for key in keys]
+                assert state.count(table) == len(there)
+                assert sorted(state.items(table)) == sorted(there.items())
+        if change is not None:  # what the view shows of it stays the same
+            tables.apply(change)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), st.binary(max_size=8))

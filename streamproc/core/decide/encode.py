@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -16,6 +17,7 @@ from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.decide.verdict import MOST_KNOWN, Verdict
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Plan
 from streamproc.core.sensitive import Masker
+from streamproc.core.windows.policy import WindowFeature
 
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
 OWN = "\x00"
@@ -43,6 +45,7 @@ class Encoder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._hidden = [name for name in plan.recorded if name in plan.sensitive]
+        self._remembers = any(isinstance(feature, WindowFeature) for feature in plan.features)
         self._key = _own("key").cast(pl.String)
         name = plan.events.key
         is_text = name is None or name in plan.events.sensitive or plan.contract.columns[name] == pl.String
@@ -64,6 +67,7 @@ class Encoder:
             pl.lit(","),
             _own("verdict"),
             pl.lit(","),
+            *([_own("late")] if self._remembers else []),
             self._measured(),
             pl.lit(","),
             _own("provenance"),
@@ -83,6 +87,7 @@ class Encoder:
             "verdict": verdicts.gather(frame.verdicts.of_row),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
             "provenance": self._provenances(frame, context),
+            **({"late": _late(frame)} if self._remembers else {}),
             **{SHADOW + model.name: said for model, said in zip(plan.shadows, frame.shadows, strict=True)},
             **{HIDDEN + name: _hashes(frame.columns[name], masker) for name in self._hidden},
         }
@@ -127,6 +132,12 @@ class Encoder:
             **({} if plan.recorded else {"features": {}}),
         }
         return orjson.dumps(provenance).decode().removeprefix("{")
+
+
+def _late(frame: Frame) -> pl.Series:
+    """What stands in the records of events that were too late for their windows, and of the others."""
+    late = np.zeros(len(frame), np.int64) if frame.late is None else frame.late.astype(np.int64)
+    return pl.Series(["", '"late":true,'], dtype=pl.String).gather(late)
 
 
 def event_key(plan: Plan, frame: Frame, masker: Masker | None) -> pl.Series:
