@@ -9,7 +9,7 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
@@ -130,13 +130,18 @@ def _recorded(
 ) -> tuple[str, ...]:
     """The columns that decisions show: features, the fields that models and conditions read directly, and what models
     say beside the score."""
-    columns = [feature.name for feature in features]
+    columns = [name for feature in features for name in _shown(feature)]
     directly = [name for model in (*models.chain, *models.shadows) for name in model.inputs]
     directly += of_models
     for expression in read:
         directly += sorted(expression.columns)
     known = set(fields)
     return tuple(dict.fromkeys([*columns, *(name for name in directly if name in known)]))
+
+
+def _shown(feature: AnyFeature) -> list[str]:
+    """What of a feature decisions show: with what was looked up, whether it was there."""
+    return list(feature.columns) if isinstance(feature, LookupFeature) else [feature.name]
 
 
 def _tainted(sensitive: Iterable[str], features: list[AnyFeature]) -> frozenset[str]:

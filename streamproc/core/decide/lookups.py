@@ -112,7 +112,10 @@ def _fit(value: Any, dtype: pl.DataType) -> Any:
     """The value as its column can hold it, or ``None``: anything at all may come from a store."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return fit(value, dtype)
+    try:
+        return fit(value, dtype)
+    except OverflowError:
+        return None
 
 
 def _why(answer: Answer, given: list[Any], wrong: set[int]) -> list[str | None]:
