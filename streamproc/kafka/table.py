@@ -154,6 +154,8 @@ class Table:
             except kafka_errors.KafkaError as error:
                 log.warning("asking for the end of the table %s: %s", self.name, type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
+            async with self._polled:
+                self._polled.notify_all()
             await _set_or_after(self._check, pause)
 
     def _lanes(self, ask: Lookup) -> list[int] | None:
