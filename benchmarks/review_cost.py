@@ -18,9 +18,7 @@ from typing import Any
 from benchmarks.events import make_pool
 from benchmarks.jobs import JOBS
 from benchmarks.stages import NOW, PARTITIONS, fetched_as, taken
-from streamproc.core.decide import DecideProcessor
-from streamproc.core.decide.cap import TABLE as CAP_TABLE
-from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.processor import NOTHING_SEEN, Batch, process_lanes, run
 from streamproc.core.state import Tables
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
@@ -66,7 +64,7 @@ def measure(events: int) -> list[tuple[float, float]]:
 
 
 def _step(pipeline: Pipeline, pool: Any, events: int) -> Any:
-    plan, tables = pipeline.plan, (CAP_TABLE, EXPLORE_TABLE)
+    plan, tables = pipeline.plan, TABLES
     processor = DecideProcessor.of(plan, lanes=PARTITIONS)
     router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
     for topic in plan.written:

@@ -13,6 +13,7 @@ from itertools import islice
 import orjson
 import polars as pl
 
+from streamproc.core.decide import TABLES
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import open_pipeline
 from streamproc.sample import car_loans, example
@@ -27,7 +28,7 @@ CONFIDENCES = ((0.4, 0.5), (0.55, 0.65), (0.75, 0.85), (0.9, 0.94), (0.95, 1.0))
 def decided() -> pl.DataFrame:
     """One row per application: its size, score, confidence, decision, and whether it was repaid."""
     pipeline = open_pipeline(example("car_loan") / "pipeline.yaml")
-    offline = Offline(pipeline.processor, pipeline.answers.now, tables=("cap",))
+    offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES)
     rows = pl.read_csv(car_loans().analysis, infer_schema_length=None).head(BEFORE)
     values = [orjson.dumps(row) for row in rows.iter_rows(named=True)]
     found = []

@@ -75,6 +75,12 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     return Pipeline(loaded, processor, Answers(sources, open_stores(loaded, environ if masked else None)))
 
 
+def open_before_models(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeline:
+    """The same without models, which may be still to be trained: for what runs only the stages before them."""
+    loaded = load_plan(path, lambda *_: ModelFacts(""))
+    return Pipeline(loaded, DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ)), Answers({}))
+
+
 def in_clear(plan: Plan) -> Plan:
     """The plan without masking, which changes no decision but shows values where hashes would be."""
     events = replace(plan.events, sensitive=frozenset())

@@ -43,7 +43,7 @@ def with_tables(pipeline: Pipeline, files: Mapping[str, Path], times: Mapping[st
             raise UserError(f"there is no file of {name!r}", f"name it too: `--table {name}=FILE`")
     found = {name: asyncio.run(read_table(path, known[name], times.get(name))) for name, path in files.items()}
     pipeline.answers.look_up_in(found)
-    if missing := [name for name in pipeline.loaded.file.tables if name in known and name not in files]:
+    if missing := [name for name in known if not pipeline.answers.looks_up_in(name)]:
         log.warning("no rows of %s: what is looked up there is missing everywhere", ", ".join(missing))
     return replace(pipeline, processor=_with_history(pipeline.processor, frozenset(times)))
 

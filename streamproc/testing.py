@@ -17,8 +17,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from streamproc.core.decide import DecideProcessor
-from streamproc.core.decide.cap import TABLE as CAP
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView, Standing
@@ -105,7 +104,7 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
         return kept[name]
 
     def at(now: datetime) -> Outcome:
-        steps = processor.process(_batch(plan, test.event), Tables((CAP,)), seen, now)
+        steps = processor.process(_batch(plan, test.event), Tables(TABLES), seen, now)
         return _outcome(plan, run(steps, answer))
 
     # Nothing is too old in the year 1: the first run is for the event time, the second has the age.

@@ -18,9 +18,7 @@ import orjson
 from streamproc import metrics
 from streamproc.app import PROBE_SECONDS, App, WorkerSettings, build_app, run_worker
 from streamproc.artefacts import artefacts, to_directory, to_topic
-from streamproc.core.decide import DecideProcessor
-from streamproc.core.decide.cap import TABLE as CAP_TABLE
-from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.drift.baseline import NO_BASELINE, Baseline
 from streamproc.core.drift.processor import TABLE, DriftProcessor
@@ -64,8 +62,7 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
             name="decide",
             topics=(plan.events.topic,),
             processor=replace(deciding, stages=tuple(map(timed, deciding.stages)), watch=pipeline.processor.watch),
-            # kept where nothing is capped or explored too: what a plan before this one wrote may be there
-            tables=(CAP_TABLE, EXPLORE_TABLE),
+            tables=TABLES,
             writes=_written_by_deciding(plan),
             start=plan.events.start,
         )
@@ -218,7 +215,9 @@ def warm_up(pipeline: Pipeline) -> None:
     """Decide the events of the file's tests for nothing: what is slow the first time should not be so for an event."""
     values = [orjson.dumps(test.event, default=str) for test in pipeline.loaded.file.tests]
     if values:
-        Offline(pipeline.processor, pipeline.answers.now).process(batch_of(pipeline.plan.events.topic, values))
+        Offline(pipeline.processor, pipeline.answers.now, tables=TABLES).process(
+            batch_of(pipeline.plan.events.topic, values)
+        )
 
 
 def stop_with_parent() -> None:

@@ -44,7 +44,10 @@ MISSING: Final = "_missing"
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """The input. ``key``, ``time`` and ``sensitive`` name columns of the contract."""
+    """The input. ``key``, ``time``, ``id`` and ``sensitive`` name columns of the contract.
+
+    An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
+    """
 
     topic: str
     key: str | None = None
@@ -54,6 +57,8 @@ class Events:
     start: Literal["earliest", "latest"] = "earliest"
     max_ahead: timedelta | None = None
     """Events whose time is further in the future than this are refused."""
+    id: str | None = None
+    dedupe: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ BODY: Final = "sp-body"
 BodyForm = Literal["plain", "masked", "encrypted"]
 """What the value of a dead letter is: the event's bytes, a hash of them, or their encryption."""
 
+DUPLICATE: Final = "duplicate"
+"""The reason of dead letters that are no broken events: their id was seen before."""
+FIRST: Final = "sp-first"
+"""On the dead letter of a duplicate: the id of the decision of the event that it repeats."""
+
 SIGNED: Final = "sp-signed"
 """On what an intake passes on: ``1`` where it was signed with a key of the pipeline's, ``0`` where it was not."""
 CAME_FROM: Final = "sp-from"
@@ -173,13 +178,15 @@ class Source:
 class DeadLetter:
     """Why an event could not be taken. ``path`` is a JSON path into the event, ``detail`` is for people.
 
-    ``stage`` is the stage that refused it, ``reason`` a stable code for programs.
+    ``stage`` is the stage that refused it, ``reason`` a stable code for programs. ``first`` is the id of the
+    decision of the event that a duplicate repeats.
     """
 
     stage: str
     reason: str
     path: str = ""
     detail: str = ""
+    first: str = ""
 
     def headers(self, pipeline: str, source: Source, passed: Headers = (), body: BodyForm = "plain") -> Headers:
         """Everything about the dead letter but its bytes, which are the record's value, in the form of ``body``."""
@@ -195,6 +202,7 @@ class DeadLetter:
             ("sp-offset", b"%d" % source.offset),
             ("sp-timestamp", b"%d" % source.timestamp),
             (BODY, body.encode()),
+            *(((FIRST, self.first.encode()),) if self.first else ()),
         )
 
 

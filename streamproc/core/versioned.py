@@ -1,7 +1,8 @@
-"""Reading back what lanes keep: structs as msgpack arrays, whose first field is the version of their layout."""
+"""What lanes keep: structs as msgpack arrays, whose first field is the version of their layout, and numbered keys."""
 
 from __future__ import annotations
 
+import struct
 from typing import TypeVar
 
 import msgspec
@@ -23,3 +24,8 @@ def read_kept(raw: bytes, kind: type[Kept], version: int, what: str) -> Kept:
     if found != version:
         raise ValueError(f"{what} of version {found} is met, and this is for version {version}")
     return msgspec.msgpack.decode(raw, type=kind)
+
+
+def numbered(kind: bytes, *numbers: int) -> bytes:
+    """The key of one of many values of a kind."""
+    return kind + struct.pack(f">{'q' * len(numbers)}", *numbers)

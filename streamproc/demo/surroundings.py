@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,11 +27,15 @@ POLL_MS = 100
 
 
 def prepare(folder: Path, name: str | None) -> Path:
-    """A copy of the example's pipeline to run; ``name`` renames it with its topics. Returns the pipeline file."""
-    shutil.copytree(example("car_loan"), folder, dirs_exist_ok=True)
+    """A copy of the pipeline of the example that the folder is called like; ``name`` renames it with its topics.
+
+    Returns the pipeline file.
+    """
+    shutil.copytree(example(folder.name), folder, dirs_exist_ok=True)
     path = folder / "pipeline.yaml"
     if name is not None:
-        path.write_text(path.read_text(encoding="utf-8").replace("car-loan", name), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(folder.name.replace("_", "-"), name), encoding="utf-8")
     return path
 
 
@@ -75,6 +80,11 @@ class Worker:
     def pid(self) -> int:
         """The process id of the worker, or of the parent of several."""
         return self._process.pid
+
+    def kill_one(self) -> None:
+        """kill -9 of one of several workers; their parent starts another."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
 
     def check(self) -> None:
         """Raise EnvironmentFault when it has ended."""

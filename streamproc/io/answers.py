@@ -80,6 +80,10 @@ class Answers:
         """From now on look-ups in these sources are answered by these."""
         self._lookups |= lookups
 
+    def looks_up_in(self, source: str) -> bool:
+        """Whether anything answers look-ups in a source."""
+        return source in self._lookups
+
     async def disconnect(self) -> None:
         """Let go of what belongs to this event loop."""
         for one in self._lookups.values():

@@ -72,6 +72,8 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
             sensitive=frozenset(events.sensitive),
             start=events.start,
             max_ahead=max_ahead(file),
+            id=events.id,
+            dedupe=events.dedupe,
         ),
         contract=contract,
         rules=tuple(rules),

@@ -38,6 +38,7 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
     return {
         "pipeline": plan.pipeline,
         "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
+        **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe)]}),
         "contract": plan.contract.schema,
         "params": file.params,
         "features": list(map(_feature, plan.features)),

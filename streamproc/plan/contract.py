@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 
-from streamproc.core.contract import Contract
+from streamproc.core.contract import Contract, may_be_missing
 from streamproc.core.plan import EVENT_TIME, RESERVED
 from streamproc.errors import UserError
 from streamproc.plan.document import Document, Path_
@@ -42,7 +42,7 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
     """Do the fields that ``events`` names exist, and fit?"""
     events = file.events
     named: list[tuple[Path_, str]] = [(("events", "sensitive", i), name) for i, name in enumerate(events.sensitive)]
-    named += [(("events", key), name) for key in ("key", "time") if (name := getattr(events, key)) is not None]
+    named += [(("events", key), name) for key in ("key", "time", "id") if (name := getattr(events, key)) is not None]
     if contract is not None:
         columns = contract.columns
         for at, name in named:
@@ -51,6 +51,7 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
         if events.time is not None and columns.get(events.time) == pl.Boolean:
             hint = "name a text or a number"
             document.problem(("events", "time"), f"`{events.time}` is true or false, not a time", hint)
+    _check_dedupe(document, file, contract)
     if events.max_age is not None and events.time is None and not document.has(("events", "time")):
         document.problem(("events", "max_age"), "`max_age` needs to know how old an event is", "add `time: FIELD`")
     if document.has(("dead_letters", "sensitive")) and not document.has(("events", "sensitive")):
@@ -58,6 +59,25 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
         document.problem(
             ("dead_letters", "sensitive"), message, "add `sensitive: [FIELD]` under `events`, or take it out"
         )
+
+
+def _check_dedupe(document: Document, file: PipelineFile, contract: Contract | None) -> None:
+    id_, dedupe = file.events.id, file.events.dedupe
+    if id_ is None:
+        if dedupe is not None and not document.has(("events", "id")):
+            message = "`dedupe` needs to know by which field an event is the same one again"
+            document.problem(("events", "dedupe"), message, "add `id: FIELD`")
+        return
+    if dedupe is None and not document.has(("events", "dedupe")):
+        document.problem(("events", "id"), "`id` changes nothing without `dedupe`", "add `dedupe: 24h`, or take it out")
+    path = next((field.path for field in contract.fields if field.name == id_), None) if contract is not None else None
+    if contract is None or path is None:
+        return
+    if contract.columns[id_] == pl.Boolean:
+        document.problem(("events", "id"), f"`{id_}` is true or false, not an id", "name a text or a number")
+    elif may_be_missing(contract.schema, path):
+        message = f"the contract lets `{id_}` be null or missing: such an event is never a duplicate"
+        document.warn(("events", "id"), message, "make it `required` there, and of one type")
 
 
 def read_contract(document: Document, at: Path_, path: Path, what: str) -> Contract | None:

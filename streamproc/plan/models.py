@@ -24,6 +24,10 @@ class EventsPart(Part):
     key: str | None = Field(None, description="The field whose value keys every record that comes out")
     time: str | None = Field(None, description="The field with the event time: ISO 8601, or milliseconds")
     max_age: Duration | None = Field(None, description="Older events take the fallback path")
+    id: str | None = Field(None, description="The field that is the same in an event that is sent twice")
+    dedupe: Duration | None = Field(
+        None, description="So long an id is remembered; an event that repeats it is refused"
+    )
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
     max_ahead: Duration | None = Field(

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from streamproc.core.contract import Contract
-from streamproc.core.decide import DecideProcessor
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.expressions import compile_expression
 from streamproc.core.names import MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Events, Feature, ModelPlan, Plan, Rule
@@ -125,7 +125,7 @@ def decide(
 def decide_batch(
     plan: Plan, batch: Batch, *, answer: Any = mean_score, now: datetime = EPOCH, masker: Any = None
 ) -> Effects:
-    return Offline(DecideProcessor.of(plan, masker), answer, now=now).process(batch)
+    return Offline(DecideProcessor.of(plan, masker), answer, tables=TABLES, now=now).process(batch)
 
 
 def sent(effects: Effects, topic: str) -> list[Any]:

@@ -103,3 +103,18 @@ def test_what_is_perhaps_not_meant_is_a_warning(capsys: pytest.CaptureFixture[st
     _, out, _ = run(capsys, file, "--json")
     told = orjson.loads(out)
     assert told["ok"] and "on_expiry: escalate" in told["warnings"][0]["remedy"]
+
+
+@pytest.mark.parametrize(("field", "warned"), [("id", False), ("country", True), ("card.brand", True)])
+def test_ids_that_may_be_missing_are_a_warning(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, field: str, warned: bool
+) -> None:
+    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        f"pipeline: p\nevents: {{topic: e, schema: event.schema.json, id: {field}, dedupe: 24h}}\n"
+        "rules: [{id: a, decide: review}]\n"
+    )
+    code, _, err = run(capsys, file)
+    assert code == 0
+    assert ("such an event is never a duplicate" in err) == warned

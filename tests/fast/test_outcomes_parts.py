@@ -20,9 +20,9 @@ from streamproc.cli.stats import show
 from streamproc.core.control import IncidentNote, NewMode
 from streamproc.core.control import loads as load_said
 from streamproc.core.drift.alarms import instant
+from streamproc.core.index import Index
 from streamproc.core.outcomes import early, kept, measures
 from streamproc.core.outcomes.book import standing
-from streamproc.core.outcomes.index import Index
 from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
 from streamproc.core.outcomes.kept import Chunk
 from streamproc.core.outcomes.measures import MOST_GROUPS, Window, buckets, merged, quantile

@@ -79,3 +79,9 @@ def test_models_without_ids_are_called_by_their_kind(tmp_path: Path) -> None:
     read = plan_of(tmp_path, ONE, ("amount > other", "model_status = 'ok'"))
     assert read.model_columns == ("model_status",)
     assert "model_status" in read.recorded
+
+
+def test_what_is_a_duplicate_is_in_the_hash(tmp_path: Path) -> None:
+    old = "schema: event.schema.json"
+    pairs = ["", ", id: id, dedupe: 24h", ", id: id, dedupe: 48h", ", id: time, dedupe: 24h"]
+    assert len({plan_of(tmp_path, ONE, (old, old + pair)).hash for pair in pairs}) == len(pairs)

@@ -14,6 +14,7 @@ import orjson
 import pytest
 import yaml
 
+from streamproc.core.decide import TABLES
 from streamproc.core.processor import NOTHING_SEEN, Batch, Records, Seen
 from streamproc.demo import free_ports
 from streamproc.offline import Offline
@@ -32,7 +33,7 @@ def offline(pipeline: Pipeline, records: list[Any], rows: int, seen: Seen = NOTH
     """What an offline run makes of records with their coordinates, a few at a time."""
     topic = pipeline.plan.events.topic
     found: dict[str, dict[Any, Any]] = defaultdict(dict)
-    run = Offline(pipeline.processor, pipeline.answers.now, seen=seen)
+    run = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, seen=seen)
     by_partition: dict[int, list[Any]] = defaultdict(list)
     for record in records:
         by_partition[record.partition].append(record)

@@ -80,6 +80,19 @@ def kinds(schema: Mapping[str, Any]) -> set[str]:
     return set().union(*options)
 
 
+def may_be_missing(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether an event that the schema takes may be without a value there. What is not plainly stated counts as yes."""
+    here: Mapping[str, Any] = schema
+    for name in path:
+        if name not in here.get("required", ()):
+            return True
+        here = resolve((here.get("properties") or {}).get(name), schema)
+        stated = here.get("type")
+        if "null" in (stated if isinstance(stated, list) else [stated or "null"]):
+            return True
+    return False
+
+
 def _kind(value: Any) -> str:
     names = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", list: "array"}
     return names.get(type(value), "null")

@@ -1,5 +1,5 @@
 """The decide processor, one stage a file."""
 
-from streamproc.core.decide.processor import DecideProcessor
+from streamproc.core.decide.processor import TABLES, DecideProcessor
 
-__all__ = ["DecideProcessor"]
+__all__ = ["TABLES", "DecideProcessor"]

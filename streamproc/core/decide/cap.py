@@ -84,7 +84,7 @@ def _take(
         if outcome == "escalated":
             escalated.append((int(wanted[place]), copy(bucket)))
     for lane, bucket in buckets.items():
-        frame.changes[lane] = {TABLE: {KEY: encode(bucket)}}
+        frame.change(lane, TABLE, {KEY: encode(bucket)})
     return capped, escalated
 
 

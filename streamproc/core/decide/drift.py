@@ -29,7 +29,7 @@ from streamproc.core.plan import (
     Plan,
 )
 from streamproc.core.processor import Answer, Ask, Output, Seen
-from streamproc.core.records import TYPED
+from streamproc.core.records import DUPLICATE, TYPED
 
 WATCH: Final = "watch"
 """The name in ``Seen`` of the watch that goes before the processor's own."""
@@ -153,7 +153,8 @@ def watched_columns(plan: Plan, frame: Frame) -> Counted:
     if DEAD_LETTERS in names:
         reasons = [ACCEPTED] * len(frame.records)
         for number, letter in frame.refused.items():
-            reasons[number] = letter.reason
+            if letter.reason != DUPLICATE:  # nothing is broken where an event was sent twice
+                reasons[number] = letter.reason
         letters[DEAD_LETTERS] = pl.Series(DEAD_LETTERS, reasons, dtype=pl.String)
     records = frame.records
     times = records.timestamps * 1000

@@ -89,7 +89,7 @@ class Encoder:
             "provenance": self._provenances(frame, context),
             **({"late": _late(frame)} if self._remembers else {}),
             **{SHADOW + model.name: said for model, said in zip(plan.shadows, frame.shadows, strict=True)},
-            **{HIDDEN + name: _hashes(frame.columns[name], masker) for name in self._hidden},
+            **{HIDDEN + name: hashes(frame.columns[name], masker) for name in self._hidden},
         }
         wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
         made = wide.select(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
@@ -147,7 +147,7 @@ def event_key(plan: Plan, frame: Frame, masker: Masker | None) -> pl.Series:
         raw = _raw_keys(frame)
         return pl.Series([None if key is None else key.decode(errors="replace") for key in raw], dtype=pl.String)
     if name in plan.events.sensitive:
-        return _hashes(frame.columns[name], masker)
+        return hashes(frame.columns[name], masker)
     return frame.columns[name]
 
 
@@ -155,7 +155,8 @@ def _raw_keys(frame: Frame) -> list[bytes | None]:
     return [frame.records.keys[row] for row in frame.rows.tolist()]
 
 
-def _hashes(column: pl.Series, masker: Masker | None) -> pl.Series:
+def hashes(column: pl.Series, masker: Masker | None) -> pl.Series:
+    """A sensitive column as it may leave the process: text."""
     assert masker is not None
     return pl.Series([masker.hash(value) for value in column.to_list()], dtype=pl.String)
 

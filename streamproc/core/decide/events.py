@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from streamproc.core.contract import STAGE, json_path
-from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
+from streamproc.core.decide.frame import Context, Frame, Numbers, Stage
 from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import EVENT_TIME, Plan
 from streamproc.core.processor import Answer, Ask
@@ -34,7 +34,7 @@ def contract_stage(plan: Plan) -> Stage:
         _read(frame, plan)
         frame.add(_event_times(frame, plan, time))
         frame.refuse(_without_time(frame, plan))
-        frame.ids = decision_ids(plan.pipeline, frame.records, frame.rows)
+        frame.ids = decision_ids(plan.pipeline, plan.events.topic, *frame.records.places(frame.rows))
         frame.stale = _stale(frame, plan, context)
         return
         yield []
@@ -108,16 +108,16 @@ def _stale(frame: Frame, plan: Plan, context: Context) -> np.ndarray[tuple[int],
     return stale
 
 
-def decision_ids(pipeline: str, records: LanesRecords, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
+def decision_ids(pipeline: str, topic: str, lanes: Numbers, offsets: Numbers, timestamps: Numbers) -> list[str]:
     """The lane's partition number, then blake2b over pipeline, topic, partition, offset and record timestamp.
 
     The number in front lets verdicts and outcomes find their lane whatever partitioner their producer used. Offset and
-    timestamp are hashed as two little-endian integers of 64 bits.
+    timestamp are hashed as two little-endian integers of 64 bits. All three are of shape (n,).
     """
-    varying = np.stack([records.offsets[rows], records.timestamps[rows]], axis=1).astype("<i8").tobytes()
-    partitions, starts, digests = records.partitions[rows].tolist(), dict[int, Any](), []
+    varying = np.stack([offsets, timestamps], axis=1).astype("<i8").tobytes()
+    partitions, starts, digests = lanes.tolist(), dict[int, Any](), []
     for partition in set(partitions):
-        named = f"{pipeline}\0{records.topic}\0{partition}\0".encode()
+        named = f"{pipeline}\0{topic}\0{partition}\0".encode()
         starts[partition] = hashlib.blake2b(named, digest_size=ID_BYTES).copy
     for place, start in enumerate(map(starts.__getitem__, partitions)):
         digest = start()

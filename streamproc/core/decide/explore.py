@@ -80,8 +80,7 @@ def explore_stage(plan: Plan, lanes: int) -> Stage:
             spent = 0
         take = min(wanted, max(0, allowed - spent))
         if take:
-            changed = {TABLE: {KEY: msgspec.msgpack.encode((VERSION, period, spent + take))}}
-            frame.changes[lane] = {**frame.changes.get(lane, {}), **changed}
+            frame.change(lane, TABLE, {KEY: msgspec.msgpack.encode((VERSION, period, spent + take))})
         return take
 
     return Stage("explore", frozenset(), (), run)

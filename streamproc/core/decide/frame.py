@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
+from itertools import chain, compress
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,7 +19,8 @@ from streamproc.core.records import DeadLetter
 MODE: Final = "mode"
 """The name in ``Seen`` of what people let automation do."""
 
-Rows: TypeAlias = NDArray[np.int64]
+Numbers: TypeAlias = NDArray[np.int64]
+Rows: TypeAlias = Numbers
 """Ascending numbers of rows, or of the source records that the records of an output come from, one each."""
 StageRun: TypeAlias = "Callable[[Frame, Context], Generator[list[Ask], list[Answer], None]]"
 
@@ -66,6 +67,10 @@ class LanesRecords:
             offsets=np.concatenate([part.offsets for part in parts]),
             timestamps=np.concatenate([part.timestamps for part in parts]),
         )
+
+    def places(self, rows: Rows) -> tuple[Numbers, Numbers, Numbers]:
+        """Partitions, offsets and timestamps of some records."""
+        return self.partitions[rows], self.offsets[rows], self.timestamps[rows]
 
 
 @dataclass(slots=True)
@@ -123,6 +128,12 @@ class Frame:
         keep[list(rows)] = False
         self.columns = self.columns.filter(pl.Series(keep))
         self.rows = self.rows[keep]
+        self.ids = list(compress(self.ids, keep.tolist()))  # none of either before the contract stage has them
+        self.stale = self.stale[keep[: len(self.stale)]]
+
+    def change(self, lane: int, table: str, entries: Mapping[bytes, bytes | None]) -> None:
+        """Change a table of the lane at a place in the batch."""
+        self.changes[lane] = {**self.changes.get(lane, {}), table: entries}
 
     def count(self, name: str, label: str, increment: int = 1) -> None:
         if increment:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -16,7 +18,7 @@ from streamproc.core.processor import Answer, Ask
 from streamproc.core.state import Tables
 from streamproc.core.windows.advance import Result
 from streamproc.core.windows.by import By, KeyedRows
-from streamproc.core.windows.lane import EVERY, TABLE, LaneMemory
+from streamproc.core.windows.lane import EVERY, TABLE, LaneMemory, key_prefix
 from streamproc.core.windows.layout import Series
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import SeriesRows
@@ -61,16 +63,16 @@ class _Windows:
         lanes = np.searchsorted(frame.records.ends, frame.rows, side="right")
         times = frame.columns[EVENT_TIME].to_physical().to_numpy() if count else np.zeros(0, np.int64)
         clocks = _clocks(memories, lanes, times)
-        keys = {by: _keys(frame.columns[by]) for by in self._bys}
+        keys = {by: _Keys.of(frame.columns[by]) for by in self._bys}
         series = {by: _series(frame.columns, one) for by, one in self._bys.items()}
         made = {feature.name: _Made(feature, count) for feature in self._features}
         frame.late = np.zeros(count, np.bool_)
         for rows in self._rounds(memories, lanes):
             for by, one in self._bys.items():
-                own = rows[np.array([keys[by][row] is not None for row in rows.tolist()], np.bool_)]
+                own = rows[keys[by].there[rows]]
                 if not len(own):
                     continue
-                named = [key for row in own.tolist() if (key := keys[by][row]) is not None]
+                named = keys[by].at(own)
                 parts = [part.where(own) for part in series[by]]
                 results, late = one.run(memories, KeyedRows(lanes[own], named, times[own], clocks[own], parts))
                 for feature, result in zip(one.features, results, strict=True):
@@ -82,7 +84,7 @@ class _Windows:
         for lane, memory in enumerate(memories):
             if context.states and (lanes == lane).any():
                 memory.sweep(self._ttl)
-                frame.changes[lane] = {**frame.changes.get(lane, {}), TABLE: memory.changes()}
+                frame.change(lane, TABLE, memory.changes())
         frame.count("late", self._topic, int(frame.late.sum()))
 
     def _rounds(self, memories: Sequence[LaneMemory], lanes: Ints) -> Iterator[Ints]:
@@ -131,11 +133,16 @@ class _Made:
 
     def columns(self, feature: WindowFeature) -> list[pl.Series]:
         """As they are added to the frame; null where nothing is known."""
-        there = self._there & np.isfinite(self._values)
-        own = pl.Series(feature.name, self._values).set(pl.Series(~there), None)
-        if feature.aggregate != "distinct":
-            return [own]
-        return [own, pl.Series(feature.capped, self._capped).set(pl.Series(~there), None)]
+        own = _with_nulls(feature.name, self._values, self._there & np.isfinite(self._values))
+        return (
+            [own, _with_nulls(feature.capped, self._capped, self._there)] if feature.aggregate == "distinct" else [own]
+        )
+
+
+def _with_nulls(name: str, values: NDArray[Any], there: NDArray[np.bool_]) -> pl.Series:
+    if values.dtype == np.float64:
+        return pl.Series(name, np.where(there, values, np.nan), nan_to_null=True)
+    return pl.Series(name, values) if there.all() else pl.Series(name, values).set(pl.Series(~there), None)
 
 
 def _clocks(memories: Sequence[LaneMemory], lanes: Ints, times: Ints) -> Ints:
@@ -145,9 +152,22 @@ def _clocks(memories: Sequence[LaneMemory], lanes: Ints, times: Ints) -> Ints:
     return running(np.maximum, times, starts, begin)
 
 
-def _keys(column: pl.Series) -> list[bytes | None]:
-    """The values by which is grouped, as they stand in the lane's table."""
-    return column.cast(pl.String).cast(pl.Binary).to_list()
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The values by which is grouped, as they stand in the lane's table, and where there are any."""
+
+    names: list[bytes]
+    there: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, column: pl.Series) -> Self:
+        named = pl.concat_str(pl.lit(key_prefix(column.name)), pl.col(column.name).cast(pl.String).fill_null(""))
+        names = column.to_frame().select(named.cast(pl.Binary)).to_series().to_list()
+        return cls(names, column.is_not_null().to_numpy())
+
+    def at(self, rows: Ints) -> list[bytes]:
+        """Those of rows."""
+        return self.names if len(rows) == len(self.names) else list(map(self.names.__getitem__, rows.tolist()))
 
 
 def _series(columns: pl.DataFrame, by: By) -> list[SeriesRows]:

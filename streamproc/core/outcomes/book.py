@@ -6,7 +6,6 @@ chained hash of all that the lane was given says whether the two still agree.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -16,12 +15,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streamproc.core.index import Index, Positions
 from streamproc.core.outcomes import kept, known
-from streamproc.core.outcomes.index import Index, Positions
 from streamproc.core.outcomes.kept import ROW_BITS, Chunk
 from streamproc.core.outcomes.known import Known
 from streamproc.core.outcomes.measures import Counts, Group, Window, packed, unpacked
 from streamproc.core.processor import State
+from streamproc.core.versioned import numbered
 
 TABLE: Final = "outcomes"
 META: Final = b"meta"
@@ -356,10 +356,6 @@ class Book:
 
 _ROW: Final = (1 << ROW_BITS) - 1
 _NOTHING: Final = np.zeros(0, np.int64)
-
-
-def numbered(kind: bytes, *numbers: int) -> bytes:
-    return kind + struct.pack(f">{'q' * len(numbers)}", *numbers)
 
 
 def standing(state: State) -> Meta | None:

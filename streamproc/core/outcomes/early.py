@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
-from streamproc.core.outcomes.book import Book, Queue, numbered
+from streamproc.core.outcomes.book import Book, Queue
 from streamproc.core.outcomes.outcome import Outcome
+from streamproc.core.versioned import numbered
 
 ROWS: Final = 256
 MOST: Final = 100_000

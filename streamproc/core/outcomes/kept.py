@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streamproc.core.index import hashes_of
+
 VERSION: Final = 1
 ROWS: Final = 4_096
 """So many rows of a chunk at most."""
@@ -130,8 +132,7 @@ def loads(raw: bytes) -> Chunk:
 
 def id_hashes(ids: bytes) -> NDArray[np.uint64]:
     """The first 8 bytes of each id."""
-    rows = np.frombuffer(ids, np.uint8).reshape(-1, ID_BYTES)
-    return np.ascontiguousarray(rows[:, :8]).view(np.uint64).reshape(-1)
+    return hashes_of(ids, ID_BYTES)
 
 
 def key_hashes(keys: Sequence[str | None]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

@@ -14,9 +14,9 @@ from streamproc.core.windows.scan import Ints, ramps
 
 NEVER: Final = np.iinfo(np.int64).min
 """The newest time of a key that never was, and the floor of a list that is whole."""
+_ID: Final = 0xFFFF_FFFF
 CUT: Final = 1
 """The flag of a value that has floors."""
-_ID = 0xFFFF_FFFF
 
 
 @dataclass(slots=True)
@@ -80,24 +80,38 @@ def in_memory(dtype: str) -> Any:
     return np.int64 if dtype == "<u4" else np.dtype(dtype)
 
 
-def layout_ids(values: Sequence[bytes]) -> Ints:
-    """The layouts of values."""
-    heads = np.frombuffer(b"".join([value[:WORD] for value in values]), "<i8")
-    ids: Ints = heads & _ID
-    return ids
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of the lane's table in one piece: value ``rows[i]`` of ``count`` begins at word ``at[i]``."""
+
+    count: int
+    rows: Ints
+    words: Ints
+    at: Ints
+
+    @classmethod
+    def of(cls, values: Sequence[bytes | None]) -> Values:
+        """Values, ``None`` where there is none."""
+        there = [value for value in values if value is not None]
+        rows = np.arange(len(values))
+        if len(there) < len(values):
+            rows = np.flatnonzero(np.array([value is not None for value in values], np.bool_))
+        lengths = np.fromiter(map(len, there), np.int64, len(there)) // WORD
+        return cls(len(values), rows, np.frombuffer(b"".join(there), "<i8"), np.cumsum(lengths) - lengths)
+
+    @property
+    def layouts(self) -> Ints:
+        """The number of each one's layout."""
+        ids: Ints = self.words[self.at] & _ID
+        return ids
 
 
-def unpacked(layout: Layout, values: Sequence[bytes | None]) -> Kept:
+def unpacked(layout: Layout, values: Values) -> Kept:
     """What is kept of keys, from their values, all of this layout."""
-    there = [number for number, value in enumerate(values) if value is not None]
-    kept = empty(layout, len(values))
-    if not there:
+    kept = empty(layout, values.count)
+    rows, words, at = values.rows, values.words, values.at
+    if not len(rows):
         return kept
-    raw = [value for value in values if value is not None]
-    words = np.frombuffer(b"".join(raw), "<i8")
-    lengths = np.fromiter(map(len, raw), np.int64, len(raw)) // WORD
-    at = np.cumsum(lengths) - lengths
-    rows = np.array(there, np.int64)
     cut = (words[at] >> 32) & CUT != 0
     kept.clock[rows] = words[at + 1]
     at = at + HEAD

@@ -16,9 +16,8 @@ import numpy as np
 
 from streamproc.core.processor import State
 from streamproc.core.versioned import read_kept
-from streamproc.core.windows.kept import NEVER, layout_ids, packed, unpacked
+from streamproc.core.windows.kept import NEVER
 from streamproc.core.windows.layout import HEAD, WORD, Layout
-from streamproc.core.windows.migrate import moved
 from streamproc.core.windows.scan import Ints
 
 TABLE: Final = "windows"
@@ -30,7 +29,7 @@ SWEEPS: Final = 16
 """A sweep looks at such a part of the keys."""
 LEAVE: Final = 16
 """Where there are too many keys, such a part of those allowed leaves at once."""
-SEPARATOR: Final = b"\x00"
+SEPARATOR: Final = "\x00"
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -57,22 +56,12 @@ class LaneMemory:
         [raw] = state.get_many(TABLE, [META])
         self.meta = Meta() if raw is None else read_kept(raw, Meta, VERSION, "what a lane keeps for windows")
 
-    def read(self, keys: Sequence[bytes], layout: Layout) -> list[bytes | None]:
-        """The values of keys, in this layout; a value in another one is brought into it as far as it goes."""
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys, in whatever layouts they are."""
         values = self._state.get_many(TABLE, keys)
         if self._changes:
             changes = self._changes
             values = [changes.get(key, value) for key, value in zip(keys, values, strict=True)]
-        there = [number for number, value in enumerate(values) if value is not None]
-        if not there:
-            return values
-        ids = layout_ids([value for value in values if value is not None])
-        for foreign in set(np.unique(ids).tolist()) - {layout.id}:
-            before = next(one for one in self.meta.layouts if one.id == foreign)
-            places = [there[number] for number in np.flatnonzero(ids == foreign).tolist()]
-            kept = moved(before, layout, unpacked(before, [values[place] for place in places]))
-            for place, value in zip(places, packed(layout, kept), strict=True):
-                values[place] = value
         return values
 
     def write(self, entries: Mapping[bytes, bytes], layout: Layout) -> None:
@@ -103,7 +92,7 @@ class LaneMemory:
     def sweep(self, ttl: int) -> None:
         """Let go of keys that are forgotten, a part of all at a time."""
         meta, count = self.meta, self._state.count(TABLE)
-        if meta.events - meta.swept < max(EVERY, count // 4):
+        if meta.events - meta.swept < max(EVERY, count // 2):
             return
         size = count // SWEEPS + 1
         part = islice(self._state.items(TABLE), meta.cursor, meta.cursor + size)
@@ -134,6 +123,6 @@ def _places(keys: Sequence[bytes]) -> Ints:
     return places
 
 
-def key_prefix(by: str) -> bytes:
+def key_prefix(by: str) -> str:
     """What keys of one ``by`` begin with."""
-    return by.encode() + SEPARATOR
+    return by + SEPARATOR

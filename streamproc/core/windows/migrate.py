@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
-from streamproc.core.windows.kept import Entries, Kept, empty
+from streamproc.core.windows.kept import Entries, Kept, Values, empty, packed, unpacked
 from streamproc.core.windows.layout import Layout, Level
 from streamproc.core.windows.level import IDENTITY
 
@@ -32,6 +34,22 @@ def moved(old: Layout, new: Layout, kept: Kept) -> Kept:
                 made.distincts[number] = kept.distincts[place]
                 made.floors[:, len(new.levels) + number] = kept.floors[:, len(old.levels) + place]
     return made
+
+
+def brought(values: Sequence[bytes | None], layouts: Iterable[Layout], layout: Layout) -> Values:
+    """Values in whatever of the layouts, brought into one of them as far as they go."""
+    raw = Values.of(values)
+    foreign = set(np.unique(raw.layouts).tolist()) - {layout.id}
+    if not foreign:
+        return raw
+    known, made = {one.id: one for one in layouts}, list(values)
+    for number in foreign:
+        places = raw.rows[raw.layouts == number].tolist()
+        old = known[number]
+        kept = moved(old, layout, unpacked(old, Values.of([values[place] for place in places])))
+        for place, value in zip(places, packed(layout, kept), strict=True):
+            made[place] = value
+    return Values.of(made)
 
 
 def _level(old: Level, new: Level, series: list[int | None], entries: Entries) -> Entries:

@@ -1,0 +1,1 @@
+"""Which events were seen before: what a lane remembers of the ids of its events."""
