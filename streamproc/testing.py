@@ -23,10 +23,11 @@ from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView, Standing
 from streamproc.core.names import MODEL_CONFIDENCE, NO_SUCH_KEY
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Answer, Ask, Batch, Effects, Lookup, Records, Seen, run
+from streamproc.core.processor import Answer, Ask, Batch, Effects, Lookup, Seen, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
 from streamproc.core.table import RowReader
+from streamproc.offline import batch_of
 from streamproc.pipeline import Pipeline, in_clear
 from streamproc.plan.cases import event_bytes
 from streamproc.plan.models import TestPart
@@ -104,7 +105,11 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
         return kept[name]
 
     def at(now: datetime) -> Outcome:
-        steps = processor.process(_batch(plan, test.event), Tables(TABLES), seen, now)
+        state = Tables(TABLES)
+        if test.history:
+            before = run(processor.process(_batch(plan, test.history), state, seen, now), answer)
+            state.apply(before.state)
+        steps = processor.process(_batch(plan, [test.event], len(test.history)), state, seen, now)
         return _outcome(plan, run(steps, answer))
 
     # Nothing is too old in the year 1: the first run is for the event time, the second has the age.
@@ -175,17 +180,9 @@ def _seen(test: TestPart) -> Seen:
     return Seen({VIEW: DriftView(everywhere), MODE: test.mode})
 
 
-def _batch(plan: Plan, event: Mapping[str, Any]) -> Batch:
-    records = Records(
-        topic=plan.events.topic,
-        partition=0,
-        keys=[None],
-        values=[event_bytes(event)],
-        headers=[()],
-        offsets=np.zeros(1, np.int64),
-        timestamps=np.array([int(RECORD_TIME.timestamp() * 1000)], np.int64),
-    )
-    return Batch(0, {plan.events.topic: records})
+def _batch(plan: Plan, events: Sequence[Mapping[str, Any]], first: int = 0) -> Batch:
+    stamp = int(RECORD_TIME.timestamp() * 1000)
+    return batch_of(plan.events.topic, list(map(event_bytes, events)), first_offset=first, timestamp=stamp)
 
 
 def _outcome(plan: Plan, effects: Effects) -> Outcome:

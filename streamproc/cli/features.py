@@ -66,8 +66,8 @@ def features(
     sees the events before it in the file, and no later ones: history should be in the order in which the events
     arrived. The model of FILE is not needed, and may be still to be trained.
 
-    What is looked up comes from --table, and with --table-time as it was when each event happened: no store is asked, since
-    it knows only what is now.
+    What is looked up comes from --table, and with --table-time as it was when each event happened: no store is asked,
+    since it knows only what is now.
 
     The outcomes of --outcomes are rows as `streamproc outcomes send` takes them. No outcome ever becomes a feature.
 

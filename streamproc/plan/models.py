@@ -337,6 +337,9 @@ class TestPart(Part):
 
     name: Text = Field(description="What is shown when it fails")
     event: dict[str, Any] = Field(description="The event, as its JSON is")
+    history: list[dict[str, Any]] = Field(
+        [], max_length=1_000, description="Events that came before, in their order: what windows remember"
+    )
     score: float | None = Field(None, description="Stands in for the model's answer")
     no_score: Text | None = Field(
         None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
