@@ -73,6 +73,8 @@ class Table:
         self._polled = asyncio.Condition()
         self._check, self._want = asyncio.Event(), asyncio.Event()
         self._told = float("-inf")
+        self._in_vain = False
+        """Whether a batch has waited for what did not come: those after it need not."""
 
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
@@ -99,8 +101,9 @@ class Table:
                 return Answer.nothing(len(ask.keys), "not_fresh", self._version(partitions))
         elif self._age(partitions) > policy.staleness:
             self._check.set()
-            if not await self._until(lambda: self._age(partitions) <= policy.staleness, policy.timeout):
-                health = STALE
+            wait = 0.0 if self._in_vain else policy.timeout
+            if not await self._until(lambda: self._age(partitions) <= policy.staleness, wait):
+                health, self._in_vain = STALE, True
         return self._answer(ask, lanes, partitions, health)
 
     def now(self, ask: Lookup) -> Answer:
@@ -190,6 +193,7 @@ class Table:
                 del self._ends[partition]
             elif self._next.get(partition, -1) >= end:
                 self._whole[partition] = max(asked, self._whole.get(partition, asked))
+                self._in_vain = False
                 del self._ends[partition]
 
     async def _step(self) -> None:
@@ -264,7 +268,10 @@ class Table:
             return True
         self._want.set()
         self._check.set()
-        return await self._until(lambda: all(partition in self._whole for partition in partitions), LOAD_SECONDS)
+        wait = self._policy.timeout if self._in_vain else LOAD_SECONDS
+        loaded = await self._until(lambda: all(partition in self._whole for partition in partitions), wait)
+        self._in_vain = not loaded
+        return loaded
 
     async def _is_fresh(self, partitions: Collection[int]) -> bool:
         """Whether all that is committed now was read, within the time for it."""
