@@ -109,12 +109,12 @@ class LookupPart(Part):
 
 def _kind_of_feature(value: object) -> str:
     if isinstance(value, dict):
-        return "lookup" if "lookup" in value else "window"
-    return "lookup" if isinstance(value, LookupPart) else "window" if isinstance(value, WindowPart) else "sql"
+        return "a look-up" if "lookup" in value else "a window"
+    return "a look-up" if isinstance(value, LookupPart) else "a window" if isinstance(value, WindowPart) else "SQL"
 
 
 FeaturePart = Annotated[
-    Annotated[Sql, Tag("sql")] | Annotated[WindowPart, Tag("window")] | Annotated[LookupPart, Tag("lookup")],
+    Annotated[Sql, Tag("SQL")] | Annotated[WindowPart, Tag("a window")] | Annotated[LookupPart, Tag("a look-up")],
     Discriminator(_kind_of_feature),
 ]
 

@@ -94,7 +94,7 @@ class LaneMemory:
         meta, count = self.meta, self._state.count(TABLE)
         if meta.events - meta.swept < max(EVERY, count // 2):
             return
-        size = count // SWEEPS + 1
+        size = max(EVERY, count // SWEEPS)
         part = islice(self._state.items(TABLE), meta.cursor, meta.cursor + size)
         keys, clocks = _clocks((key, value) for key, value in part if key not in self._changes and key != META)
         old = [keys[place] for place in np.flatnonzero(clocks < meta.clock - ttl).tolist()]
