@@ -11,7 +11,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from streamproc.core.contract.fields import fit
 from streamproc.core.decide.frame import Context, Frame, Stage
@@ -24,7 +26,6 @@ NO_KEY = "no_key"
 NO_VALUE = "no_value"
 """The row does not have the field, or null there."""
 COUNTED = "missing_lookups"
-KEY, LANE, TIME, NUMBER = "key", "lane", "time", "number"
 
 
 def lookups_stage(plan: Plan, features: Sequence[LookupFeature]) -> Stage:
@@ -54,22 +55,34 @@ class _Asked:
 
     @classmethod
     def of(cls, source: LookupSource, frame: Frame) -> _Asked:
-        columns = [pl.col(source.key).cast(pl.String).alias(KEY)]
-        if source.by_lane:
-            columns.append(pl.lit(pl.Series(LANE, frame.records.partitions[frame.rows])))
-        if source.history:
-            columns.append(pl.col(EVENT_TIME).cast(pl.Int64).alias(TIME))
-        rows = frame.columns.select(columns)
-        distinct = rows.drop_nulls(KEY).unique(maintain_order=True).with_row_index(NUMBER)
-        numbers = rows.join(distinct, on=rows.columns, how="left", maintain_order="left")[NUMBER]
-        ask = Lookup(
-            source.name,
-            distinct[KEY].cast(pl.Binary).to_list(),
-            tuple(source.fields),
-            distinct[LANE].to_numpy() if source.by_lane else None,
-            distinct[TIME].to_numpy() if source.history else None,
-        )
-        return cls(ask, numbers)
+        keys: list[bytes | None] = frame.columns[source.key].cast(pl.String).cast(pl.Binary).to_list()
+        beside = _beside(source, frame)
+        rows: list[Any] = keys
+        if beside:
+            pairs = zip(keys, *(column.tolist() for column in beside.values()), strict=True)
+            rows = [None if key is None else (key, *more) for key, *more in pairs]
+        places: dict[Any, int] = {}  # a plain loop: on batches of any size it is quicker than a join
+        numbers = [None if row is None else places.setdefault(row, len(places)) for row in rows]
+        distinct = list(places)
+        if not beside:
+            ask = Lookup(source.name, distinct, tuple(source.fields))
+        else:
+            more = {
+                name: np.fromiter((row[place] for row in distinct), np.int64, len(distinct))
+                for place, name in enumerate(beside, 1)
+            }
+            ask = Lookup(source.name, [row[0] for row in distinct], tuple(source.fields), **more)
+        return cls(ask, pl.Series(numbers, dtype=pl.UInt32))
+
+
+def _beside(source: LookupSource, frame: Frame) -> dict[str, NDArray[np.int64]]:
+    """What goes with each key, where the source wants to know: int64 of shape (n,) by its name in ``Lookup``."""
+    found = dict[str, NDArray[np.int64]]()
+    if source.by_lane:
+        found["lanes"] = frame.records.partitions[frame.rows]
+    if source.history:
+        found["times"] = frame.columns[EVENT_TIME].cast(pl.Int64).to_numpy()
+    return found
 
 
 def _take(frame: Frame, source: LookupSource, features: Sequence[LookupFeature], asked: _Asked, answer: Answer) -> None:
@@ -82,17 +95,18 @@ def _take(frame: Frame, source: LookupSource, features: Sequence[LookupFeature],
     _count(frame, source, answer.reasons, numbers)
     if answer.health == STALE:
         frame.count(COUNTED, f"{source.name}/{STALE}", len(numbers) - numbers.null_count())
-    places = {name: place for place, name in enumerate(source.fields)}
+    places, columns = {name: place for place, name in enumerate(source.fields)}, list[pl.Series]()
     for feature in features:
         place = places[feature.field or ""]
         given = [None if row is None else row[place] for row in answer.values]
         column, wrong = _column(given, feature.dtype)
         _count(frame, source, _why(answer, given, wrong), numbers)
-        values = column.gather(numbers).alias(feature.name)
-        missing = values.is_null().alias(feature.missing)
-        if feature.default is not None:
+        values = column.gather(numbers)
+        columns.append(values.is_null().alias(feature.missing))
+        if feature.default is not None and values.null_count():
             values = values.fill_null(pl.lit(feature.default, feature.dtype))
-        frame.add(values, missing)
+        columns.append(values.alias(feature.name))
+    frame.add(*columns)
 
 
 def _column(given: list[Any], dtype: pl.DataType) -> tuple[pl.Series, set[int]]:
