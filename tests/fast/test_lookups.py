@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamproc.artefacts import artefacts
+from streamproc.cli import cli
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Lookup, Records, run
 from streamproc.core.state import Tables
+from streamproc.explain import read_plan
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.table_files import with_tables
@@ -216,3 +221,46 @@ def test_files_are_tables_and_with_times_they_know_what_was_when(tmp_path: Path)
     newest = with_tables(open_pipeline(file), {"profiles": table})
     incomes = [one["features"]["income"] for one in decided(newest, values, newest.answers.now)]
     assert incomes == [20.0, 20.0, 20.0, 20.0, -1.0, 30.0]
+
+
+def test_commands_take_tables_from_files(tmp_path: Path) -> None:
+    file, rows, events = write(tmp_path), tmp_path / "rows.csv", tmp_path / "events.ndjson"
+    rows.write_text("customer,income,tier,held_from\na,10,gold,2026-01-01T00:00:00Z\na,20,gold,2027-01-01T00:00:00Z\n")
+    events.write_bytes(b"\n".join([event(1, "a"), event(2, "b")]))
+    options = [str(file), str(events), "--out"]
+    result = CliRunner().invoke(cli, ["batch", *options, str(tmp_path / "out"), "--table", f"profiles={rows}"])
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "out" / "decisions.ndjson").read_bytes().splitlines()
+    assert [orjson.loads(line)["features"]["income"] for line in lines] == [20.0, -1.0]
+    timed = ["--table", f"profiles={rows}", "--table-time", "profiles=held_from"]
+    out = tmp_path / "train.parquet"
+    result = CliRunner().invoke(cli, ["features", *options, str(out), *timed])
+    assert result.exit_code == 0, result.output
+    frame = pl.read_parquet(out)
+    assert frame["income"].to_list() == [10.0, -1.0]
+    assert frame["income_missing"].to_list() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table", "profile=x"], "nothing is looked up in 'profile'"),
+        (["--table-time", "profiles=x"], "there is no file of 'profiles'"),
+        (["--table", "profiles"], "is not NAME="),
+    ],
+)
+def test_what_is_wrong_with_a_table_option_is_told(options: list[str], message: str, tmp_path: Path) -> None:
+    events = tmp_path / "events.ndjson"
+    events.write_bytes(event(1, "a"))
+    words = ["batch", str(write(tmp_path)), str(events), "--out", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(cli, words)
+    assert message in f"{result.output} {result.exception}"
+
+
+def test_an_archived_plan_knows_what_its_rules_read_of_tables(pipeline: Pipeline) -> None:
+    [plan] = artefacts(pipeline)
+    assert problems("artefact", orjson.loads(plan.body)) == []
+    archived = read_plan(plan.body)
+    assert archived is not None
+    assert archived.reads["income_missing"] == {"income_missing"}
+    assert archived.reads["tier = 'gold'"] == {"tier"}
