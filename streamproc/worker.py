@@ -42,6 +42,7 @@ from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.seeing import seeing
+from streamproc.tables import holding
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ async def work(
         metrics.BREAKER.labels(name).set_function(partial(_breaker, pipeline, name))
     warm_up(pipeline)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
-    async with seeing(pipeline, connection) as sight:
+    async with holding(pipeline, connection), seeing(pipeline, connection) as sight:
         own = agents(pipeline, events.partitions, sight.own)
         app = build_app(
             plan.pipeline,
@@ -173,6 +174,7 @@ async def work(
         try:
             await run_worker(app)
         finally:
+            await pipeline.answers.disconnect()
             await asyncio.to_thread(pipeline.answers.close)
 
 

@@ -120,6 +120,23 @@ class LookupFeature:
         return {self.name: self.dtype, self.missing: pl.Boolean()}
 
 
+@dataclass(frozen=True, slots=True)
+class LookupSource:
+    """A table or a store that features are looked up in.
+
+    ``key`` is the column whose values are looked up, ``fields`` what is read of a row, with their types: the empty name
+    is all of it. ``by_lane``: rows are held where the events of their keys are. ``history``: it knows what was when.
+    """
+
+    name: str
+    key: str
+    fields: Mapping[str, pl.DataType]
+    by_lane: bool = False
+    history: bool = False
+    contract: Contract | None = None
+    """Of the rows of a table."""
+
+
 AnyFeature: TypeAlias = Feature | LookupFeature | WindowFeature
 
 
@@ -182,6 +199,8 @@ class Plan:
     rules: tuple[Rule, ...]
     actions: Mapping[str, str | None]
     features: tuple[AnyFeature, ...] = ()
+    sources: tuple[LookupSource, ...] = ()
+    """Where features are looked up."""
     windows: WindowsPolicy = field(default_factory=WindowsPolicy)
     """How long what windows need is remembered, and of how many keys."""
     model: ModelPlan | None = None
