@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 
+from streamproc.core.decide.events import NO_CLOCK
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Processor, Records, Seen, run
 from streamproc.core.state import Tables
 
-EPOCH = datetime.fromtimestamp(0, UTC)
-"""The default ``now`` of an offline run: nothing is too old."""
+EPOCH = NO_CLOCK
+"""The default ``now`` of an offline run: nothing is too old, or from the future."""
 
 
 class Offline:

@@ -1,4 +1,4 @@
-"""The real data of the car-loan example: CSV files that a package carries. They are read by path, never imported."""
+"""The real data of the examples: CSV files that packages carry. They are read by path, never imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from streamproc.errors import EnvironmentFault
 
-PACKAGE = "nannyml"
-FOLDER = "nannyml/datasets/data"
+LOANS = "nannyml==0.13.1"
+PAYMENTS = "evalml==0.84.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,25 @@ class CarLoans:
 
 def car_loans() -> CarLoans:
     """Where the files are. Raises EnvironmentFault where the package is not installed."""
-    try:
-        distribution = metadata.distribution(PACKAGE)
-    except metadata.PackageNotFoundError as error:
-        raise EnvironmentFault(
-            "the example's data is not installed",
-            "run it with `uv run`, or `pip install --no-deps nannyml==0.13.1`",
-        ) from error
-    folder = Path(str(distribution.locate_file(FOLDER)))
+    folder = _folder(LOANS, "nannyml/datasets/data")
     name = "synthetic_car_loan_{}.csv".format
     files = ("reference", "analysis", "analysis_target", "dq_analysis")
     return CarLoans(*(folder / name(one) for one in files))
+
+
+def card_payments() -> Path:
+    """Where 99,992 card payments are, in no order. Raises EnvironmentFault where the package is not installed."""
+    return _folder(PAYMENTS, "evalml/demos/data") / "fraud_transactions.csv.gz"
+
+
+def _folder(package: str, path: str) -> Path:
+    try:
+        distribution = metadata.distribution(package.partition("==")[0])
+    except metadata.PackageNotFoundError as error:
+        raise EnvironmentFault(
+            "the example's data is not installed", f"run it with `uv run`, or `pip install --no-deps {package}`"
+        ) from error
+    return Path(str(distribution.locate_file(path)))
 
 
 def example(name: str) -> Path:

@@ -19,6 +19,7 @@ COMMANDS = {
     "test": ("test:test", "Run a pipeline file's tests."),
     "run": ("run:run", "Run a pipeline: the worker."),
     "batch": ("batch:batch", "Decide the rows of a file, without Kafka."),
+    "features": ("features:features", "The features of a history, to train a model with."),
     "dev": ("dev:dev", "Run a Kafka for development."),
     "produce": ("produce:produce", "Send a file's rows to a topic."),
     "tail": ("tail:tail", "Show a topic's records."),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +14,16 @@ import click
 import orjson
 import polars as pl
 
-from streamproc.cli.options import pipeline_argument
+from streamproc.cli.letters import letter_lines
+from streamproc.cli.options import pipeline_argument, table_options
 from streamproc.cli.progress import deciding
 from streamproc.core.decide import TABLES
-from streamproc.core.processor import Effects, Output
-from streamproc.core.records import text_headers
+from streamproc.core.processor import Effects
 from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.rows import chunks
+from streamproc.table_files import with_tables
 from streamproc.wording import counted
 
 
@@ -51,7 +51,17 @@ from streamproc.wording import counted
     type=click.DateTime(),
     help="When it is decided (UTC), for max_age; without it nothing is too old.",
 )
-def batch(file: Path, source: str, out: Path, form: str, partition: int, now: datetime | None) -> None:
+@table_options
+def batch(
+    file: Path,
+    source: str,
+    out: Path,
+    form: str,
+    partition: int,
+    now: datetime | None,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
+) -> None:
     """Decide the rows of INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
 
     Row n gets offset n; empty lines are no rows. The same processors run as in the worker: for the same events
@@ -61,8 +71,9 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
     Examples:
       streamproc batch pipeline.yaml events.ndjson --out results
       streamproc batch pipeline.yaml loans.csv --out results --format parquet
+      streamproc batch pipeline.yaml events.ndjson --out results --table profiles=profiles.csv
     """
-    pipeline = open_pipeline(file)
+    pipeline = with_tables(open_pipeline(file), tables, table_times)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
     offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=moment)
     try:
@@ -123,7 +134,7 @@ class Files:
         for output in effects.records:
             if output.topic in self._open:
                 name = self._names[output.topic]
-                lines = _letters(output) if name == "dead-letters" else output.values
+                lines = letter_lines(output) if name == "dead-letters" else output.values
                 self._open[output.topic].writelines(line + b"\n" for line in lines if line is not None)
                 self.counts[name] += len(output)
 
@@ -161,23 +172,6 @@ def _flat(row: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
         name: orjson.dumps(item).decode() if columns[name] == pl.String and isinstance(item, dict) else item
         for name, item in row.items()
     }
-
-
-def _letters(output: Output) -> Iterable[bytes]:
-    for key, value, headers in zip(output.keys, output.values, output.headers, strict=True):
-        letter: Mapping[str, Any] = {"key": _text(key), "headers": text_headers(headers), **_body(value)}
-        yield orjson.dumps(letter)
-
-
-def _body(value: bytes | None) -> dict[str, str | None]:
-    try:
-        return {"value": None if value is None else value.decode(), "value_base64": None}
-    except UnicodeDecodeError:
-        return {"value": None, "value_base64": base64.b64encode(value or b"").decode()}
-
-
-def _text(key: bytes | None) -> str | None:
-    return None if key is None else key.decode(errors="backslashreplace")
 
 
 def _tell(files: Files, seconds: float, out: Path) -> None:

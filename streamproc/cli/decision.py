@@ -26,6 +26,7 @@ from streamproc.explain import WHY, ArchivedPlan, RuleTrace, by_drift, explain, 
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Start
 from streamproc.operations import moment, pipeline_name
+from streamproc.plan.columns import feature_text
 from streamproc.wording import counted
 
 WHERE = (
@@ -254,7 +255,7 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     features = Table(box=box.SIMPLE, title="Features and fields that were read", title_justify="left")
     for column in ("name", "value", "expression"):
         features.add_column(column, overflow="fold")
-    texts: dict[str, str] = dict(plan.file.features) if plan else {}
+    texts = {name: feature_text(part) for name, part in plan.file.features.items()} if plan else {}
     for name, value in one["features"].items():
         features.add_row(*map(escape, (name, _value(value), texts.get(name, ""))))
     console.print(features)

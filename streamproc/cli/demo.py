@@ -10,7 +10,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -23,34 +23,35 @@ from streamproc import logs
 from streamproc.errors import Exit
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
-from streamproc.operations import pipeline_file as parts_of
 from streamproc.pipeline import Pipeline, open_pipeline
-from streamproc.plan.scoring import placed
 from streamproc.sample import example
 from streamproc.wording import counted
 
+if TYPE_CHECKING:
+    from streamproc.demo.show import Show, Told
+
 REFRESH_SECONDS = 0.2
-MISSING_SHARE = 0.1
-"""Of the events that could have a value missing."""
-STORY_SECONDS = 20.0
-SEED = 7
+EXAMPLES = ("car_loan", "card_fraud")
 
 
 @click.command()
+@click.argument("name", metavar="[EXAMPLE]", type=click.Choice(EXAMPLES), default=EXAMPLES[0])
 @click.option(
     "--events",
     type=click.IntRange(1, 100_000_000),
-    default=50_000,
-    show_default=True,
-    help="How many events.",
+    help="How many events.  [default: 50,000; of card_fraud all that there are]",
 )
-@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 16),
+    help="Worker processes.  [default: 1; of card_fraud 2]",
+)
 @click.option(
     "--rate",
     type=click.FloatRange(1),
-    help="Events a second.  [default: all within 20 s; with --alone as fast as it goes]",
+    help="Events a second.  [default: all within 20 or 30 s; with --alone as fast as it goes]",
 )
-@click.option("--alone", is_flag=True, help="Only what decides: no model server, nobody who answers, no outcomes.")
+@click.option("--alone", is_flag=True, help="Only what decides: nothing is killed, nobody answers, no outcomes.")
 @click.option(
     "--bad-share",
     type=click.FloatRange(0, 1),
@@ -64,8 +65,9 @@ SEED = 7
 @click.pass_context
 def demo(
     ctx: click.Context,
-    events: int,
-    workers: int,
+    name: str,
+    events: int | None,
+    workers: int | None,
     rate: float | None,
     alone: bool,
     bad_share: float,
@@ -73,17 +75,21 @@ def demo(
     kafka: str | None,
     as_json: bool,
 ) -> None:
-    """See it work: a real Kafka, 50,000 car-loan applications, decisions, and a recount of what came out.
+    """See it work: a real Kafka, real events, decisions, and a recount of what came out.
 
-    Half-way its model server is killed, and comes back: meanwhile the fallback chain decides. A scripted reviewer
-    answers part of what is for people, the rest is escalated. At the end it is told which loans were repaid, and what
-    that says.
+    car_loan: 50,000 applications. Half-way the model server is killed, and comes back: meanwhile the fallback chain
+    decides. A scripted reviewer answers part of what is for people, the rest is escalated. At the end it is told which
+    loans were repaid, and what that says.
+
+    card_fraud: seven months of payments, with features that remember what a card did. Half-way a worker is killed. At
+    the end it is counted which frauds were stopped.
 
     Needs no Docker and no Java. Everything that is started is stopped again.
 
     \b
     Examples:
       streamproc demo
+      streamproc demo card_fraud
       streamproc demo --alone --events 500000 --workers 2
       streamproc demo --alone --rate 5000 --json
     """
@@ -95,7 +101,9 @@ def demo(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-demo-")))
         say = _silent if as_json else console.print
-        sample = show.real_events(events, bad_share, 0.0 if alone else MISSING_SHARE)
+        told: Show = show.SHOWS[name](alone=alone)
+        workers = workers or told.workers
+        sample = told.sample(events, bad_share)
         if kafka is None:
             say("starting Apache Kafka (the first time, its jars are fetched: some 45 MB)")
             broker = stack.enter_context(DevBroker())
@@ -103,13 +111,11 @@ def demo(
         else:
             connection = Connection.load(kafka, None, {})
             version = asyncio.run(_version(connection))
-        file = show.prepare(folder / "car_loan", f"car-loan-{secrets.token_hex(3)}" if kafka else None)
-        story, server = None if alone else show.Story(), None
-        if alone:
-            show.without_people(file)
-        else:
-            server = _model_server(show, file, stack)
-            rate = rate or events / STORY_SECONDS
+        own_name = f"{name.replace('_', '-')}-{secrets.token_hex(3)}" if kafka else None
+        file = show.prepare(folder / name, own_name)
+        told.change(file, stack)
+        if not alone:
+            rate = rate or len(sample.values) / told.seconds
         pipeline = open_pipeline(file)
         asyncio.run(show.make_events_topic(connection, pipeline.plan))
         web_port = show.free_ports(workers)
@@ -117,17 +123,19 @@ def demo(
         stack.callback(worker.stop)
         what = f"{counted(workers, 'worker')} of {file.parent.name}"
         say(f"Kafka {version} on {connection.address}; starting {what}")
-        tally = show.Tally(expected=events, story=story)
+        tally = show.Tally(expected=len(sample.values), story=told.story)
         watching = None if as_json else console
-        measures = asyncio.run(_run(show, pipeline, connection, sample, tally, worker, rate, watching, server))
+        measures = asyncio.run(_run(show, told, pipeline, connection, sample, tally, worker, rate, watching))
         summary = tally.summary(version)
         if as_json:
             click.echo(orjson.dumps(summary | ({} if measures is None else {"measures": measures})).decode())
         else:
             _print(console, summary, sample, pipeline)
+            if told.story is not None:
+                _print_story(console, told.told(summary["story"]))
             if measures is not None:
-                _print_story(console, summary["story"], measures)
-            _look_next(console)
+                _print_measures(console, measures)
+            _look_next(console, name)
         if kafka is not None and not keep:
             worker.stop()
             asyncio.run(show.remove_topics(connection, pipeline.plan))
@@ -149,41 +157,16 @@ async def _version(connection: Connection) -> str:
     return info.release.removeprefix("Kafka ")
 
 
-def _model_server(show: Any, file: Path, stack: ExitStack) -> Any:
-    """The example's model in a server of its own, and the file changed to ask that."""
-    [(_, _, part)], _ = placed(parts_of(file))
-    assert part.onnx is not None
-    server = show.ModelServer(file.parent / part.onnx, part.inputs, show.free_ports(1))
-    stack.callback(server.kill)
-    server.start()
-    show.told(file, server.url)
-    return server
-
-
 async def _run(
-    show: Any, pipeline: Pipeline, connection: Connection, sample: Any, tally: Any, worker: Any,
-    rate: float | None, console: Console | None, server: Any,
+    show: Any, told: Show, pipeline: Pipeline, connection: Connection, sample: Any, tally: Any, worker: Any,
+    rate: float | None, console: Console | None,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Send, watch and count; with a model server, what its story comes to."""
-    plan, story = pipeline.plan, tally.story
+    """Send, watch and count, and let happen what is shown; what it came to."""
+    plan = pipeline.plan
     await show.until_ready(connection, plan, worker)
-    if story is None:
+    async with told.happening(connection, plan, worker, _silent if console is None else console.print):
         await _decide(show, pipeline, connection, sample, tally, worker, rate, console)
-        return None
-    reviewing, true = show.Reviewing(), show.repaid()
-    async with asyncio.TaskGroup() as group:
-        interrupting = group.create_task(show.interrupt(server, story))
-        answering = group.create_task(show.review(connection, plan, true, reviewing, SEED))
-        await _decide(show, pipeline, connection, sample, tally, worker, rate, console)
-        interrupting.cancel()  # it has come to its end, unless the events did not
-        if console is not None:
-            console.print("waiting for people, and for what they do not answer to be escalated")
-        await show.until_over(reviewing)
-        answering.cancel()
-    await show.read_later(connection, plan, story, reviewing.revisions)
-    outcomes = await show.tell_outcomes(connection, plan, story.approved, true)
-    measures: dict[str, Any] = await show.settled(connection, plan, outcomes)
-    return measures
+    return await told.came_to(connection, plan)
 
 
 async def _decide(
@@ -193,7 +176,7 @@ async def _decide(
     plan = pipeline.plan
     async with show.reader(connection, show.deciding(plan)) as consumer:
         tally.started = tally.finished = time.perf_counter()
-        producing = asyncio.create_task(show.produce(connection, plan.events.topic, sample, rate))
+        producing = asyncio.create_task(show.produce(connection, plan.events.input, sample, rate))
         counting = asyncio.create_task(show.recount(consumer, plan, tally, worker))
         if console is None:
             await counting
@@ -251,33 +234,33 @@ def _print(console: Console, summary: dict[str, Any], sample: Any, pipeline: Pip
     console.print(table)
 
 
-def _print_story(console: Console, story: dict[str, Any], measures: dict[str, Any]) -> None:
+def _print_story(console: Console, told: Told) -> None:
+    table = Table(title=told.title, title_justify="left", show_header=False)
+    for row in told.rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_measures(console: Console, measures: dict[str, Any]) -> None:
     from streamproc.cli.stats import show as show_measures
 
-    gap = story["gap"]
-    table = Table(title="While the model was gone", title_justify="left", show_header=False)
-    table.add_row("without a score", ", ".join(f"{name} {count:,}" for name, count in story["without_score"].items()))
-    table.add_row("for", f"{gap['seconds']} s; {gap['recovered_after_seconds']} s after it was back it was used again")
-    for name, count in gap["decided"].items():
-        table.add_row("  decided", f"{name}: {count:,}")
-    table.add_row("by whom, all in all", ", ".join(f"{name} {count:,}" for name, count in story["tiers"].items()))
-    table.add_row("then", ", ".join(f"{name} {count:,}" for name, count in story["decided_later"].items()))
-    console.print(table)
     console.print("What it came to (streamproc stats):")
     show_measures(measures)
 
 
-def _look_next(console: Console) -> None:
+def _look_next(console: Console, name: str) -> None:
     console.print("where to look next:")
-    console.print(f"  {pipeline_file()}   the pipeline that decided", soft_wrap=True, markup=False)
+    console.print(f"  {pipeline_file(name)}   the pipeline that decided", soft_wrap=True, markup=False)
+    other = next(one for one in EXAMPLES if one != name)
+    console.print(f"  streamproc demo {other}   the other one")
     console.print("  streamproc demo --keep        leave it running and look into its topics")
     console.print("  streamproc demo --alone --rate 5000   latency without a queue")
     console.print("  streamproc init my-pipeline   begin one of your own")
 
 
-def pipeline_file() -> str:
-    """Where the example's pipeline file is, in a checkout or in an installed package; relative if it is below here."""
-    path = example("car_loan") / "pipeline.yaml"
+def pipeline_file(name: str = EXAMPLES[0]) -> str:
+    """Where an example's pipeline file is, in a checkout or in an installed package; relative if it is below here."""
+    path = example(name) / "pipeline.yaml"
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

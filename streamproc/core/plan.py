@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
+import polars as pl
+
 from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
@@ -14,6 +16,7 @@ from streamproc.core.expressions import Expression
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
+from streamproc.core.windows.policy import WindowFeature, WindowsPolicy
 
 REVIEW: Final = "review"
 FALLBACK: Final = "fallback"
@@ -35,11 +38,16 @@ DRIFT_SEVERITY: Final = "drift_severity"
 DECISION: Final = "decision"
 WOULD_BE: Final = "would_be"
 DEAD_LETTERS: Final = "dead_letters"
+MISSING: Final = "_missing"
+"""Ends the name of the column that says where a look-up gave nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
     """The input. ``key``, ``time``, ``id`` and ``sensitive`` name columns of the contract.
+
+    ``topic`` is what the decide agent reads. Where events are first ``repartition_by`` a field, that is a topic of the
+    pipeline's own, and ``source`` is the one that they come from.
 
     An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
     """
@@ -50,8 +58,17 @@ class Events:
     max_age: timedelta | None = None
     sensitive: frozenset[str] = frozenset()
     start: Literal["earliest", "latest"] = "earliest"
+    max_ahead: timedelta | None = None
+    """Events whose time is further in the future than this are refused."""
     id: str | None = None
     dedupe: timedelta | None = None
+    repartition_by: str | None = None
+    source: str | None = None
+
+    @property
+    def input(self) -> str:
+        """The topic that producers write to."""
+        return self.source or self.topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,67 @@ class Feature:
 
     name: str
     expression: Expression
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that it is computed from."""
+        return self.expression.columns
+
+    @property
+    def columns(self) -> Mapping[str, pl.DataType]:
+        """The columns that it adds, with their types."""
+        return {self.name: self.expression.dtype}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupFeature:
+    """A column that is looked up, and one more that says where there was nothing.
+
+    ``source`` is the ask's address, ``key`` the column whose value is looked up, ``field`` what of the row is wanted;
+    ``None`` for all that was found. ``default`` stands where there was nothing.
+    """
+
+    name: str
+    source: str
+    key: str
+    field: str | None
+    dtype: pl.DataType
+    default: bool | int | float | str | None = None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that it is computed from."""
+        return frozenset([self.key])
+
+    @property
+    def missing(self) -> str:
+        """The name of the column that says where there was nothing."""
+        return f"{self.name}{MISSING}"
+
+    @property
+    def columns(self) -> Mapping[str, pl.DataType]:
+        """The columns that it adds, with their types."""
+        return {self.name: self.dtype, self.missing: pl.Boolean()}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupSource:
+    """A table or a store that features are looked up in.
+
+    ``key`` is the column whose values are looked up, ``fields`` what is read of a row, with their types: the empty name
+    is all of it. ``by_lane``: rows are held where the events of their keys are. ``history``: it knows what was when.
+    """
+
+    name: str
+    key: str
+    fields: Mapping[str, pl.DataType]
+    by_lane: bool = False
+    history: bool = False
+    contract: Contract | None = None
+    """Of the rows of a table."""
+
+
+AnyFeature: TypeAlias = Feature | LookupFeature | WindowFeature
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +198,11 @@ class Plan:
     contract: Contract
     rules: tuple[Rule, ...]
     actions: Mapping[str, str | None]
-    features: tuple[Feature, ...] = ()
+    features: tuple[AnyFeature, ...] = ()
+    sources: tuple[LookupSource, ...] = ()
+    """Where features are looked up."""
+    windows: WindowsPolicy = field(default_factory=WindowsPolicy)
+    """How long what windows need is remembered, and of how many keys."""
     model: ModelPlan | None = None
     confidence: Expression | None = None
     undecided: str = REVIEW

@@ -1,8 +1,13 @@
 """The demonstration: real events through a real Kafka, what goes wrong on the way, and a recount of what came out."""
 
-from streamproc.demo.events import Events, produce, real_events
-from streamproc.demo.people import ModelServer, Reviewing, review, tell_outcomes, until_over
-from streamproc.demo.story import Story, interrupt, repaid, settled, told, without_people
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from streamproc.demo.events import Events, produce
+from streamproc.demo.loan_show import LoanShow
+from streamproc.demo.loans import real_events
+from streamproc.demo.payment_show import PaymentShow
+from streamproc.demo.show import Show
 from streamproc.demo.surroundings import (
     PARTITIONS,
     Worker,
@@ -12,35 +17,27 @@ from streamproc.demo.surroundings import (
     remove_topics,
     until_ready,
 )
-from streamproc.demo.tally import Tally, add, deciding, following, read_later, reader, recount
+from streamproc.demo.tally import Tally, add, deciding, following, reader, recount
+
+SHOWS: Final[Mapping[str, Callable[..., Show]]] = {show.example: show for show in (LoanShow, PaymentShow)}
 
 __all__ = [
     "PARTITIONS",
+    "SHOWS",
     "Events",
-    "ModelServer",
-    "Reviewing",
-    "Story",
+    "Show",
     "Tally",
     "Worker",
     "add",
     "deciding",
     "following",
     "free_ports",
-    "interrupt",
     "make_events_topic",
     "prepare",
     "produce",
-    "read_later",
     "reader",
     "real_events",
     "recount",
     "remove_topics",
-    "repaid",
-    "review",
-    "settled",
-    "tell_outcomes",
-    "told",
-    "until_over",
     "until_ready",
-    "without_people",
 ]

@@ -1,4 +1,4 @@
-"""What the demonstration sends: real loan applications, some of them damaged, some with values missing."""
+"""What the demonstration sends, and how: real events, some of them damaged."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import polars as pl
 from aiokafka import AIOKafkaProducer
 
 from streamproc.core.partitioner import partitions
 from streamproc.demo.surroundings import PARTITIONS
 from streamproc.kafka.connection import Connection
-from streamproc.sample import car_loans
 
 PACE_SECONDS = 0.02
 BURST = 4000
-SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +31,31 @@ class Events:
     """How many of them have a value missing, as the package's own damaged file has them."""
 
 
-def real_events(count: int, bad_share: float, missing_share: float = 0.0) -> Events:
-    """The car-loan analysis file as events (from the start again where more are wanted), some of them damaged."""
-    rows = pl.read_csv(car_loans().analysis).select(pl.exclude("y_pred_proba", "y_pred"))
-    lines = [orjson.dumps(row) for row in rows.to_dicts()]
-    ids = rows["id"].to_list()
-    values: list[bytes | None] = [lines[number % len(lines)] for number in range(count)]
-    keys = [b"%d" % ids[number % len(ids)] for number in range(count)]
-    chance = random.Random(SEED)  # noqa: S311 - not for secrets
-    damaged = chance.sample(range(count), round(count * bad_share))
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which fields of an event to damage: one that is a number, one that must be there, one that is never negative."""
+
+    number: str
+    needed: str
+    positive: str
+
+
+def damage(values: list[bytes | None], share: float, fields: Fields, chance: random.Random) -> list[int]:
+    """Damage so large a share of the events; which ones."""
+    damaged = chance.sample(range(len(values)), round(len(values) * share))
     for number in damaged:
-        values[number] = _damage(values[number] or b"", chance)
-    incomplete = _incomplete() if missing_share else {}
-    sound = set(range(count)) - set(damaged)
-    chosen = [number for number in sorted(sound) if keys[number] in incomplete and chance.random() < missing_share]
-    for number in chosen:
-        values[number] = incomplete[keys[number]]
-    return Events(keys, values, len(damaged), len(chosen))
+        values[number] = _damaged(values[number] or b"", fields, chance)
+    return damaged
 
 
-def _incomplete() -> dict[bytes, bytes]:
-    """Applications with a value missing, by their keys."""
-    rows = pl.read_csv(car_loans().incomplete).select(pl.exclude("y_pred_proba", "y_pred"))
-    rows = rows.filter(pl.any_horizontal(pl.all().is_null()))
-    return {b"%d" % row["id"]: orjson.dumps(row) for row in rows.to_dicts()}
-
-
-def _damage(value: bytes, chance: random.Random) -> bytes | None:
+def _damaged(value: bytes, fields: Fields, chance: random.Random) -> bytes | None:
     event = orjson.loads(value)
     ways: list[Callable[[], bytes | None]] = [
         lambda: value[: len(value) // 2],
-        lambda: orjson.dumps(event | {"car_value": "a lot"}),
-        lambda: orjson.dumps({name: item for name, item in event.items() if name != "salary_range"}),
-        lambda: orjson.dumps(event | {"debt_to_income_ratio": -1}),
-        lambda: value.replace("€".encode(), b"\xff"),
+        lambda: orjson.dumps(event | {fields.number: "a lot"}),
+        lambda: orjson.dumps({name: item for name, item in event.items() if name != fields.needed}),
+        lambda: orjson.dumps(event | {fields.positive: -1}),
+        lambda: value.replace(b'":"', b'":"\xff', 1),
         lambda: b"",
         lambda: None,
     ]

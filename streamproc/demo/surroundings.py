@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,16 +22,20 @@ from streamproc.kafka.group import GroupOffsets
 from streamproc.sample import example
 
 PARTITIONS = 4
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 POLL_MS = 100
 
 
 def prepare(folder: Path, name: str | None) -> Path:
-    """A copy of the example's pipeline to run; ``name`` renames it with its topics. Returns the pipeline file."""
-    shutil.copytree(example("car_loan"), folder, dirs_exist_ok=True)
+    """A copy of the pipeline of the example that the folder is called like; ``name`` renames it with its topics.
+
+    Returns the pipeline file.
+    """
+    shutil.copytree(example(folder.name), folder, dirs_exist_ok=True)
     path = folder / "pipeline.yaml"
     if name is not None:
-        path.write_text(path.read_text(encoding="utf-8").replace("car-loan", name), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(folder.name.replace("_", "-"), name), encoding="utf-8")
     return path
 
 
@@ -76,6 +81,11 @@ class Worker:
         """The process id of the worker, or of the parent of several."""
         return self._process.pid
 
+    def kill_one(self) -> None:
+        """kill -9 of one of several workers; their parent starts another."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+
     def check(self) -> None:
         """Raise EnvironmentFault when it has ended."""
         if self._process.poll() is not None:
@@ -94,7 +104,7 @@ class Worker:
 
 async def make_events_topic(connection: Connection, plan: Plan) -> None:
     """The events topic, which is the producers' to make."""
-    await admin.create(connection, [admin.TopicSpec(plan.events.topic, PARTITIONS, 1)])
+    await admin.create(connection, [admin.TopicSpec(plan.events.input, PARTITIONS, 1)])
 
 
 async def remove_topics(connection: Connection, plan: Plan) -> None:

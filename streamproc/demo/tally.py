@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,17 +16,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Records
 from streamproc.core.records import text_headers
-from streamproc.demo.story import REVISION, Story, repaid
+from streamproc.demo.decided import REVISION, coordinates
+from streamproc.demo.loans import repaid
+from streamproc.demo.show import Story
 from streamproc.demo.surroundings import POLL_MS, Worker
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.fetching import fetch_without_pause, take
 
 MOST_RECORDS = 20_000
-TOLD = re.compile(
-    rb'\{"id":"[^"\\]*","source":\{"topic":"[^"\\]*","partition":(\d+),"offset":(\d+),"timestamp":(\d+)\},'
-    rb'"key":(?:"[^"\\]*"|null|-?\d+),"time":"[^"\\]*","decision":"([^"\\]*)",'
-)
 ASKED, HEAD = b'"kind":"review"', 120
 CHANGED, CAPPED = b'"without_drift":"', b'"drift_capped":"'
 QUIET_SECONDS = 60.0
@@ -156,38 +153,12 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> No
                 return
 
 
-async def read_later(connection: Connection, plan: Plan, story: Story, revisions: int) -> None:
-    """Bring a story up to what people and time have decided since, which are so many decisions."""
-    whole, last = Story(), time.monotonic()
-    async with reader(connection, [plan.topics.decisions]) as consumer:
-        while whole.later.total() < revisions and time.monotonic() - last < QUIET_SECONDS:
-            batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
-            for records in batches.values():
-                for key, value, at in zip(records.keys, records.values, records.timestamps.tolist(), strict=True):
-                    whole.see(value or b"", key or b"", at)
-                last = time.monotonic()
-    story.later, story.approved = whole.later, whole.approved
-
-
-def _told(decision: bytes) -> tuple[int, int, int, str]:
-    """Partition, offset and timestamp of the event, and what was decided.
-
-    A decision begins with these. Reading all of it would take the demo as long as deciding takes the worker.
-    """
-    match = TOLD.match(decision)
-    if match is not None:
-        return int(match[1]), int(match[2]), int(match[3]), match[4].decode()
-    whole = orjson.loads(decision)
-    source = whole["source"]
-    return source["partition"], source["offset"], source["timestamp"], whole["decision"]
-
-
 def add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
     if records.topic == plan.topics.decisions:
         for key, value, written in zip(records.keys, records.values, records.timestamps.tolist(), strict=True):
             if tally.story is not None and not tally.story.see(value or b"", key or b"", written):
                 continue
-            partition, offset, timestamp, decision = _told(value or b"")
+            partition, offset, timestamp, decision = coordinates(value or b"")
             if value is not None and CHANGED in value:
                 tally.by_drift.setdefault(orjson.loads(value)["without_drift"], []).append(key or b"")
             tally.capped += value is not None and CAPPED in value

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import CONFIDENCE, RESERVED, Feature
+from streamproc.core.plan import CONFIDENCE, MISSING, RESERVED, AnyFeature, Feature
+from streamproc.core.windows.policy import CAPPED
 from streamproc.plan.document import Document, Path_
-from streamproc.plan.models import PipelineFile
+from streamproc.plan.durations import in_words
+from streamproc.plan.lookups import make_lookup
+from streamproc.plan.models import LookupPart, PipelineFile, WindowPart
 from streamproc.plan.scope import Scope, without_score
+from streamproc.plan.sources import Sources
+from streamproc.plan.windows import make_window
 
 INT64 = range(-(2**63), 2**63)
 OWN = "`{}` is a name of streamproc's own"
@@ -27,16 +34,17 @@ def check_params(document: Document, file: PipelineFile, scope: Scope) -> None:
             document.problem(at, f"`{name}` is a number of more than 64 bits", f"write it as a float: {value}.0")
 
 
-def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[Feature]:
+def make_features(document: Document, file: PipelineFile, scope: Scope, sources: Sources) -> list[AnyFeature]:
     """The features that can be made, each reading those above it."""
-    features = []
+    features = list[AnyFeature]()
+    derived = dict[str, str]()
     names = list(file.features)
     without_score(
         scope,
         "features cannot read `{name}`: they are computed before the model",
         "use it in `confidence` or in a rule",
     )
-    for place, (name, text) in enumerate(file.features.items()):
+    for place, (name, part) in enumerate(file.features.items()):
         at: Path_ = ("features", name)
         scope.absent.pop(name, None)
         for later in names[place + 1 :]:
@@ -53,14 +61,67 @@ def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[
             f"feature `{name}` reads itself",
             "a feature can read fields, params and the features above it",
         )
-        expression = scope.compile(at, text)
+        feature: AnyFeature | None
+        match part:
+            case WindowPart():
+                feature = make_window(document, file, scope, name, derived)
+            case LookupPart():
+                feature = make_lookup(document, file, scope, name, sources)
+            case _:
+                expression = scope.compile(at, part)
+                feature = None if expression is None else Feature(name, expression)
         del scope.absent[name]
-        if expression is None:
-            scope.uncertain.add(name)
+        if feature is None:
+            scope.uncertain.update(names_of(name, part))
         else:
-            scope.known[name] = expression.dtype
-            features.append(Feature(name, expression))
+            _add(document, file, scope, feature)
+            features.append(feature)
+            if window := name if isinstance(part, WindowPart) else _window_of(feature, derived):
+                derived.update(dict.fromkeys(feature.columns, window))
     return features
+
+
+def names_of(name: str, part: object) -> tuple[str, ...]:
+    """The columns that a feature of the file adds."""
+    match part:
+        case WindowPart(agg="distinct"):
+            return name, name + CAPPED
+        case LookupPart():
+            return name, name + MISSING
+        case _:
+            return (name,)
+
+
+def feature_text(part: object) -> str:
+    """What a feature is, in a line for people."""
+    match part:
+        case WindowPart():
+            whole = f"{part.agg}({'' if part.of is None else part.of})"
+            where = "" if part.where is None else f" where {part.where}"
+            over = "of all" if part.window is None else f"of the last {in_words(part.window)}"
+            return f"{whole} {over} by {part.by}{where}"
+        case LookupPart():
+            return f"{part.lookup}{'' if part.field is None else f'.{part.field}'}"
+        case _:
+            return str(part)
+
+
+def _window_of(feature: AnyFeature, derived: Mapping[str, str]) -> str | None:
+    """The window that a feature derives from, where there is one."""
+    return next((derived[name] for name in sorted(feature.reads) if name in derived), None)
+
+
+def _add(document: Document, file: PipelineFile, scope: Scope, feature: AnyFeature) -> None:
+    """Let what is below read the columns of a feature."""
+    for name, dtype in feature.columns.items():
+        if name != feature.name and (name in scope.known or name in file.params or name in file.features):
+            document.problem(
+                ("features", feature.name),
+                f"`{feature.name}` adds a column `{name}`, and there is one of that name",
+                RENAME,
+                at_key=True,
+            )
+        scope.known[name] = dtype
 
 
 def make_confidence(document: Document, file: PipelineFile, scope: Scope) -> Expression | None:

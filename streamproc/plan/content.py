@@ -9,10 +9,12 @@ from typing import Any
 
 import orjson
 
-from streamproc.core.plan import DriftPlan, ModelPlan, Plan, Rule
+from streamproc.core.plan import AnyFeature, DriftPlan, Feature, LookupFeature, ModelPlan, Plan, Rule
 from streamproc.core.review.policy import Allowance, ReviewPlan
+from streamproc.core.windows.policy import WindowFeature
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.scoring import Placed, placed
+from streamproc.plan.sources import content_of
 
 HASH_BYTES = 16
 
@@ -35,11 +37,14 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
     models = _models(plan.models, chain)
     return {
         "pipeline": plan.pipeline,
-        "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
+        "events": [events.input, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
         **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe)]}),
+        **({} if events.repartition_by is None else {"repartition_by": events.repartition_by}),
         "contract": plan.contract.schema,
         "params": file.params,
-        "features": [[feature.name, feature.expression.sql] for feature in plan.features],
+        "features": list(map(_feature, plan.features)),
+        **({"windows": _windows(plan)} if any(isinstance(one, WindowFeature) for one in plan.features) else {}),
+        **({"sources": [content_of(source, file) for source in plan.sources]} if plan.sources else {}),
         "model": models[0] if models else None,
         **({"stand_ins": models[1:]} if models[1:] else {}),
         **({"shadows": _models(plan.shadows, shadows)} if shadows else {}),
@@ -54,6 +59,25 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         **({} if plan.outcomes is None or not plan.outcomes.reads else {"outcomes": plan.outcomes.reads}),
         **({} if plan.review is None else {"review": _review(plan.review)}),
     }
+
+
+def _feature(feature: AnyFeature) -> list[Any]:
+    match feature:
+        case Feature():
+            return [feature.name, feature.expression.sql]
+        case WindowFeature():
+            of, where = (None if part is None else part.sql for part in (feature.of, feature.where))
+            bucket = [feature.window, feature.unit, feature.include_self]
+            more = [feature.most] if feature.aggregate == "distinct" else []
+            return [feature.name, feature.aggregate, feature.by, of, where, *bucket, *more]
+        case LookupFeature():
+            return [feature.name, feature.source, feature.key, feature.field, str(feature.dtype), feature.default]
+
+
+def _windows(plan: Plan) -> list[Any]:
+    policy, ahead = plan.windows, plan.events.max_ahead
+    kept = [policy.lateness.total_seconds(), policy.ttl.total_seconds(), policy.max_keys]
+    return [*kept, None if ahead is None else ahead.total_seconds()]
 
 
 def _models(plans: Sequence[ModelPlan], models: Placed) -> list[list[Any]]:

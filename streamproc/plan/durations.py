@@ -30,6 +30,20 @@ def to_duration(value: object) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def in_words(duration: timedelta) -> str:
+    """As people write it, in the largest unit that fits.
+
+    >>> in_words(timedelta(hours=36)), in_words(timedelta(days=2)), in_words(timedelta(milliseconds=1500))
+    ('36h', '2d', '1500ms')
+    """
+    milliseconds = round(duration.total_seconds() * 1000)
+    for unit, seconds in reversed(UNITS.items()):
+        count, rest = divmod(milliseconds, round(seconds * 1000))
+        if count and not rest:
+            return f"{count}{unit}"
+    return f"{milliseconds}ms"
+
+
 def _positive(value: object) -> timedelta:
     duration = to_duration(value)
     if not duration:

@@ -5,34 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.core.names import VARIABLE
 from streamproc.core.plan import Mode
+from streamproc.core.windows.policy import MOST_DISTINCT, Aggregate
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-def _as_sql(value: object) -> object:
-    """YAML reads ``1`` and ``true`` as values; where an expression stands, they are expressions too."""
-    if isinstance(value, bool):
-        return str(value).upper()
-    return str(value) if isinstance(value, int | float) else value
-
-
-Sql = Annotated[str, BeforeValidator(_as_sql, json_schema_input_type=str | int | float | bool)]
-Constant = bool | int | float | str | None
-
-
-class Part(BaseModel):
-    """A part of the file: unknown keys are errors, strings are not guessed into numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from streamproc.plan.parts import BreakerPart, Constant, Name, Part, Slug, Sql, Text, Topic
+from streamproc.plan.source_parts import FieldType, StorePart, TablePart
 
 
 class EventsPart(Part):
@@ -49,14 +30,13 @@ class EventsPart(Part):
     )
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
-
-
-class BreakerPart(Part):
-    """When a model that keeps failing is not asked for a while."""
-
-    failures: Share = Field(500_000, description="It opens when such a share of the last calls failed: `50%`")
-    calls: int = Field(10, ge=1, le=1_000, description="So many last calls")
-    wait: Duration = Field(timedelta(seconds=5), description="Until one call tries again")
+    repartition_by: str | None = Field(
+        None,
+        description="Events first go through a topic of the pipeline's own, keyed by it, for windows by this field",
+    )
+    max_ahead: Duration | None = Field(
+        None, description="Events from further in the future are refused; `1h` where there are windows"
+    )
 
 
 class RecyclePart(Part):
@@ -105,6 +85,54 @@ class ModelPart(Part):
     def kind(self) -> Literal["onnx", "python", "http"]:
         """Which of the three it is; where several are stated, the first."""
         return "onnx" if self.onnx is not None else "python" if self.python is not None else "http"
+
+
+class WindowPart(Part):
+    """A feature with memory: an aggregate of earlier events with the same key."""
+
+    window: Duration | None = Field(None, description="How far it reaches back: `24h`; without it, over all there was")
+    by: Text = Field(description="The field or feature whose value is the key, such as a card's number")
+    agg: Aggregate = Field(description="What is computed")
+    of: Sql | None = Field(None, description="Of what: an expression over fields and features")
+    where: Sql | None = Field(None, description="Only events for which this is true count")
+    include_self: bool = Field(False, description="Whether the event itself counts")
+    exact: bool = Field(False, description="Keep every event, where otherwise the window moves in 60 steps")
+    most: int = Field(
+        MOST_DISTINCT, ge=1, le=10_000, description="For `distinct`: so many values are told apart, per key"
+    )
+
+
+class LookupPart(Part):
+    """A feature that is looked up in a table or a store."""
+
+    lookup: Slug = Field(description="One of `tables` or `stores`")
+    field: Text | None = Field(None, description="Of what is found there; all of it by default")
+    type: FieldType | None = Field(None, description="What it is, where the table's schema does not say it")
+    default: Constant = Field(None, description="Stands where nothing is found; null by default")
+
+
+def _kind_of_feature(value: object) -> str:
+    if isinstance(value, dict):
+        return "a look-up" if "lookup" in value else "a window"
+    return "a look-up" if isinstance(value, LookupPart) else "a window" if isinstance(value, WindowPart) else "SQL"
+
+
+FeaturePart = Annotated[
+    Annotated[Sql, Tag("SQL")] | Annotated[WindowPart, Tag("a window")] | Annotated[LookupPart, Tag("a look-up")],
+    Discriminator(_kind_of_feature),
+]
+
+
+class WindowsPart(Part):
+    """What holds for all features with memory."""
+
+    lateness: Duration = Field(
+        timedelta(hours=1), description="How far an event's time may be before the newest one of its key"
+    )
+    ttl: Duration = Field(timedelta(days=90), description="A key that was not seen for so long is forgotten")
+    max_keys: int = Field(
+        1_000_000, ge=1_000, le=100_000_000, description="So many keys are remembered in a lane at most"
+    )
 
 
 class RulePart(Part):
@@ -313,6 +341,9 @@ class TestPart(Part):
 
     name: Text = Field(description="What is shown when it fails")
     event: dict[str, Any] = Field(description="The event, as its JSON is")
+    history: list[dict[str, Any]] = Field(
+        [], max_length=1_000, description="Events that came before, in their order: what windows remember"
+    )
     score: float | None = Field(None, description="Stands in for the model's answer")
     no_score: Text | None = Field(
         None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
@@ -323,6 +354,10 @@ class TestPart(Part):
         {}, description="How columns stand: `warning` or `drifting`; others are stable"
     )
     mode: Mode = Field("automatic", description="What people let automation do")
+    tables: dict[Slug, dict[str, Any]] = Field(
+        {}, description="By table, the row of the event; none where it is not here"
+    )
+    stores: dict[Slug, Any] = Field({}, description="By store, what it has of the event; others have nothing")
     expect: ExpectPart = Field(description="What must become of it; what is not stated is not compared")
 
 
@@ -332,7 +367,12 @@ class PipelineFile(Part):
     pipeline: Slug = Field(description="The name: topics and the consumer group begin with it")
     events: EventsPart = Field(description="The input: topic, contract, and which fields mean what")
     params: dict[Name, Constant] = Field({}, description="Named constants for expressions")
-    features: dict[Name, Sql] = Field({}, description="Columns by expression, in order")
+    tables: dict[Slug, TablePart] = Field({}, description="Compacted topics that features are looked up in")
+    stores: dict[Slug, StorePart] = Field({}, description="Online stores that features are looked up in")
+    features: dict[Name, FeaturePart] = Field(
+        {}, description="Columns in order: by expression, from earlier events, or looked up"
+    )
+    windows: WindowsPart = Field(WindowsPart(), description="For features from earlier events")  # type: ignore[call-arg]
     model: Models | None = Field(None, description="Gives each event a score; a list: the first, and its stand-ins")
     shadow: list[ModelPart] = Field([], description="Models that are asked and recorded, and never decide")
     confidence: Sql | None = Field(None, description="How far the business trusts the score")

@@ -19,10 +19,12 @@ from streamproc.plan.names import closest, near
 from streamproc.plan.reader import BEGIN
 
 ROUNDS = 20
+_NAMED = {("features",)}
 _MODEL = {"http": "http://placeholder/v2", "inputs": ["placeholder"]}
 _RULE = {"id": "placeholder", "decide": "review"}
 _TEST: dict[str, Any] = {"name": "placeholder", "event": {}, "expect": {}}
-# What stands in for something broken that a file cannot do without. `*` is any item of a list.
+# What stands in for something broken that a file cannot do without. `*` is any item of a list, or of a part whose names
+# are the user's.
 _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
     ("pipeline",): "placeholder",
     ("events",): {"topic": "placeholder", "schema": "placeholder"},
@@ -42,6 +44,7 @@ _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
             (("classes", "*"), "placeholder"),
         )
     },
+    ("tables", "*"): {"topic": "placeholder", "schema": "placeholder", "key": "placeholder"},
     ("drift", "reference"): "placeholder",
     ("drift", "false_alarms"): "1 per 1000000 events",
     ("drift", "watch", "*"): "placeholder",
@@ -59,6 +62,9 @@ _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
     ("review", "explore", "decide"): "placeholder",
     ("review", "explore", "share"): 0.1,
     ("review", "explore", "budget"): "1 per 1h",
+    ("features", "*", "by"): "placeholder",
+    ("features", "*", "agg"): "count",
+    ("features", "*", "lookup"): "placeholder",
     ("rules",): [_RULE],
     ("rules", "*"): _RULE,
     ("rules", "*", "id"): "placeholder",
@@ -218,7 +224,9 @@ def _short(value: Any) -> str:
 
 def _repair(data: Any, path: Path_) -> None:
     """Take out what stands at a path, or put something in its place that the models accept."""
-    pattern = tuple("*" if isinstance(part, int) else part for part in path)
+    pattern = tuple(
+        "*" if isinstance(part, int) or path[:number] in _NAMED else part for number, part in enumerate(path)
+    )
     *parents, name = path or ("",)
     here: Any = data  # indexed by texts and numbers
     for part in parents:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamproc.offline import Offline, batch_of
+from streamproc.onnx_trees import export
 from streamproc.pipeline import open_pipeline
 from streamproc.sample import car_loans, example
 
@@ -41,7 +42,7 @@ def test_the_script_makes_the_committed_model(script: dict[str, Any], loans: pl.
     trained = script["train"](pl.read_csv(car_loans().reference))
     features = script["features"](loans)
     committed = scores((FOLDER / "model.onnx").read_bytes(), features)
-    made = scores(script["export"](trained).SerializeToString(), features)
+    made = scores(export(trained, "car_loan").SerializeToString(), features)
     np.testing.assert_allclose(made, committed, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(trained.predict_proba(features)[:, 1], committed, rtol=0, atol=TOLERANCE)
 

@@ -17,7 +17,7 @@ def make_effects(plan: Plan, encoder: Encoder, frame: Frame, context: Context, m
     """Everything that follows from a judged frame, lane by lane. The counts of all are with the first."""
     outputs = [*_decided(plan, encoder, frame, context, masker), *frame.outputs]
     if frame.refused:
-        outputs.append(_dead_letters(plan, frame, masker))
+        outputs.append(dead_letters(plan, frame, masker))
     frame.count("events", plan.events.topic, len(frame.records))
     shares: list[list[Output]] = [[] for _ in frame.records.ends]
     for output, rows in outputs:
@@ -66,7 +66,8 @@ def _of_rows(
     return Output(topic, *own), frame.rows[rows]
 
 
-def _dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[Output, Rows]:
+def dead_letters(plan: Plan, frame: Frame, masker: Masker | None) -> tuple[Output, Rows]:
+    """The events that left the frame, as they may leave the process, and the numbers of their records."""
     records = frame.records
     keys: list[bytes | None] = []
     values: list[bytes | None] = []

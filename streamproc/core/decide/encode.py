@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -16,6 +17,7 @@ from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.decide.verdict import MOST_KNOWN, Verdict
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Plan
 from streamproc.core.sensitive import Masker
+from streamproc.core.windows.policy import WindowFeature
 
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
 OWN = "\x00"
@@ -43,6 +45,7 @@ class Encoder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._hidden = [name for name in plan.recorded if name in plan.sensitive]
+        self._remembers = any(isinstance(feature, WindowFeature) for feature in plan.features)
         self._key = _own("key").cast(pl.String)
         name = plan.events.key
         is_text = name is None or name in plan.events.sensitive or plan.contract.columns[name] == pl.String
@@ -64,6 +67,7 @@ class Encoder:
             pl.lit(","),
             _own("verdict"),
             pl.lit(","),
+            *([_own("late")] if self._remembers else []),
             self._measured(),
             pl.lit(","),
             _own("provenance"),
@@ -83,8 +87,9 @@ class Encoder:
             "verdict": verdicts.gather(frame.verdicts.of_row),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
             "provenance": self._provenances(frame, context),
+            **({"late": _late(frame)} if self._remembers else {}),
             **{SHADOW + model.name: said for model, said in zip(plan.shadows, frame.shadows, strict=True)},
-            **{HIDDEN + name: _hashes(frame.columns[name], masker) for name in self._hidden},
+            **{HIDDEN + name: hashes(frame.columns[name], masker) for name in self._hidden},
         }
         wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
         made = wide.select(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
@@ -111,11 +116,11 @@ class Encoder:
         """The end of each object of the batch: mostly the same for all of them."""
         versions = frame.model_versions
         if versions is None:
-            return pl.Series([self._provenance(frame.model_version, context)]).new_from_index(0, len(frame))
-        made = {version: self._provenance(version, context) for version in set(versions)}
+            return pl.Series([self._provenance(frame, frame.model_version, context)]).new_from_index(0, len(frame))
+        made = {version: self._provenance(frame, version, context) for version in set(versions)}
         return pl.Series([made[version] for version in versions], dtype=pl.String)
 
-    def _provenance(self, model: str | None, context: Context) -> str:
+    def _provenance(self, frame: Frame, model: str | None, context: Context) -> str:
         plan = self._plan
         provenance = {
             "pipeline": plan.pipeline,
@@ -123,9 +128,16 @@ class Encoder:
             "model": model,
             "confidence_hash": plan.confidence_hash,
             "seen": dict(context.seen.offsets),
+            **({"lookups": frame.lookups} if plan.sources else {}),
             **({} if plan.recorded else {"features": {}}),
         }
         return orjson.dumps(provenance).decode().removeprefix("{")
+
+
+def _late(frame: Frame) -> pl.Series:
+    """What stands in the records of events that were too late for their windows, and of the others."""
+    late = np.zeros(len(frame), np.int64) if frame.late is None else frame.late.astype(np.int64)
+    return pl.Series(["", '"late":true,'], dtype=pl.String).gather(late)
 
 
 def event_key(plan: Plan, frame: Frame, masker: Masker | None) -> pl.Series:
@@ -135,7 +147,7 @@ def event_key(plan: Plan, frame: Frame, masker: Masker | None) -> pl.Series:
         raw = _raw_keys(frame)
         return pl.Series([None if key is None else key.decode(errors="replace") for key in raw], dtype=pl.String)
     if name in plan.events.sensitive:
-        return _hashes(frame.columns[name], masker)
+        return hashes(frame.columns[name], masker)
     return frame.columns[name]
 
 
@@ -143,7 +155,8 @@ def _raw_keys(frame: Frame) -> list[bytes | None]:
     return [frame.records.keys[row] for row in frame.rows.tolist()]
 
 
-def _hashes(column: pl.Series, masker: Masker | None) -> pl.Series:
+def hashes(column: pl.Series, masker: Masker | None) -> pl.Series:
+    """A sensitive column as it may leave the process: text."""
     assert masker is not None
     return pl.Series([masker.hash(value) for value in column.to_list()], dtype=pl.String)
 

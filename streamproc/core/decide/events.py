@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ ID_BYTES = 12
 TIME = pl.Datetime("us", "UTC")
 YEARS = (-62_135_596_800_000, 253_402_300_799_999)  # 1 to 9999, in milliseconds since the epoch
 _DIGITS = r"(?-u)^\d{4}-\d{2}-\d{2}"
+NO_CLOCK = datetime.fromtimestamp(0, UTC)
+"""A ``now`` up to this is none."""
 COMMON_SHAPES = (
     (_DIGITS + r" \d{2}:\d{2}:\d{2}(\.\d{1,9})?$", "%Y-%m-%d %H:%M:%S%.f"),
     (_DIGITS + r"T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$", "%Y-%m-%dT%H:%M:%S%.fZ"),
@@ -34,6 +37,7 @@ def contract_stage(plan: Plan) -> Stage:
         _read(frame, plan)
         frame.add(_event_times(frame, plan, time))
         frame.refuse(_without_time(frame, plan))
+        frame.refuse(_ahead(frame, plan, context))
         frame.ids = decision_ids(plan.pipeline, plan.events.topic, *frame.records.places(frame.rows))
         frame.stale = _stale(frame, plan, context)
         return
@@ -52,7 +56,15 @@ def _time_expression(plan: Plan) -> pl.Expr | None:
     name = plan.events.time
     if name is None:
         return None
-    dtype = plan.contract.columns[name]
+    return _instant(name, plan.contract.columns[name])
+
+
+def instants(column: pl.Series) -> pl.Series:
+    """Texts (ISO 8601) or numbers (milliseconds since the epoch) as times; null for what is none."""
+    return column.to_frame().select(_instant(column.name, column.dtype)).to_series()
+
+
+def _instant(name: str, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_numeric():
         return _from_milliseconds(pl.col(name).cast(pl.Int64, strict=False))
     return compile_expression(f'CAST("{name}" AS TIMESTAMP)', {name: dtype}).expr.cast(TIME)
@@ -89,6 +101,21 @@ def _without_time(frame: Frame, plan: Plan) -> dict[int, DeadLetter]:
     path = json_path(plan.events.time.split("."))
     letter = DeadLetter(STAGE, "no_event_time", path, "not an ISO 8601 time, nor milliseconds since the epoch")
     return dict.fromkeys(times.is_null().arg_true().to_list(), letter)
+
+
+def _ahead(frame: Frame, plan: Plan, context: Context) -> dict[int, DeadLetter]:
+    """Events from too far in the future. Where there is no clock, as over a file of the past, nothing is."""
+    if plan.events.max_ahead is None or context.now <= NO_CLOCK or not len(frame):
+        return {}
+    newest = pl.Series([context.now + plan.events.max_ahead]).cast(TIME)[0]
+    ahead = frame.columns[EVENT_TIME] > newest
+    if not ahead.any():
+        return {}
+    path = "" if plan.events.time is None else json_path(plan.events.time.split("."))
+    letter = DeadLetter(
+        STAGE, "from_the_future", path, f"more than {plan.events.max_ahead} ahead of the worker's clock"
+    )
+    return dict.fromkeys(ahead.arg_true().to_list(), letter)
 
 
 def _stale(frame: Frame, plan: Plan, context: Context) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

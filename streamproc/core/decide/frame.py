@@ -100,8 +100,12 @@ class Frame:
     """Per row, where they differ within the batch."""
     shadows: list[pl.Series] = field(default_factory=list)
     """What each shadow model said: a struct per row."""
+    lookups: dict[str, str] = field(default_factory=dict)
+    """What look-ups were answered from: the version of each source, and its health where that is worth a word."""
     verdicts: Verdicts | None = None
     stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    late: NDArray[np.bool_] | None = None
+    """Per row whether its time was too old for its windows to be known; ``None`` where there are no windows."""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     changes: dict[int, Changes] = field(default_factory=dict)
     """What stages change in the tables of lanes, by the lane's place in the batch."""

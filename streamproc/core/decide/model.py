@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import SCORE, ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Score
 
+MODEL: Final = "model"
+"""The name of the stage."""
 NO_MODEL = "no_model"
 NOT_ASKED = "mode_fallback"
 """Why there is no score while people let the fallback chain alone decide: the model may be what is wrong."""
@@ -46,7 +49,7 @@ def model_stage(plan: Plan) -> Stage:
                     _stand_in(taken, Usable.of(answer, len(rows)), rows, scorers, number)
         _take(plan, frame, taken, status, scorers)
 
-    return Stage("model", reads, (SCORE, *plan.model_columns), run)
+    return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)
 
 
 def _ask(model: ModelPlan, frame: Frame, rows: NDArray[np.int64] | None = None) -> Score:

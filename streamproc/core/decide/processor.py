@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Final
 
 from streamproc.core.decide.cap import TABLE as CAP_TABLE
 from streamproc.core.decide.cap import cap_stage
-from streamproc.core.decide.columns import confidence_stage, features_stage
+from streamproc.core.decide.columns import confidence_stage, features_stages
 from streamproc.core.decide.dedupe import dedupe_stage
 from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
@@ -19,15 +20,16 @@ from streamproc.core.decide.events import contract_stage
 from streamproc.core.decide.explore import TABLE as EXPLORE_TABLE
 from streamproc.core.decide.explore import explore_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
-from streamproc.core.decide.model import model_stage
+from streamproc.core.decide.model import MODEL, model_stage
 from streamproc.core.decide.rules import rules_stage
 from streamproc.core.dedupe.memory import TABLE as DEDUPE_TABLE
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask, Batch, Effects, LanesSteps, Output, Seen, State, Steps
 from streamproc.core.sensitive import Masker
+from streamproc.core.windows.lane import TABLE as WINDOWS_TABLE
 
-TABLES: Final = (CAP_TABLE, EXPLORE_TABLE, DEDUPE_TABLE)
+TABLES: Final = (CAP_TABLE, EXPLORE_TABLE, DEDUPE_TABLE, WINDOWS_TABLE)
 """The tables of a lane, whatever the plan: what a plan before this one wrote may be there."""
 
 
@@ -54,16 +56,15 @@ class DecideProcessor:
         """
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
-        makers: list[Callable[[Plan], Stage]] = [contract_stage]
-        if plan.events.dedupe is not None:
-            makers.append(partial(dedupe_stage, masker=masker))
-        makers += [features_stage, model_stage, drift_stage, confidence_stage, rules_stage]
+        makers: list[Callable[[Plan], Stage]] = [model_stage, drift_stage, confidence_stage, rules_stage]
         if plan.capped:
             makers.append(cap_stage)
         if plan.explore is not None and lanes:
             makers.append(partial(explore_stage, lanes=lanes))
         watch = None if baseline is None else Watch.of(plan, baseline)
-        return cls(plan, tuple(make(plan) for make in makers), Encoder(plan), masker, watch)
+        once = [] if plan.events.dedupe is None else [dedupe_stage(plan, masker=masker)]
+        stages = [contract_stage(plan), *once, *features_stages(plan), *(make(plan) for make in makers)]
+        return cls(plan, tuple(stages), Encoder(plan), masker, watch)
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""
@@ -92,9 +93,20 @@ class DecideProcessor:
 
         The lanes' states are needed where something that is seen drifts; without them no event is a duplicate.
         """
-        records = LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches])
-        frame, context = Frame(records), Context(now, seen, states)
-        for stage in self.stages:
+        return (yield from self._through(self.stages, batches, Context(now, seen, states)))
+
+    def prepare(
+        self, batches: Sequence[Batch], seen: Seen, now: datetime, states: Sequence[State] = ()
+    ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
+        """The batches' events through the stages before the model: all that a model may learn from."""
+        before = takewhile(lambda stage: stage.name != MODEL, self.stages)
+        return (yield from self._through(before, batches, Context(now, seen, states)))
+
+    def _through(
+        self, stages: Iterable[Stage], batches: Sequence[Batch], context: Context
+    ) -> Generator[list[Ask], list[Answer], tuple[Frame, Context]]:
+        frame = Frame(LanesRecords.of([batch.topics[self.plan.events.topic] for batch in batches]))
+        for stage in stages:
             yield from stage.run(frame, context)
         return frame, context
 

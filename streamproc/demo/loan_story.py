@@ -11,26 +11,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from streamproc.core.plan import Plan
+from streamproc.demo.decided import REVISION
 from streamproc.demo.people import ModelServer
 from streamproc.kafka.connection import Connection
 from streamproc.measuring import measured, outcomes_plan
-from streamproc.sample import car_loans
 
 KILLED, BACK = 0.4, 0.5
 """The shares of the events after which the model server is killed, and started again."""
 SETTLED_SECONDS = 60.0
 OF_THE_EVENT = "not_finite"
 """Why there is no score where a value is missing: the model is well."""
-REVISION, UNSCORED = b'"revision":', b'"scored":false'
+UNSCORED = b'"scored":false'
 ID = re.compile(rb'\{"id":"([^"\\]*)"')
 TEXTS = {name: re.compile(rb'"%s":"([^"\\]*)"' % name.encode()) for name in ("decision", "tier", "score_reason")}
 
 
 @dataclass(slots=True)
-class Story:
+class LoanStory:
     """What the decisions tell of it. Times are in seconds since the epoch."""
 
     killed: float | None = None
@@ -120,7 +118,7 @@ def without_people(file: Path) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-async def interrupt(server: ModelServer, story: Story) -> None:
+async def interrupt(server: ModelServer, story: LoanStory) -> None:
     """Kill the model server when part of the events are decided, and start it again later."""
     await story.due[KILLED].wait()
     await asyncio.to_thread(server.kill)
@@ -128,13 +126,6 @@ async def interrupt(server: ModelServer, story: Story) -> None:
     await story.due[BACK].wait()
     await asyncio.to_thread(server.start)
     story.back = time.time()
-
-
-def repaid() -> dict[str, bool]:
-    """Whether the loan of each key was repaid."""
-    outcomes = pl.read_csv(car_loans().outcomes)
-    pairs = zip(outcomes["id"].to_list(), outcomes["repaid"].to_list(), strict=True)
-    return {str(key): repaid == 1 for key, repaid in pairs}
 
 
 async def settled(connection: Connection, plan: Plan, outcomes: int) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""A batch of one ``by``: the features of its rows, and what is kept afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc.core.windows.distinct import DistinctBatch
+from streamproc.core.windows.kept import NEVER, Entries, Kept
+from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series, steps_of, unit_of
+from streamproc.core.windows.level import IDENTITY, LevelBatch, Pairs
+from streamproc.core.windows.policy import WindowFeature
+from streamproc.core.windows.rows import Rows
+from streamproc.core.windows.scan import Ints, before, running, starts_of
+
+MICROSECONDS = 1e6
+_FOLDS: dict[str, Any] = {"min": np.minimum, "max": np.maximum}
+_Steps = tuple[int, int, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A feature of rows: its values, shape (n,), and where there is none. ``capped``: where a number of distinct values
+    is only the least that it can be."""
+
+    values: NDArray[Any]
+    missing: NDArray[np.bool_]
+    capped: NDArray[np.bool_] | None = None
+
+
+def advance(
+    layout: Layout, features: Sequence[WindowFeature], kept: Kept, rows: Rows, lateness: int
+) -> tuple[list[Result], Kept]:
+    """One result for each feature, and what is kept after the rows. ``lateness`` is in microseconds.
+
+    Marks what is late among the rows. Equal rows give equal results, however they fall into batches.
+    """
+    starts = starts_of(rows.keys)
+    begin = kept.clock[rows.keys[starts]]
+    after = running(np.maximum, rows.times, starts, begin)
+    newest = before(after, starts, begin)
+    rows.late = (newest != NEVER) & (rows.times < newest - lateness)
+    clock = kept.clock.copy()
+    clock[rows.keys] = after  # of a key's rows the last one stays
+    shifts = _shifts(layout, kept, rows)
+    spread = [_spread(layout, shifts, rows, number) for number in range(len(layout.series))]
+    floors = kept.floors
+    places = len(layout.levels)
+    levels = [
+        LevelBatch(level, kept.levels[number], floors[:, number], rows, spread)
+        for number, level in enumerate(layout.levels)
+    ]
+    distincts = [
+        DistinctBatch(distinct, kept.distincts[number], floors[:, places + number], rows)
+        for number, distinct in enumerate(layout.distincts)
+    ]
+    results = _results(layout, features, levels, distincts, rows, spread)
+    cut = floors.copy()
+    entries, pairs = list[Entries](), list[Entries]()
+    for number, (level, batch) in enumerate(zip(layout.levels, levels, strict=True)):
+        made, cut[:, number] = batch.result(_horizons(clock, lateness, level.unit, level.steps))
+        entries.append(made)
+    for number, (distinct, listed) in enumerate(zip(layout.distincts, distincts, strict=True), places):
+        made, cut[:, number] = listed.result(_horizons(clock, lateness, distinct.unit, distinct.steps))
+        pairs.append(made)
+    return results, Kept(clock, shifts, cut, entries, pairs)
+
+
+def _horizons(clock: Ints, lateness: int, unit: int, steps: int) -> Ints:
+    """The newest bucket of each key that no window reaches any more."""
+    if unit == EVER:
+        return np.full(len(clock), NEVER)
+    known = clock != NEVER
+    return np.where(known, (np.where(known, clock, 0) - lateness) // unit - steps, NEVER)
+
+
+def _shifts(layout: Layout, kept: Kept, rows: Rows) -> NDArray[np.float64]:
+    """The first value of each key's series, where sums of squares are taken about it."""
+    shifts = kept.shifts.copy()
+    for place, number in enumerate(layout.shifted):
+        series = rows.series[number]
+        wanted = np.flatnonzero(series.counts & np.isnan(shifts[rows.keys, place]))[::-1]
+        shifts[rows.keys[wanted], place] = series.numbers[wanted]  # of several, the first row is written last
+    return shifts
+
+
+def _spread(layout: Layout, shifts: NDArray[np.float64], rows: Rows, number: int) -> NDArray[Any]:
+    if number not in layout.shifted:
+        return np.zeros(0)
+    own = shifts[rows.keys, layout.shifted.index(number)]
+    return np.where(np.isnan(own), 0.0, own)
+
+
+def _results(
+    layout: Layout,
+    features: Sequence[WindowFeature],
+    levels: Sequence[LevelBatch],
+    distincts: Sequence[DistinctBatch],
+    rows: Rows,
+    shifts: Sequence[NDArray[Any]],
+) -> list[Result]:
+    units = [level.unit for level in layout.levels]
+    wanted: dict[_Steps, dict[Column, None]] = {}
+    for feature in features:
+        if feature.aggregate != "distinct":
+            series = layout.series.index(Series.of_feature(feature))
+            columns = (Column(series, one) for one in NEEDED[feature.aggregate])
+            wanted.setdefault(_window(feature), {}).update(dict.fromkeys(columns))
+    folded = {
+        window: _Folded(levels[units.index(window[0])].pairs(window[1], window[2], list(columns)), list(columns))
+        for window, columns in wanted.items()
+    }
+    results = []
+    for feature in features:
+        series = layout.series.index(Series.of_feature(feature))
+        late = rows.late if feature.window is not None else np.zeros(len(rows), np.bool_)
+        if feature.aggregate == "distinct":
+            keys = [(one.unit, one.series, one.most) for one in layout.distincts]
+            batch = distincts[keys.index((feature.unit, series, feature.most))]
+            found, capped = batch.numbers(steps_of(feature), feature.include_self)
+            results.append(Result(found, late, capped))
+        else:
+            result = _aggregate(feature, series, folded[_window(feature)], rows, shifts[series])
+            results.append(Result(result.values, result.missing | late))
+    return results
+
+
+def _window(feature: WindowFeature) -> _Steps:
+    return unit_of(feature), steps_of(feature), feature.include_self
+
+
+class _Folded:
+    """The statistics of each row's window."""
+
+    def __init__(self, pairs: Pairs, columns: Sequence[Column]) -> None:
+        self._pairs, self._columns = pairs, list(columns)
+        self.cut = pairs.cut
+        self._some = np.flatnonzero(pairs.counts)
+        self._begins = pairs.starts[self._some]
+
+    def of(self, series: int, statistic: Any) -> NDArray[Any]:
+        """A statistic, shape (rows,)."""
+        values = self._pairs.values[self._columns.index(Column(series, statistic))]
+        return self._fold(_FOLDS.get(statistic, np.add), values, IDENTITY[statistic])
+
+    def end(self, series: int, statistic: Any, *, newest: bool) -> NDArray[Any]:
+        """A statistic of the newest or oldest entry of each window that has anything of the series."""
+        counts = self._pairs.values[self._columns.index(Column(series, "n"))]
+        values = self._pairs.values[self._columns.index(Column(series, statistic))]
+        places = np.arange(len(counts))
+        none = -1 if newest else len(counts)
+        found = self._fold(np.maximum if newest else np.minimum, np.where(counts > 0, places, none), none)
+        made = np.zeros(len(found), values.dtype)
+        some = found != none
+        made[some] = values[found[some]]
+        return made
+
+    def _fold(self, ufunc: Any, values: NDArray[Any], identity: Any) -> NDArray[Any]:
+        made = np.full(len(self._pairs.counts), identity, values.dtype)
+        if len(self._some):
+            made[self._some] = ufunc.reduceat(values, self._begins)
+        return made
+
+
+def _aggregate(feature: WindowFeature, series: int, folded: _Folded, rows: Rows, shift: NDArray[Any]) -> Result:
+    count = folded.of(series, "n")
+    none = count == 0
+    match feature.aggregate:
+        case "count":
+            return Result(count, folded.cut)
+        case "rate":
+            assert feature.window is not None
+            return Result(count / (feature.window / MICROSECONDS), folded.cut)
+        case "sum":
+            return Result(folded.of(series, "sum"), folded.cut)
+        case "mean":
+            values = folded.of(series, "sum") / np.maximum(count, 1)
+        case "min" | "max":
+            values = folded.of(series, feature.aggregate)
+        case "last":
+            values = folded.end(series, "last", newest=True)
+        case "first":
+            values = folded.end(series, "first", newest=False)
+        case "time_since_last":
+            since = rows.times - folded.end(series, "last_time", newest=True)
+            values = np.maximum(since, 0) / MICROSECONDS
+        case "std":
+            values, none = _spread_of(folded, series, count)
+        case _:
+            spread, few = _spread_of(folded, series, count)
+            own = rows.series[series]
+            none = few | (spread == 0) | ~own.counts
+            mean = shift + folded.of(series, "shifted") / np.maximum(count, 1)
+            values = (own.numbers - mean) / np.where(none, 1.0, spread)
+    return Result(values, folded.cut | none)
+
+
+def _spread_of(folded: _Folded, series: int, count: Ints) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The standard deviation of a sample, from sums about a shift, and where there are less than two values.
+
+    Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983, (1.5).
+    """
+    some = np.maximum(count, 2)
+    total, squares = folded.of(series, "shifted"), folded.of(series, "squares")
+    return np.sqrt(np.maximum(squares - total * total / some, 0.0) / (some - 1)), count < 2

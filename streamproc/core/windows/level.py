@@ -1,0 +1,246 @@
+"""One level for a batch: its entries before and after, and what they were as of each row in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc.core.windows.kept import NEVER, Entries
+from streamproc.core.windows.layout import EVER, Column, Level, Statistic
+from streamproc.core.windows.rows import Rows
+from streamproc.core.windows.scan import Ints, ramps, running, starts_of
+
+MOST_ENTRIES: Final = 1_000
+"""Of a level and key: the oldest are cut off, and a window that would reach there is not known."""
+ROOM: Final = 1 << 62
+FIRST_EVER: Final = np.iinfo(np.int64).max
+IDENTITY: Final[dict[Statistic, Any]] = {
+    "n": 0,
+    "sum": 0.0,
+    "shifted": 0.0,
+    "squares": 0.0,
+    "min": np.inf,
+    "max": -np.inf,
+    "last_time": NEVER,
+    "last": 0.0,
+    "first_time": FIRST_EVER,
+    "first": 0.0,
+}
+_UFUNC: Final[dict[Statistic, np.ufunc]] = {
+    "n": np.add,
+    "sum": np.add,
+    "shifted": np.add,
+    "squares": np.add,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+def buckets_of(unit: int, times: Ints) -> Ints:
+    """The bucket of each time in microseconds."""
+    return np.zeros(len(times), np.int64) if unit == EVER else times // unit
+
+
+@dataclass(slots=True)
+class Pairs:
+    """For each row the entries of its window as of that row: entry ``values[column][i]`` is of row ``rows[i]``.
+
+    ``starts`` and ``counts``, shape (rows,), are where those of a row stand. ``cut`` says of rows that something of
+    their window was cut off.
+    """
+
+    starts: Ints
+    counts: Ints
+    values: list[NDArray[Any]]
+    cut: NDArray[np.bool_]
+
+
+class LevelBatch:
+    """The entries of a level while a batch is counted in them."""
+
+    def __init__(self, level: Level, entries: Entries, floors: Ints, rows: Rows, shifts: list[NDArray[Any]]) -> None:
+        """``floors`` has one for each key, ``shifts`` one array of shape (rows,) for each series, where it has one."""
+        self._level, self._rows, self._floors, self._shifts = level, rows, floors, shifts
+        self._buckets = buckets_of(level.unit, rows.times)
+        self._number(entries)
+        counted = np.zeros(len(rows), np.bool_)
+        for series in {column.series for column in level.columns}:
+            counted |= rows.series[series].counts
+        own = np.flatnonzero(counted)
+        self._updates = own[np.argsort(self._codes[own], kind="stable")]
+        self._starts = starts_of(self._codes[self._updates])
+        lengths = np.diff(np.append(self._starts, len(self._updates)))
+        self._segments = np.repeat(np.arange(len(self._starts)), lengths)
+        self._merge(entries)
+        self._after = [self._running(column) for column in level.columns]
+
+    def _number(self, entries: Entries) -> None:
+        """Numbers that order rows and entries by key and bucket."""
+        rows, low, high = self._rows, NEVER, 0
+        both = np.concatenate([self._buckets, entries.buckets])
+        if len(both):
+            low, high = int(both.min()), int(both.max())
+        room = high - low + 2  # one more: a window may begin before all of them
+        keys = int(max(rows.keys.max(initial=0), entries.owners.max(initial=0))) + 1
+        self._ranks: Ints | None = None
+        if room * keys < ROOM:
+            self._low, self._room = low - 1, room
+            own, kept = self._buckets - self._low, entries.buckets - self._low
+        else:
+            self._ranks = np.unique(both)
+            self._room = len(self._ranks) + 1
+            own, kept = (np.searchsorted(self._ranks, part) + 1 for part in (self._buckets, entries.buckets))
+        self._codes = rows.keys * self._room + own
+        self._entry_codes = entries.owners * self._room + kept
+
+    def _codes_from(self, steps: int) -> Ints:
+        """The least code of an entry in each row's window."""
+        rows = self._rows
+        if self._level.unit == EVER:
+            return rows.keys * self._room
+        oldest = self._buckets - (steps - 1)
+        ranks = self._ranks
+        own = np.maximum(oldest - self._low, 0) if ranks is None else np.searchsorted(ranks, oldest) + 1
+        codes: Ints = rows.keys * self._room + own
+        return codes
+
+    def _merge(self, entries: Entries) -> None:
+        """Put the entries of new buckets among those that are kept."""
+        firsts = self._updates[self._starts]
+        codes = self._codes[firsts]
+        at = np.searchsorted(self._entry_codes, codes)
+        new = np.ones(len(codes), np.bool_)
+        inside = at < len(entries)
+        new[inside] = self._entry_codes[at[inside]] != codes[inside]
+        places = at + np.cumsum(new) - new  # in the merged order
+        total = len(entries) + int(new.sum())
+        self._was = np.ones(total, np.bool_)
+        self._was[places[new]] = False
+        self._merged = np.empty(total, np.int64)
+        self._merged[self._was], self._merged[places[new]] = self._entry_codes, codes[new]
+        self._touched = np.full(total, -1, np.int64)
+        self._touched[places] = np.arange(len(places))
+        self._places = places
+        self._columns = []
+        for column, values in zip(self._level.columns, entries.columns, strict=True):
+            whole = np.full(total, IDENTITY[column.statistic], values.dtype)
+            whole[self._was] = values
+            self._columns.append(whole)
+        owners, buckets = np.empty(total, np.int64), np.empty(total, np.int64)
+        owners[self._was], buckets[self._was] = entries.owners, entries.buckets
+        owners[places[new]], buckets[places[new]] = self._rows.keys[firsts[new]], self._buckets[firsts[new]]
+        self._owners, self._entry_buckets = owners, buckets
+
+    def _running(self, column: Column) -> NDArray[Any]:
+        """The column of its entry after each row that counts in this level, in the order of ``_updates``."""
+        series = self._rows.series[column.series]
+        counts, begin = series.counts[self._updates], self._begin(column)
+        match column.statistic:
+            case "n":
+                return running(np.add, counts.astype(np.int64), self._starts, begin)
+            case "last_time" | "first_time" | "last" | "first":
+                return self._ends(column)
+            case "shifted" | "squares":
+                values = series.numbers[self._updates] - self._shifts[column.series][self._updates]
+                values = values if column.statistic == "shifted" else values * values
+            case _:
+                values = series.numbers[self._updates]
+        values = np.where(counts, values, IDENTITY[column.statistic])
+        return running(_UFUNC[column.statistic], values, self._starts, begin)
+
+    def _begin(self, column: Column) -> NDArray[Any]:
+        """What each segment of updates begins with."""
+        return self._columns[self._level.columns.index(column)][self._places]
+
+    def _ends(self, column: Column) -> NDArray[Any]:
+        """The newest or oldest value of an entry after each row, and its time: by event time, then by arrival."""
+        newest = column.statistic in ("last_time", "last")
+        rows, series = self._rows, self._rows.series[column.series]
+        none = -1 if newest else len(rows)
+        ranks = np.where(series.counts, rows.ranks, none)[self._updates]
+        begin = np.full(len(self._starts), none, np.int64)
+        best = running(np.maximum if newest else np.minimum, ranks, self._starts, begin)
+        some = best != none
+        found = rows.in_time[np.where(some, best, 0)]
+        time = Column(column.series, "last_time" if newest else "first_time")
+        kept_time, times = self._begin(time)[self._segments], rows.times[found]
+        taken = some & ((times >= kept_time) if newest else (times < kept_time))
+        if column == time:
+            return np.where(taken, times, kept_time)
+        return np.where(taken, series.numbers[found], self._begin(column)[self._segments])
+
+    def pairs(self, steps: int, include_self: bool, columns: list[Column]) -> Pairs:
+        """The window of ``steps`` buckets of each row, as it was before the row, or after it."""
+        codes = self._codes
+        if self._level.unit == EVER:
+            codes = self._rows.keys * self._room + (self._room - 1)
+        oldest = self._codes_from(steps)
+        begins = np.searchsorted(self._merged, oldest)
+        counts = np.searchsorted(self._merged, codes, side="right") - begins
+        entries = ramps(begins, counts)
+        rows = np.repeat(np.arange(len(self._rows)), counts)
+        changed = np.flatnonzero(self._touched[entries] >= 0)
+        version = self._versions(entries[changed], rows[changed], include_self)
+        unchanged = version < 0
+        gone = changed[unchanged & ~self._was[entries[changed]]]
+        values = []
+        for column in columns:
+            number = self._level.columns.index(column)
+            own = self._columns[number][entries]
+            own[changed] = np.where(unchanged, own[changed], self._after[number][version]) if len(changed) else []
+            values.append(np.delete(own, gone) if len(gone) else own)
+        if len(gone):
+            counts = counts - np.bincount(rows[gone], minlength=len(counts))
+        return Pairs(np.cumsum(counts) - counts, counts, values, self._cut(steps, oldest, begins, include_self))
+
+    def _versions(self, entries: Ints, rows: Ints, include_self: bool) -> Ints:
+        """The last update of an entry before each row, or with it; -1 where there is none."""
+        segments = self._touched[entries]
+        total = len(self._rows)
+        keyed = self._segments * total + self._updates  # rows of a segment are in the order in which they came
+        last = np.searchsorted(keyed, segments * total + rows, side="right" if include_self else "left") - 1
+        found: Ints = np.where(last >= self._starts[segments], last, -1)
+        return found
+
+    def _cut(self, steps: int, oldest: Ints, begins: Ints, include_self: bool) -> NDArray[np.bool_]:
+        """Whether more entries would be needed than are kept of a key."""
+        rows = self._rows
+        if self._level.unit == EVER:
+            return np.zeros(len(rows), np.bool_)
+        cut: NDArray[np.bool_] = self._floors[rows.keys] > self._buckets - steps
+        ends = np.searchsorted(self._merged, (rows.keys + 1) * self._room)
+        for row in np.flatnonzero(ends - begins > MOST_ENTRIES).tolist():
+            entries = np.arange(begins[row], ends[row])
+            there = self._was[entries]
+            made = entries[~there]
+            if len(made):
+                versions = self._versions(made, np.full(len(made), row), include_self)
+                there[~there] = versions >= 0
+            cut[row] |= int(there.sum()) > MOST_ENTRIES
+        return cut
+
+    def result(self, horizons: Ints) -> tuple[Entries, Ints]:
+        """The entries after the batch, of the buckets after each key's horizon, and the floors."""
+        lasts = np.append(self._starts[1:], len(self._updates))[: len(self._starts)] - 1
+        for column, after in zip(self._columns, self._after, strict=True):
+            column[self._places] = after[lasts]
+        entries = Entries(self._owners, self._entry_buckets, self._columns)
+        if self._level.unit == EVER:
+            return entries, self._floors
+        entries = entries.where(self._entry_buckets > horizons[self._owners])
+        return _cut_off(entries, self._floors, MOST_ENTRIES)
+
+
+def _cut_off(entries: Entries, floors: Ints, most: int) -> tuple[Entries, Ints]:
+    """At most so many entries of each key, the newest."""
+    counts = np.bincount(entries.owners, minlength=len(floors))
+    if not len(counts) or int(counts.max()) <= most:
+        return entries, floors
+    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(entries))
+    cut = from_end > most
+    floors = floors.copy()
+    np.maximum.at(floors, entries.owners[cut], entries.buckets[cut])
+    return entries.where(~cut), floors

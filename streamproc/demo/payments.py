@@ -1,0 +1,44 @@
+"""The card payments of the demonstration: what is sent of them, and which of them were frauds."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import polars as pl
+
+from streamproc import payments
+from streamproc.core.partitioner import partitions
+from streamproc.demo.events import Events, Fields, damage
+from streamproc.demo.surroundings import PARTITIONS
+from streamproc.payments import FRAUD
+
+SEED = 7
+FIELDS = Fields("amount", "card_id", "store_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """What is sent, and by the events' coordinates (partition, offset) what was true of it: columns ``kind``, ``time``,
+    ``amount`` and ``fraud``."""
+
+    events: Events
+    truth: pl.DataFrame
+
+
+def real_payments(count: int | None, bad_share: float) -> Payments:
+    """The last so many events of the history, or all of it, some of them damaged."""
+    rows = payments.events()
+    rows = rows if count is None else rows.tail(count)
+    keys = [b"%d" % card for card in rows["card_id"].to_list()]
+    values: list[bytes | None] = [orjson.dumps(row) for row in rows.drop(FRAUD).to_dicts()]
+    damaged = damage(values, bad_share, FIELDS, random.Random(SEED))  # noqa: S311 - not for secrets
+    places = partitions(keys, PARTITIONS, 0)
+    offsets = np.empty(len(places), np.int64)
+    for partition in range(PARTITIONS):
+        own = places == partition
+        offsets[own] = np.arange(own.sum())
+    truth = rows.select("kind", "time", "amount", FRAUD)
+    return Payments(Events(keys, values, len(damaged)), truth.with_columns(partition=places, offset=offsets))
