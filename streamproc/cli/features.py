@@ -76,7 +76,7 @@ def features(
         raise UserError("--known-by is about outcomes with a time", "name them with --outcomes")
     pipeline = open_before_models(file)
     now = datetime.now(UTC)
-    history = History(pipeline, now, lanes=lanes, key=key, fields=fields)
+    history = History(pipeline, now, lanes=lanes, key=key, fields=fields, outcome=outcome_field)
     field = None if outcome_field is None else LabelField(outcome_field, pipeline.processor)
     until = None if known_by is None else moment(known_by, now)
     labels = None if data is None else Labels(asyncio.run(_outcomes(data, pipeline.plan, until)))
