@@ -41,6 +41,8 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         "contract": plan.contract.schema,
         "model": plan.model_version,
     }
+    if tables := {one.name: one.contract.schema for one in plan.sources if one.contract is not None}:
+        body["tables"] = tables
     found = [Artefact("plan", plan.hash, orjson.dumps(body))]
     versions = {model.name: model.version for model in (*plan.models, *plan.shadows)}
     bodies = {

@@ -26,12 +26,14 @@ from streamproc.core.plan import (
     DRIFT_ANY,
     DRIFT_SEVERITY,
     EVENT_TIME,
+    MISSING,
     SCORE,
     WOULD_BE,
 )
 from streamproc.core.windows.policy import window_columns
 from streamproc.errors import ExpressionError, UserError
-from streamproc.plan.models import FallbackPart, PipelineFile, RulePart, WindowPart
+from streamproc.plan.lookups import type_of
+from streamproc.plan.models import FallbackPart, LookupPart, PipelineFile, RulePart, WindowPart
 from streamproc.plan.reader import parse
 from streamproc.plan.scoring import columns_of
 from streamproc.plan.structure import shape
@@ -97,7 +99,7 @@ def read_plan(body: bytes) -> ArchivedPlan | None:
         return None
     if file is None or document.problems:
         return None
-    return ArchivedPlan(file, _reads(file, archived["contract"]))
+    return ArchivedPlan(file, _reads(file, archived["contract"], archived.get("tables", {})))
 
 
 def by_drift(decision: Mapping[str, Any]) -> str | None:
@@ -175,16 +177,21 @@ def _named_only(decision: Mapping[str, Any]) -> list[RuleTrace]:
     return [RuleTrace(rule, outcome, decision["rule"] == rule) for rule, outcome in named.items()]
 
 
-def _reads(file: PipelineFile, contract: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+def _reads(file: PipelineFile, contract: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """The columns and params that each expression reads, by its text. What does not compile reads nothing."""
     try:
         known: dict[str, pl.DataType] = {**Contract(contract).columns, **KNOWN_BEFORE}
+        of_tables = {name: Contract(schema).columns for name, schema in tables.items()}
     except UserError:
         return {}
     reads: dict[str, frozenset[str]] = {}
     for name, text in file.features.items():
-        if not isinstance(text, str):
-            known |= window_columns(name, text.agg) if isinstance(text, WindowPart) else {}
+        if isinstance(text, WindowPart):
+            known |= window_columns(name, text.agg)
+            continue
+        if isinstance(text, LookupPart):
+            dtype = type_of(text, file.stores.get(text.lookup), of_tables.get(text.lookup, {}))
+            known |= {} if dtype is None else {name: dtype, name + MISSING: pl.Boolean()}
             continue
         try:
             expression = compile_expression(text, known, file.params)

@@ -79,6 +79,8 @@ COUNTED = {
         "drift_changed": "Decisions that drift changed, by what was decided (with max_extra_review)",
         "drift_capped": "Decisions that drift was not let change (max_extra_review), by what it would have decided",
         "drift_escalations": "Times that a lane began to keep drift from changing decisions, by topic",
+        "missing_lookups": "Look-ups of events that gave no value, by source and reason: `profiles/no_such_key`; and,"
+        " as `profiles/stale`, those that a table answered that was older than it may be",
         "explored": "Decisions that were made otherwise by chance, by what was decided (review: explore)",
         "cases": "Cases for people: review, or audit for a sample of what is decided automatically",
         "review_steps": "Steps of cases, such as opened, decided and expired; PIPELINE.review-events has each",
@@ -114,6 +116,19 @@ INCIDENTS = Gauge(
     ["state"],
     registry=REGISTRY,
 )
+TABLE_ROWS = Gauge("streamproc_table_rows", "Rows of a table that this worker holds", ["table"], registry=REGISTRY)
+TABLE_AGE = Gauge(
+    "streamproc_table_age_seconds",
+    "Since when a table was not known to show all of its topic",
+    ["table"],
+    registry=REGISTRY,
+)
+TABLE_REFUSED = Counter(
+    "streamproc_table_refused",
+    "Rows that do not satisfy the contract of their table and were left out",
+    ["table"],
+    registry=REGISTRY,
+)
 LATENCY = Latency(
     "streamproc_latency_seconds",
     "From the timestamp of a record to the commit of what came of it; of agent decide, from event to decision",
@@ -137,7 +152,7 @@ STAGE = Histogram(
 )
 BREAKER = Gauge(
     "streamproc_breaker",
-    "Whether a model is asked: 0 closed, 1 half-open (one call tries), 2 open (it is not)",
+    "Whether a model or a store is asked: 0 closed, 1 half-open (one call tries), 2 open (it is not)",
     ["model"],
     registry=REGISTRY,
 )
@@ -180,6 +195,9 @@ STALLED = Gauge(
 OPENING = Gauge("streamproc_opening_seconds", "For how long lanes have been opening, if any do", registry=REGISTRY)
 LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], registry=REGISTRY)
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
+CHECKPOINTS = Counter(
+    "streamproc_checkpoints", "Checkpoints of lanes' state, by what became of them", ["label"], registry=REGISTRY
+)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
 RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
 REVIEW_WAITING = Gauge(

@@ -15,19 +15,19 @@ from streamproc.core.sensitive import Masker
 from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
-from streamproc.io.breaker import BreakerPolicy
+from streamproc.io.keeper import Recycling
 from streamproc.io.model import Model, Reading
 from streamproc.io.onnx import OnnxModel
-from streamproc.io.python import PythonModel, Recycling
+from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
 from streamproc.io.signatures import verifier
 from streamproc.plan.build import ModelFacts
 from streamproc.plan.load import Loaded, load_plan
 from streamproc.plan.models import ModelPart
+from streamproc.stores import open_stores, policy_of
 
 SECRET = "STREAMPROC_SENSITIVE_KEY"  # noqa: S105 - the name of a variable
 SHORTEST_SECRET = 16
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
         processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
     else:
         processor = DecideProcessor.of(in_clear(loaded.plan))
-    return Pipeline(loaded, processor, Answers(sources))
+    return Pipeline(loaded, processor, Answers(sources, open_stores(loaded, environ if masked else None)))
 
 
 def open_before_models(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeline:
@@ -126,10 +126,8 @@ def _bytes(megabytes: int | None) -> int | None:
 
 def source_of(part: ModelPart, model: Model, most: timedelta | None = None) -> Source:
     """A model with its time, at ``most`` so much, its bounds and its breaker."""
-    breaker = part.breaker
-    policy = BreakerPolicy(breaker.failures / MILLION, breaker.calls, breaker.wait.total_seconds())
     timeout = part.timeout if most is None else min(part.timeout, most)
-    return Source(model, timeout, policy, part.in_flight)
+    return Source(model, timeout, policy_of(part.breaker), part.in_flight)
 
 
 def signatures_of(plan: Plan) -> Signatures:

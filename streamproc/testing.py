@@ -21,11 +21,12 @@ from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView, Standing
-from streamproc.core.names import MODEL_CONFIDENCE
+from streamproc.core.names import MODEL_CONFIDENCE, NO_SUCH_KEY
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Answer, Ask, Batch, Effects, Score, Seen, run
+from streamproc.core.processor import Answer, Ask, Batch, Effects, Lookup, Seen, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
+from streamproc.core.table import RowReader
 from streamproc.offline import batch_of
 from streamproc.pipeline import Pipeline, in_clear
 from streamproc.plan.cases import event_bytes
@@ -90,8 +91,9 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
     plan, kept, seen = processor.plan, dict[str, Answer](), _seen(test)
 
     def answer(ask: Ask) -> Answer:
-        count = len(ask.ids if isinstance(ask, Score) else ask.keys)
-        name = ask.model if isinstance(ask, Score) else ask.source
+        if isinstance(ask, Lookup):
+            return looked_up(plan, test, ask)
+        count, name = len(ask.ids), ask.model
         scoring = [one.name for one in plan.models[1 if test.no_score is not None else 0 :]][:1]
         if test.score is not None and name in scoring:
             own = {} if test.model_confidence is None else {MODEL_CONFIDENCE: np.full(count, test.model_confidence)}
@@ -151,6 +153,21 @@ def same(expected: Any, got: Any) -> bool:
     if numbers and not isinstance(expected, bool) and not isinstance(got, bool):
         return math.isclose(expected, got, rel_tol=TOLERANCE)
     return type(expected) is type(got) and bool(expected == got)
+
+
+def looked_up(plan: Plan, test: TestPart, ask: Lookup) -> Answer:
+    """What the test gives of a table or a store; what it does not give is not there."""
+    [source] = [one for one in plan.sources if one.name == ask.source]
+    count, row = len(ask.keys), test.tables.get(ask.source, test.stores.get(ask.source))
+    if row is None:
+        return Answer.nothing(count, NO_SUCH_KEY)
+    if source.contract is not None:
+        [found], _ = RowReader(source.contract, ask.fields).read([event_bytes(row)])
+    elif isinstance(row, dict):
+        found = tuple(row.get(name) for name in ask.fields)
+    else:
+        found = (row,) * len(ask.fields)
+    return Answer([found] * count, [None if found is not None else NO_SUCH_KEY] * count)
 
 
 def _seen(test: TestPart) -> Seen:

@@ -39,11 +39,15 @@ Role = Literal[
     "outcomes-by-lane",
     "metrics",
     "changelog",
+    "table",
+    "table-by-lane",
     "redriven",
+    "repartitioned",
 ]
 
 
 OF_LANES: tuple[Role, ...] = (
+    "repartitioned",
     "changelog",
     "panes",
     "cases",
@@ -52,6 +56,7 @@ OF_LANES: tuple[Role, ...] = (
     "action-results",
     "outcomes",
     "outcomes-by-lane",
+    "table-by-lane",
 )
 """Topics whose partitions are lanes: they need as many as the events topic has."""
 
@@ -81,7 +86,7 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     if plan.outcomes is not None:  # the outcome agent's lanes read them
         decisions = TopicRole("decisions", "read and write", spec(topics.decisions, partitions))
     rows = [
-        TopicRole("events", "read", TopicSpec(plan.events.topic, partitions, part.replication)),
+        TopicRole("events", "read", TopicSpec(plan.events.input, partitions, part.replication)),
         decisions,
         TopicRole("review", "write", spec(topics.review, count)),
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
@@ -89,6 +94,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
         TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
     ]
+    if plan.events.source is not None:
+        rows.append(TopicRole("repartitioned", "read and write", spec(topics.repartitioned, partitions)))
     if ABSTAIN in plan.decisions:
         rows.append(TopicRole("abstained", "write", spec(topics.abstained, count)))
     if plan.drift is not None:
@@ -115,6 +122,14 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
             TopicRole("outcomes-by-lane", "read and write", spec(topics.outcomes_by_lane, partitions)),
             TopicRole("metrics", "write", spec(topics.metrics, 1, **compacted)),
         ]
+    rows += [
+        TopicRole(
+            "table-by-lane" if table.hold == "lanes" else "table",
+            "read",
+            spec(table.topic, partitions, internal=False, max_message_bytes=None, **compacted),
+        )
+        for table in loaded.file.tables.values()
+    ]
     actions = sorted({topic for topic in plan.actions.values() if topic is not None})
     rows += [TopicRole("action", "write", spec(topic, count, internal=False)) for topic in actions]
     rows += [
@@ -164,8 +179,22 @@ async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, cre
 
 
 def differences(row: TopicRole, info: TopicInfo) -> list[Mismatch]:
-    """How a topic differs from what it should be. The events topic is its producers', as it is."""
-    return [] if row.role == "events" else admin.mismatches(row.spec, info)
+    """How a topic differs from what it should be. The events topic is its producers', as it is.
+
+    So are tables, but for what they are to this pipeline: compacted, and of one partition a lane where lanes hold them.
+    """
+    if row.role == "events":
+        return []
+    found = admin.mismatches(row.spec, info)
+    if row.role not in ("table", "table-by-lane"):
+        return found
+    compacts = "compact" in info.configs.get("cleanup.policy", "").split(",")
+    counts = row.role == "table-by-lane"
+    return [
+        one
+        for one in found
+        if (one.what == "cleanup.policy" and not compacts) or (one.what == "its partition count" and counts)
+    ]
 
 
 def matters(row: TopicRole, what: str) -> bool:

@@ -28,6 +28,7 @@ from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.outcomes.processor import OutcomeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.review.desk import AGENDA, LOAD
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
 from streamproc.core.review.load import Load
@@ -41,6 +42,7 @@ from streamproc.kafka.connection import Connection, probe, require
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.seeing import seeing
+from streamproc.tables import holding
 from streamproc.topics import check_topics, events_topic, pipeline_topics
 
 log = logging.getLogger(__name__)
@@ -63,9 +65,11 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
             processor=replace(deciding, stages=tuple(map(timed, deciding.stages)), watch=pipeline.processor.watch),
             tables=TABLES,
             writes=_written_by_deciding(plan),
-            start=plan.events.start,
+            start=plan.events.start if plan.events.source is None else "earliest",
         )
     ]
+    if plan.events.source is not None:
+        made.append(_repartition_agent(plan, plan.events.source))
     if plan.drift is not None:
         drift = plan.drift
         processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
@@ -78,6 +82,12 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
     if plan.outcomes is not None:
         made.append(_outcome_agent(plan, plan.outcomes))
     return made
+
+
+def _repartition_agent(plan: Plan, source: str) -> Agent:
+    assert plan.events.repartition_by is not None
+    routing = RepartitionProcessor(plan.events.repartition_by, plan.events.topic)
+    return Agent("repartition", (source,), routing, (), (plan.events.topic,), plan.events.start)
 
 
 def _intake_agent(plan: Plan, lanes: int) -> Agent:
@@ -125,14 +135,14 @@ async def work(
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
     plan = pipeline.plan
-    events = await events_topic(connection, plan.events.topic)
+    events = await events_topic(connection, plan.events.input)
     await check_topics(
         connection,
         pipeline_topics(pipeline.loaded, agents(pipeline, events.partitions), events.partitions),
         create=create,
     )
     if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
-        metrics.RETENTION.labels(plan.events.topic).set(retention / 1000)
+        metrics.RETENTION.labels(plan.events.input).set(retention / 1000)
     kept = artefacts(pipeline)
     if archive is not None:
         to_directory(kept, archive)
@@ -145,7 +155,7 @@ async def work(
         metrics.BREAKER.labels(name).set_function(partial(_breaker, pipeline, name))
     warm_up(pipeline)
     log.info("worker of %s, plan %s, %d partitions", plan.pipeline, plan.hash, events.partitions)
-    async with seeing(pipeline, connection) as sight:
+    async with holding(pipeline, connection), seeing(pipeline, connection) as sight:
         own = agents(pipeline, events.partitions, sight.own)
         app = build_app(
             plan.pipeline,
@@ -164,6 +174,7 @@ async def work(
         try:
             await run_worker(app)
         finally:
+            await pipeline.answers.disconnect()
             await asyncio.to_thread(pipeline.answers.close)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import orjson
 import polars as pl
 
 from streamproc.cli.letters import letter_lines
-from streamproc.cli.options import pipeline_argument
+from streamproc.cli.options import pipeline_argument, table_options
 from streamproc.cli.progress import deciding
 from streamproc.core.decide import TABLES
 from streamproc.core.processor import Effects
@@ -22,6 +23,7 @@ from streamproc.errors import UserError
 from streamproc.offline import EPOCH, Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.rows import chunks
+from streamproc.table_files import with_tables
 from streamproc.wording import counted
 
 
@@ -49,7 +51,17 @@ from streamproc.wording import counted
     type=click.DateTime(),
     help="When it is decided (UTC), for max_age; without it nothing is too old.",
 )
-def batch(file: Path, source: str, out: Path, form: str, partition: int, now: datetime | None) -> None:
+@table_options
+def batch(
+    file: Path,
+    source: str,
+    out: Path,
+    form: str,
+    partition: int,
+    now: datetime | None,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
+) -> None:
     """Decide the rows of INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
 
     Row n gets offset n; empty lines are no rows. The same processors run as in the worker: for the same events
@@ -59,8 +71,9 @@ def batch(file: Path, source: str, out: Path, form: str, partition: int, now: da
     Examples:
       streamproc batch pipeline.yaml events.ndjson --out results
       streamproc batch pipeline.yaml loans.csv --out results --format parquet
+      streamproc batch pipeline.yaml events.ndjson --out results --table profiles=profiles.csv
     """
-    pipeline = open_pipeline(file)
+    pipeline = with_tables(open_pipeline(file), tables, table_times)
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
     offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=moment)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from streamproc.backtest import Accuracy, Backtest, after, delays, panes_of, run
 from streamproc.baselines import baseline_path, learn, open_watched, stream_reference, watching
 from streamproc.cli import drift_control
 from streamproc.cli.console import console_for
-from streamproc.cli.options import connection_options, pipeline_argument
+from streamproc.cli.options import connection_options, pipeline_argument, table_options
 from streamproc.cli.progress import deciding, scanning
 from streamproc.control import current_baseline
 from streamproc.core.drift.alarms import monitor_key
@@ -38,6 +38,7 @@ from streamproc.kafka.reader import reading
 from streamproc.pipeline import Pipeline
 from streamproc.rivals import Rival, rivals
 from streamproc.stream_reference import learned
+from streamproc.table_files import with_tables
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
@@ -67,8 +68,16 @@ for command in (drift_control.incidents, drift_control.ack, drift_control.rebase
 @pipeline_argument
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where it goes.  [default: beside FILE]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every monitor.")
+@table_options
 @connection_options
-def calibrate(file: Path, out: Path | None, as_json: bool, connection: Connection) -> None:
+def calibrate(
+    file: Path,
+    out: Path | None,
+    as_json: bool,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
+    connection: Connection,
+) -> None:
     """Learn what is normal from the reference that FILE names, and keep it as a baseline.
 
     Workers use it where it belongs to the plan, the model and the reference; else each learns its own. Kafka is needed
@@ -79,7 +88,7 @@ def calibrate(file: Path, out: Path | None, as_json: bool, connection: Connectio
       streamproc drift calibrate pipeline.yaml
       streamproc drift calibrate pipeline.yaml --out /tmp/baseline.json --json
     """
-    pipeline = open_watched(file)
+    pipeline = with_tables(open_watched(file), tables, table_times)
     stream = stream_reference(pipeline)
     with deciding("learning") as told:
         if stream is None:
@@ -104,7 +113,16 @@ def calibrate(file: Path, out: Path | None, as_json: bool, connection: Connectio
 @click.option("--truth", type=click.IntRange(min=1), help="The row of INPUT where things changed, counted from 0.")
 @click.option("--compare/--no-compare", default=True, show_default=True, help="Run other detectors beside.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json: bool) -> None:
+@table_options
+def backtest(
+    file: Path,
+    source: str,
+    truth: int | None,
+    compare: bool,
+    as_json: bool,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
+) -> None:
     """Say what would have alarmed on the events of INPUT (NDJSON, CSV or Parquet), and when.
 
     Rows are the events of one partition, in their order. With --truth: false alarms before that row, and delays after
@@ -117,7 +135,7 @@ def backtest(file: Path, source: str, truth: int | None, compare: bool, as_json:
       streamproc drift backtest pipeline.yaml january.parquet
       streamproc drift backtest pipeline.yaml january.parquet --truth 35000 --no-compare --json
     """
-    pipeline, baseline = _open_watching(file)
+    pipeline, baseline = _open_watching(file, tables, table_times)
     with deciding("deciding") as told:
         found = asyncio.run(run_backtest(pipeline, baseline, source, told, keep=compare))
     others = list[Rival]()
@@ -176,8 +194,16 @@ def explain(file: Path, wanted: str | None, as_json: bool, connection: Connectio
     type=click.Path(exists=True, dir_okay=False),
     help="Report on the events of a file instead of the running pipeline.",
 )
+@table_options
 @connection_options
-def report(file: Path, out: Path, source: str | None, connection: Connection) -> None:
+def report(
+    file: Path,
+    out: Path,
+    source: str | None,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
+    connection: Connection,
+) -> None:
     """Write a page that shows what every monitor did: a timeline, before and after, and the incidents.
 
     It judges again the panes that the running pipeline keeps, or the events of a file. It opens without a network.
@@ -188,7 +214,7 @@ def report(file: Path, out: Path, source: str | None, connection: Connection) ->
       streamproc drift report pipeline.yaml --html january.html --input january.parquet
     """
     if source is not None:
-        pipeline, baseline = _open_watching(file)
+        pipeline, baseline = _open_watching(file, tables, table_times)
         with deciding("deciding") as told:
             panes = asyncio.run(panes_of(pipeline, source, told))
     else:
@@ -219,8 +245,8 @@ async def _kept_panes(connection: Connection, topic: str) -> list[bytes | None]:
             return [record.value async for records in reader.scan(progress=progress) for record in records]
 
 
-def _open_watching(file: Path) -> tuple[Pipeline, Baseline]:
-    pipeline = open_watched(file)
+def _open_watching(file: Path, tables: Mapping[str, Path], table_times: Mapping[str, str]) -> tuple[Pipeline, Baseline]:
+    pipeline = with_tables(open_watched(file), tables, table_times)
     with deciding("learning") as told:
         pipeline, baseline = watching(pipeline, told)
     assert baseline is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import click
 import polars as pl
 
 from streamproc.cli.letters import letter_lines
-from streamproc.cli.options import pipeline_argument
+from streamproc.cli.options import pipeline_argument, table_options
 from streamproc.cli.progress import deciding
 from streamproc.core.outcomes.joining import text
 from streamproc.core.outcomes.labels import OUTCOME, ROW, Labels
@@ -26,6 +26,7 @@ from streamproc.operations import moment
 from streamproc.parquet import ParquetFile
 from streamproc.pipeline import open_before_models
 from streamproc.rows import CHUNK_ROWS, Chunk, Progress, chunks
+from streamproc.table_files import with_tables
 from streamproc.training import History, LabelField
 from streamproc.whole_file import writing
 from streamproc.wording import counted
@@ -44,6 +45,7 @@ from streamproc.wording import counted
 @click.option("--known-by", metavar="TIME", help="Leave out what came true later: 30d, or 2026-01-31.")
 @click.option("--outcome-field", metavar="FIELD", help="The field of INPUT itself that says what came true.")
 @click.option("--dead-letters", type=click.Path(dir_okay=False, path_type=Path), help="Where those go, as NDJSON.")
+@table_options
 def features(
     file: Path,
     source: str,
@@ -55,12 +57,17 @@ def features(
     known_by: str | None,
     outcome_field: str | None,
     dead_letters: Path | None,
+    tables: Mapping[str, Path],
+    table_times: Mapping[str, str],
 ) -> None:
     """Write the features of the events in INPUT (NDJSON, CSV, Parquet, or - for NDJSON on standard input).
 
     They are computed by what computes them in the worker, so a model learns from what it will be asked with. Each event
     sees the events before it in the file, and no later ones: history should be in the order in which the events
     arrived. The model of FILE is not needed, and may be still to be trained.
+
+    What is looked up comes from --table, and with --table-time as it was when each event happened: no store is asked,
+    since it knows only what is now.
 
     The outcomes of --outcomes are rows as `streamproc outcomes send` takes them. No outcome ever becomes a feature.
 
@@ -69,12 +76,13 @@ def features(
       streamproc features pipeline.yaml events.ndjson --out train.parquet
       streamproc features pipeline.yaml events.parquet --outcomes repaid.csv --known-by 2026-01-31 --out train.parquet
       streamproc features pipeline.yaml payments.csv --outcome-field fraud --lanes 12 --out train.parquet
+      streamproc features pipeline.yaml events.ndjson --table risk=risk.csv --table-time risk=from --out train.parquet
     """
     if data is not None and outcome_field is not None:
         raise UserError("--outcomes and --outcome-field both say what came true", "leave one of them out")
     if known_by is not None and data is None:
         raise UserError("--known-by is about outcomes with a time", "name them with --outcomes")
-    pipeline = open_before_models(file)
+    pipeline = with_tables(open_before_models(file), tables, table_times)
     now = datetime.now(UTC)
     history = History(pipeline, now, lanes=lanes, key=key, fields=fields, outcome=outcome_field)
     field = None if outcome_field is None else LabelField(outcome_field, pipeline.processor)

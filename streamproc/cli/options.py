@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,38 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 pipeline_argument = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 """The pipeline file."""
+
+
+def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--table`` and ``--table-time``, and passes ``tables`` and ``table_times``: by name, a file and a field."""
+
+    @click.option(
+        "--table",
+        "given",
+        metavar="NAME=FILE",
+        multiple=True,
+        help="The rows of a table or store: NDJSON, CSV or Parquet, with its key as a field. Several times.",
+    )
+    @click.option(
+        "--table-time",
+        "timed",
+        metavar="NAME=FIELD",
+        multiple=True,
+        help="The field that says from when on a row holds: events are given the row that held at their time.",
+    )
+    @functools.wraps(command)
+    def with_tables(*args: Any, given: Sequence[str], timed: Sequence[str], **kwargs: Any) -> Any:
+        files = {name: Path(path) for name, path in map(_named, given)}
+        return command(*args, tables=files, table_times=dict(map(_named, timed)), **kwargs)
+
+    return with_tables
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise click.UsageError(f"{text!r} is not NAME=…")
+    return name, value
 
 
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:

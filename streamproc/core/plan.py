@@ -46,6 +46,9 @@ MISSING: Final = "_missing"
 class Events:
     """The input. ``key``, ``time``, ``id`` and ``sensitive`` name columns of the contract.
 
+    ``topic`` is what the decide agent reads. Where events are first ``repartition_by`` a field, that is a topic of the
+    pipeline's own, and ``source`` is the one that they come from.
+
     An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
     """
 
@@ -59,6 +62,13 @@ class Events:
     """Events whose time is further in the future than this are refused."""
     id: str | None = None
     dedupe: timedelta | None = None
+    repartition_by: str | None = None
+    source: str | None = None
+
+    @property
+    def input(self) -> str:
+        """The topic that producers write to."""
+        return self.source or self.topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,23 @@ class LookupFeature:
     def columns(self) -> Mapping[str, pl.DataType]:
         """The columns that it adds, with their types."""
         return {self.name: self.dtype, self.missing: pl.Boolean()}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupSource:
+    """A table or a store that features are looked up in.
+
+    ``key`` is the column whose values are looked up, ``fields`` what is read of a row, with their types: the empty name
+    is all of it. ``by_lane``: rows are held where the events of their keys are. ``history``: it knows what was when.
+    """
+
+    name: str
+    key: str
+    fields: Mapping[str, pl.DataType]
+    by_lane: bool = False
+    history: bool = False
+    contract: Contract | None = None
+    """Of the rows of a table."""
 
 
 AnyFeature: TypeAlias = Feature | LookupFeature | WindowFeature
@@ -172,6 +199,8 @@ class Plan:
     rules: tuple[Rule, ...]
     actions: Mapping[str, str | None]
     features: tuple[AnyFeature, ...] = ()
+    sources: tuple[LookupSource, ...] = ()
+    """Where features are looked up."""
     windows: WindowsPolicy = field(default_factory=WindowsPolicy)
     """How long what windows need is remembered, and of how many keys."""
     model: ModelPlan | None = None

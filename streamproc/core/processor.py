@@ -97,10 +97,18 @@ NOTHING_SEEN = Seen()
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Asks a source for one value per key."""
+    """Asks a source for one row per key. With ``fields`` a row is a tuple of their values, ``None`` for one without.
+
+    ``lanes``, int64 of shape (n,), are the partition numbers that the keys came with. ``times``, int64 of shape (n,),
+    are event times in µs since the epoch: what answers from a history gives the row as it was then, all else the
+    newest.
+    """
 
     source: str
     keys: Sequence[bytes]
+    fields: tuple[str, ...] = ()
+    lanes: NDArray[np.int64] | None = None
+    times: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +143,9 @@ class Answer:
     versions: Sequence[str] | None = None
 
     @classmethod
-    def nothing(cls, count: int, reason: str, version: str = "") -> Answer:
+    def nothing(cls, count: int, reason: str, version: str = "", health: str = "") -> Answer:
         """The answer that is none: ``count`` rows without a value, all for one reason."""
-        return cls([None] * count, [reason] * count, version)
+        return cls([None] * count, [reason] * count, version, health)
 
 
 @dataclass(frozen=True, slots=True)

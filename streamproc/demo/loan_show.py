@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from streamproc.core.plan import Plan
-from streamproc.demo.events import Events
+from streamproc.demo.events import Events, produce
 from streamproc.demo.loan_story import LoanStory, interrupt, settled, told, without_people
 from streamproc.demo.loans import SEED, real_events, repaid
 from streamproc.demo.people import ModelServer, Reviewing, review, tell_outcomes, until_over
+from streamproc.demo.profiles import profiles
 from streamproc.demo.show import Say, Told
 from streamproc.demo.surroundings import POLL_MS, Worker, free_ports
 from streamproc.demo.tally import MOST_RECORDS, QUIET_SECONDS, reader
@@ -58,7 +59,9 @@ class LoanShow:
 
     @asynccontextmanager
     async def happening(self, connection: Connection, plan: Plan, worker: Worker, say: Say) -> AsyncIterator[None]:
-        """The model goes and comes; people answer, until each case has ended."""
+        """The bank says what it knows of its customers. The model goes and comes; people answer, until each case has
+        ended."""
+        await produce(connection, f"{plan.pipeline}.profiles", profiles(SEED), None)
         if self.story is None or self._server is None:
             yield
             return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import orjson
 import polars as pl
 
 from streamproc.demo.events import Events, Fields, damage
+from streamproc.demo.profiles import customer_of
 from streamproc.sample import car_loans
 
 SEED = 7
@@ -17,7 +19,7 @@ FIELDS = Fields("car_value", "salary_range", "debt_to_income_ratio")
 def real_events(count: int, bad_share: float, missing_share: float = 0.0) -> Events:
     """The car-loan analysis file as events (from the start again where more are wanted), some of them damaged."""
     rows = pl.read_csv(car_loans().analysis).select(pl.exclude("y_pred_proba", "y_pred"))
-    lines = [orjson.dumps(row) for row in rows.to_dicts()]
+    lines = [_line(row) for row in rows.to_dicts()]
     ids = rows["id"].to_list()
     values: list[bytes | None] = [lines[number % len(lines)] for number in range(count)]
     keys = [b"%d" % ids[number % len(ids)] for number in range(count)]
@@ -35,7 +37,12 @@ def _incomplete() -> dict[bytes, bytes]:
     """Applications with a value missing, by their keys."""
     rows = pl.read_csv(car_loans().incomplete).select(pl.exclude("y_pred_proba", "y_pred"))
     rows = rows.filter(pl.any_horizontal(pl.all().is_null()))
-    return {b"%d" % row["id"]: orjson.dumps(row) for row in rows.to_dicts()}
+    return {b"%d" % row["id"]: _line(row) for row in rows.to_dicts()}
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """An application, with who makes it."""
+    return orjson.dumps(row | {"customer_id": customer_of(row["id"])})
 
 
 def repaid() -> dict[str, bool]:

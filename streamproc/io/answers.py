@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamproc.core.processor import Answer, Ask, Score
+from streamproc.core.processor import Answer, Ask, Lookup, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
 from streamproc.io.model import Closing, Model, Rejected, Scores, Starting, Unavailable
+from streamproc.io.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ STARTING = "starting"
 """The health of a model whose process is not ready yet."""
 NOT_ASKED = "not asked"
 """The health of one that no row could be given to."""
+NO_SUCH_SOURCE = "no_such_source"
+"""Why nothing is looked up where a table is not given."""
 FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_length"})
 
 
@@ -46,11 +50,23 @@ class Source:
     in_flight: int = IN_FLIGHT
 
 
-class Answers:
-    """Answers ``Score`` asks from models by name."""
+class LookupAnswerer(Protocol):
+    """Answers look-ups: a table, a store, or a file."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
-        self._sources = dict(sources)
+    async def __call__(self, ask: Lookup) -> Answer:
+        """One entry per key, never an exception."""
+        ...
+
+    def now(self, ask: Lookup) -> Answer:
+        """The same in this thread."""
+        ...
+
+
+class Answers:
+    """Answers ``Score`` asks from models by name, and ``Lookup`` asks from tables and stores."""
+
+    def __init__(self, sources: Mapping[str, Source], lookups: Mapping[str, LookupAnswerer] | None = None) -> None:
+        self._sources, self._lookups = dict(sources), dict(lookups or {})
         self._breakers = {name: Breaker(source.breaker) for name, source in sources.items()}
         # A pool each: calls of a model that hang must not keep others from being asked.
         self._pools = {name: ThreadPoolExecutor(source.in_flight, "model") for name, source in sources.items()}
@@ -60,19 +76,38 @@ class Answers:
         """One answer per ask, never an exception."""
         return list(await asyncio.gather(*map(self._answer, asks)))
 
+    def look_up_in(self, lookups: Mapping[str, LookupAnswerer]) -> None:
+        """From now on look-ups in these sources are answered by these."""
+        self._lookups |= lookups
+
+    def looks_up_in(self, source: str) -> bool:
+        """Whether anything answers look-ups in a source."""
+        return source in self._lookups
+
+    async def disconnect(self) -> None:
+        """Let go of what belongs to this event loop."""
+        for one in self._lookups.values():
+            if isinstance(one, Store):
+                await one.disconnect()
+
     def close(self) -> None:
-        """Let go of what models hold open."""
+        """Let go of what models and stores hold open."""
+        for one in self._lookups.values():
+            if isinstance(one, Store):
+                one.close()
         for source in self._sources.values():
             if isinstance(source.model, Closing):
                 source.model.close()
 
     def states(self) -> dict[str, BreakerState]:
-        """How the breaker of each model stands."""
-        return {name: breaker.state for name, breaker in self._breakers.items()}
+        """How the breaker of each model stands, and of each store as ``store:NAME``."""
+        stores = {f"store:{one.name}": one.state for one in self._lookups.values() if isinstance(one, Store)}
+        return {name: breaker.state for name, breaker in self._breakers.items()} | stores
 
     async def _answer(self, ask: Ask) -> Answer:
-        if not isinstance(ask, Score):
-            return Answer.nothing(len(ask.keys), "no_such_source")
+        if isinstance(ask, Lookup):
+            there = self._lookups.get(ask.source)
+            return await there(ask) if there is not None else Answer.nothing(len(ask.keys), NO_SUCH_SOURCE)
         source, breaker = self._sources[ask.model], self._breakers[ask.model]
         if self._under_way[ask.model] >= source.in_flight:
             return Answer.nothing(len(ask.ids), "busy", source.model.version)
@@ -112,8 +147,9 @@ class Answers:
 
     def now(self, ask: Ask) -> Answer:
         """The answer, in this thread and within the model's time, as far as a thread can be held to it."""
-        if not isinstance(ask, Score):
-            return Answer.nothing(len(ask.keys), "no_such_source")
+        if isinstance(ask, Lookup):
+            there = self._lookups.get(ask.source)
+            return there.now(ask) if there is not None else Answer.nothing(len(ask.keys), NO_SUCH_SOURCE)
         source, rows = self._sources[ask.model], len(ask.ids)
         deadline = time.monotonic() + OWN_SHARE * source.timeout.total_seconds()
         found = _Found(rows, source.model.version)

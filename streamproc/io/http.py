@@ -20,9 +20,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streamproc.core.names import VARIABLE
 from streamproc.errors import UserError
 from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
+from streamproc.io.variables import filled
 
 Result = TypeVar("Result")
 HASH_BYTES = 16
@@ -244,10 +244,4 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def with_environment(headers: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """Headers whose values name variables as ``${NAME}``. Raises UserError where one is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            raise UserError(f"the variable {match[1]} is not set", "`model.headers` takes it from the environment")
-        return environ[match[1]]
-
-    return {name: VARIABLE.sub(value, text) for name, text in headers.items()}
+    return {name: filled(text, environ, "`model.headers`") for name, text in headers.items()}

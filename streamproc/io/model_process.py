@@ -1,4 +1,4 @@
-"""The process of a Python model: ``python -m streamproc.io.model_process SOCKET LIFELINE``.
+"""The process of a Python model or look-up: ``python -m streamproc.io.model_process SOCKET LIFELINE``.
 
 It is told what to import, says whether it could, and then answers one batch after another. It ends with its worker,
 however that ends and whatever the model does: the lifeline is a pipe that nobody writes to, and that closes with the
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamproc.errors import UserError
 from streamproc.io import frames
@@ -27,7 +28,7 @@ from streamproc.io.python import load_function, version_of
 
 
 def main(own: socket.socket) -> None:
-    """Serve a model until the other side has enough."""
+    """Serve a function until the other side has enough."""
     told, _ = frames.receive(own)
     sys.path[:] = told["path"]
     try:
@@ -53,25 +54,39 @@ def main(own: socket.socket) -> None:
 def _answer(own: socket.socket, function: Callable[..., Any], asked: dict[str, Any], body: memoryview) -> None:
     try:
         columns = frames.unpack(asked["columns"], body)
-        given, confidence, version = _parts(function(columns))
+        if asked.get("lookup"):
+            answer, version = _columns(function(columns["keys"])), ""
+        else:
+            answer, version = _parts(function(columns))
+        said, packed = frames.pack(answer)
     except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
         frames.send(own, {"error": f"{type(error).__name__} at {_place(error)}", "memory": memory()})
         return
-    answer = {"scores": given} | ({} if confidence is None else {"confidence": confidence})
-    said, packed = frames.pack(answer)
     frames.send(own, {"columns": said, "version": version, "memory": memory()}, packed)
 
 
-def _parts(result: Any) -> tuple[Any, Any, str]:
-    """Scores, the model's own confidence, and its version. Raises where the result is none of what it may be."""
+def _parts(result: Any) -> tuple[dict[str, NDArray[Any]], str]:
+    """Scores and the model's own confidence, and its version. Raises where the result is none of what it may be."""
     if not isinstance(result, dict):
-        return numbers(result), None, ""
+        return {"scores": numbers(result)}, ""
     confidence = result.get("confidence")
-    return (
-        numbers(result["score"]),
-        None if confidence is None else numbers(confidence),
-        named(result.get("version")),
-    )
+    own = {} if confidence is None else {"confidence": numbers(confidence)}
+    return {"scores": numbers(result["score"]), **own}, named(result.get("version"))
+
+
+def _columns(result: Any) -> dict[str, NDArray[Any]]:
+    """The columns of a look-up. Raises where the result is no dict of them."""
+    if not isinstance(result, dict):
+        raise TypeError("a look-up returns a dict of columns")
+    return {str(name): _column(values) for name, values in result.items()}
+
+
+def _column(values: Any) -> NDArray[Any]:
+    """An array as it is; of anything else the things in it, which numpy would make texts of where one is."""
+    if isinstance(values, np.ndarray):
+        return values
+    things = [one.item() if isinstance(one, np.generic) else one for one in values]
+    return np.array([*things, None], object)[:-1]
 
 
 def _place(error: BaseException) -> str:

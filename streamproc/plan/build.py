@@ -9,7 +9,8 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
+from streamproc.core.records import Topics
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
@@ -24,6 +25,7 @@ from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
 from streamproc.plan.scoring import Models, make_models, shown
+from streamproc.plan.sources import declared, sources_of
 from streamproc.plan.windows import max_ahead, windows_policy
 
 __all__ = ["Inspect", "ModelFacts", "build"]
@@ -35,7 +37,8 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     scope = _scope(document, file, contract)
     check_fields(document, file, contract)
     check_params(document, file, scope)
-    features = make_features(document, file, scope)
+    sources = declared(document, file)
+    features = make_features(document, file, scope, sources)
     windows = windows_policy(document, file)
     models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
@@ -55,7 +58,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *file.features} if document.problems else set[str]()
-    check_tests(document, file, contract, {*recorded, *uncertain}, drift)
+    check_tests(document, file, contract, {*recorded, *uncertain}, drift, sources)
     if document.problems or document.fault is not None or contract is None:
         return None
     events = file.events
@@ -63,13 +66,15 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         pipeline=file.pipeline,
         hash="",
         events=Events(
-            topic=events.topic,
+            topic=events.topic if events.repartition_by is None else Topics.of(file.pipeline).repartitioned,
             key=events.key,
             time=events.time,
             max_age=events.max_age,
             sensitive=frozenset(events.sensitive),
             start=events.start,
             max_ahead=max_ahead(file),
+            repartition_by=events.repartition_by,
+            source=None if events.repartition_by is None else events.topic,
             id=events.id,
             dedupe=events.dedupe,
         ),
@@ -77,6 +82,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         rules=tuple(rules),
         actions=dict(file.actions),
         features=tuple(features),
+        sources=sources_of(document, sources, features),
         windows=windows,
         model=models.chain[0] if models.chain else None,
         confidence=confidence,
@@ -129,13 +135,18 @@ def _recorded(
 ) -> tuple[str, ...]:
     """The columns that decisions show: features, the fields that models and conditions read directly, and what models
     say beside the score."""
-    columns = [feature.name for feature in features]
+    columns = [name for feature in features for name in _shown(feature)]
     directly = [name for model in (*models.chain, *models.shadows) for name in model.inputs]
     directly += of_models
     for expression in read:
         directly += sorted(expression.columns)
     known = set(fields)
     return tuple(dict.fromkeys([*columns, *(name for name in directly if name in known)]))
+
+
+def _shown(feature: AnyFeature) -> list[str]:
+    """What of a feature decisions show: with what was looked up, whether it was there."""
+    return list(feature.columns) if isinstance(feature, LookupFeature) else [feature.name]
 
 
 def _tainted(sensitive: Iterable[str], features: list[AnyFeature]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import ExpectPart, PipelineFile, TestPart
 from streamproc.plan.names import closest, near
 from streamproc.plan.scoring import placed
+from streamproc.plan.sources import Sources
 
 TIERS = ("automatic", "abstain")
 FALLBACK = "fallback:"
@@ -29,6 +30,7 @@ def check_tests(
     contract: Contract | None,
     recorded: Iterable[str],
     drift: DriftPlan | None = None,
+    sources: Sources | None = None,
 ) -> None:
     """Note every test that cannot be meant as it stands. ``recorded`` are the columns that decisions show."""
     names: dict[str, int] = {}
@@ -45,6 +47,7 @@ def check_tests(
             names.setdefault(test.name, index)
         _check_score(document, file, at, test)
         _check_drift(document, at, test, drift)
+        _check_looked_up(document, at, test, sources)
         if contract is not None and not document.is_broken((*at, "event")):
             _check_event(document, contract, at, test)
         if not document.is_broken((*at, "expect")):
@@ -81,6 +84,29 @@ def _check_drift(document: Document, at: Path_, test: TestPart, drift: DriftPlan
         if name not in watched:
             hint = near(name, watched, "columns") if watched else "take it out, or add `drift: …`"
             document.problem((*at, "drift", name), f"`{name}` is not watched", hint, at_key=True)
+
+
+def _check_looked_up(document: Document, at: Path_, test: TestPart, sources: Sources | None) -> None:
+    """Is there what the test gives rows of, and do they satisfy its contract?"""
+    if sources is None or any(path[:1] in (("tables",), ("stores",)) for path in document.broken):
+        return
+    for kind, rows in (("tables", test.tables), ("stores", test.stores)):
+        named = [name for name, one in sources.items() if one.at[0] == kind]
+        for name, row in rows.items():
+            path: Path_ = (*at, kind, name)
+            if document.is_broken(path):
+                continue
+            if name not in named:
+                message = f"there is no {kind.removesuffix('s')} `{name}`"
+                document.problem(path, message, near(name, named, kind), at_key=True)
+            elif (contract := sources[name].contract) is not None:
+                outcome = contract.decode(event_bytes(row))
+                if isinstance(outcome, DeadLetter):
+                    why = outcome.detail.removeprefix("does not satisfy ") or outcome.reason
+                    message = f"the row does not satisfy the schema of the table: {why}"
+                    document.problem(
+                        (*path, *_parts(outcome.path)), message, "mend it, or take it out: it is missing then"
+                    )
 
 
 def _check_event(document: Document, contract: Contract, at: Path_, test: TestPart) -> None:

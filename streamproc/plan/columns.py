@@ -14,6 +14,7 @@ from streamproc.plan.durations import in_words
 from streamproc.plan.lookups import make_lookup
 from streamproc.plan.models import LookupPart, PipelineFile, WindowPart
 from streamproc.plan.scope import Scope, without_score
+from streamproc.plan.sources import Sources
 from streamproc.plan.windows import make_window
 
 INT64 = range(-(2**63), 2**63)
@@ -33,7 +34,7 @@ def check_params(document: Document, file: PipelineFile, scope: Scope) -> None:
             document.problem(at, f"`{name}` is a number of more than 64 bits", f"write it as a float: {value}.0")
 
 
-def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[AnyFeature]:
+def make_features(document: Document, file: PipelineFile, scope: Scope, sources: Sources) -> list[AnyFeature]:
     """The features that can be made, each reading those above it."""
     features = list[AnyFeature]()
     derived = dict[str, str]()
@@ -65,7 +66,7 @@ def make_features(document: Document, file: PipelineFile, scope: Scope) -> list[
             case WindowPart():
                 feature = make_window(document, file, scope, name, derived)
             case LookupPart():
-                feature = make_lookup(document, file, scope, name)
+                feature = make_lookup(document, file, scope, name, sources)
             case _:
                 expression = scope.compile(at, part)
                 feature = None if expression is None else Feature(name, expression)

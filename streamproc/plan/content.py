@@ -14,6 +14,7 @@ from streamproc.core.review.policy import Allowance, ReviewPlan
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.scoring import Placed, placed
+from streamproc.plan.sources import content_of
 
 HASH_BYTES = 16
 
@@ -36,12 +37,14 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
     models = _models(plan.models, chain)
     return {
         "pipeline": plan.pipeline,
-        "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
+        "events": [events.input, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
         **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe)]}),
+        **({} if events.repartition_by is None else {"repartition_by": events.repartition_by}),
         "contract": plan.contract.schema,
         "params": file.params,
         "features": list(map(_feature, plan.features)),
         **({"windows": _windows(plan)} if any(isinstance(one, WindowFeature) for one in plan.features) else {}),
+        **({"sources": [content_of(source, file) for source in plan.sources]} if plan.sources else {}),
         "model": models[0] if models else None,
         **({"stand_ins": models[1:]} if models[1:] else {}),
         **({"shadows": _models(plan.shadows, shadows)} if shadows else {}),

@@ -23,7 +23,7 @@ def open_contract(document: Document, file: PipelineFile) -> Contract | None:
     if document.is_broken(SCHEMA):
         return None
     path = document.file.parent / file.events.schema_
-    contract = _load(document, path)
+    contract = read_contract(document, SCHEMA, path, "the contract")
     if contract is None:
         return None
     for name, count in Counter(field.name for field in contract.fields).items():
@@ -42,7 +42,8 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
     """Do the fields that ``events`` names exist, and fit?"""
     events = file.events
     named: list[tuple[Path_, str]] = [(("events", "sensitive", i), name) for i, name in enumerate(events.sensitive)]
-    named += [(("events", key), name) for key in ("key", "time", "id") if (name := getattr(events, key)) is not None]
+    keys = ("key", "time", "id", "repartition_by")
+    named += [(("events", key), name) for key in keys if (name := getattr(events, key)) is not None]
     if contract is not None:
         columns = contract.columns
         for at, name in named:
@@ -54,6 +55,9 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
     _check_dedupe(document, file, contract)
     if events.max_age is not None and events.time is None and not document.has(("events", "time")):
         document.problem(("events", "max_age"), "`max_age` needs to know how old an event is", "add `time: FIELD`")
+    if events.repartition_by is not None and events.time is None and not document.has(("events", "time")):
+        message = "`repartition_by` sends events on: the time of their records is then that of the sending"
+        document.problem(("events", "repartition_by"), message, "add `time: FIELD`")
     if document.has(("dead_letters", "sensitive")) and not document.has(("events", "sensitive")):
         message = "`dead_letters.sensitive` changes nothing: no field is sensitive, so dead letters are plain"
         document.problem(
@@ -80,32 +84,33 @@ def _check_dedupe(document: Document, file: PipelineFile, contract: Contract | N
         document.warn(("events", "id"), message, "make it `required` there, and of one type")
 
 
-def _load(document: Document, path: Path) -> Contract | None:
+def read_contract(document: Document, at: Path_, path: Path, what: str) -> Contract | None:
+    """A contract that the file names; ``None`` with what is wrong with it noted."""
     name = path.name
     try:
         schema = orjson.loads(path.read_bytes())
         if isinstance(schema, dict):
             return Contract(schema)
         message, remedy = (
-            f"the contract {name} is no JSON object",
+            f"{what} {name} is no JSON object",
             'begin it with {"type": "object", "properties": …}',
         )
     except OSError as error:
-        message = f"cannot read the contract {name}: {error.strerror}"
+        message = f"cannot read {what} {name}: {error.strerror}"
         remedy = "the path counts from the folder of this file"
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        message = f"the contract {name} is not JSON: {error.msg}, at its {where}"
+        message = f"{what} {name} is not JSON: {error.msg}, at its {where}"
         remedy = "a contract is a JSON Schema, written in JSON"
     except UserError as error:
         message, remedy = (
-            f"the contract {name}: {error.message}",
+            f"{what} {name}: {error.message}",
             error.hint or "see https://json-schema.org/learn",
         )
     except (TypeError, AttributeError, ValueError, LookupError, RecursionError):
         message, remedy = (
-            f"the contract {name} is not a usable JSON Schema",
+            f"{what} {name} is not a usable JSON Schema",
             "see https://json-schema.org/learn",
         )
-    document.problem(SCHEMA, message, remedy)
+    document.problem(at, message, remedy)
     return None

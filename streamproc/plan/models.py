@@ -5,35 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.core.names import VARIABLE
 from streamproc.core.plan import Mode
 from streamproc.core.windows.policy import MOST_DISTINCT, Aggregate
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-def _as_sql(value: object) -> object:
-    """YAML reads ``1`` and ``true`` as values; where an expression stands, they are expressions too."""
-    if isinstance(value, bool):
-        return str(value).upper()
-    return str(value) if isinstance(value, int | float) else value
-
-
-Sql = Annotated[str, BeforeValidator(_as_sql, json_schema_input_type=str | int | float | bool)]
-Constant = bool | int | float | str | None
-
-
-class Part(BaseModel):
-    """A part of the file: unknown keys are errors, strings are not guessed into numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from streamproc.plan.parts import BreakerPart, Constant, Name, Part, Slug, Sql, Text, Topic
+from streamproc.plan.source_parts import FieldType, StorePart, TablePart
 
 
 class EventsPart(Part):
@@ -50,17 +30,13 @@ class EventsPart(Part):
     )
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
+    repartition_by: str | None = Field(
+        None,
+        description="Events first go through a topic of the pipeline's own, keyed by it, for windows by this field",
+    )
     max_ahead: Duration | None = Field(
         None, description="Events from further in the future are refused; `1h` where there are windows"
     )
-
-
-class BreakerPart(Part):
-    """When a model that keeps failing is not asked for a while."""
-
-    failures: Share = Field(500_000, description="It opens when such a share of the last calls failed: `50%`")
-    calls: int = Field(10, ge=1, le=1_000, description="So many last calls")
-    wait: Duration = Field(timedelta(seconds=5), description="Until one call tries again")
 
 
 class RecyclePart(Part):
@@ -131,9 +107,7 @@ class LookupPart(Part):
 
     lookup: Slug = Field(description="One of `tables` or `stores`")
     field: Text | None = Field(None, description="Of what is found there; all of it by default")
-    type: Literal["number", "text", "boolean", "integer"] | None = Field(
-        None, description="What it is, where the table's schema does not say it"
-    )
+    type: FieldType | None = Field(None, description="What it is, where the table's schema does not say it")
     default: Constant = Field(None, description="Stands where nothing is found; null by default")
 
 
@@ -380,6 +354,10 @@ class TestPart(Part):
         {}, description="How columns stand: `warning` or `drifting`; others are stable"
     )
     mode: Mode = Field("automatic", description="What people let automation do")
+    tables: dict[Slug, dict[str, Any]] = Field(
+        {}, description="By table, the row of the event; none where it is not here"
+    )
+    stores: dict[Slug, Any] = Field({}, description="By store, what it has of the event; others have nothing")
     expect: ExpectPart = Field(description="What must become of it; what is not stated is not compared")
 
 
@@ -389,6 +367,8 @@ class PipelineFile(Part):
     pipeline: Slug = Field(description="The name: topics and the consumer group begin with it")
     events: EventsPart = Field(description="The input: topic, contract, and which fields mean what")
     params: dict[Name, Constant] = Field({}, description="Named constants for expressions")
+    tables: dict[Slug, TablePart] = Field({}, description="Compacted topics that features are looked up in")
+    stores: dict[Slug, StorePart] = Field({}, description="Online stores that features are looked up in")
     features: dict[Name, FeaturePart] = Field(
         {}, description="Columns in order: by expression, from earlier events, or looked up"
     )

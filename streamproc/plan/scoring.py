@@ -68,11 +68,18 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
         return Models()
     chain, shadows = placed(file)
     _check_ids(document, [*chain, *shadows])
-    secrets = frozenset[str]().union(*(part.variables for _, _, part in (*chain, *shadows)))
+    secrets = secrets_of(file)
     made = [[_made(document, *one, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
     _add_columns(document, chain, scope)
     first, *others = (tuple(one for one in group if one is not None) for group in made)
     return Models(first, *others)
+
+
+def secrets_of(file: PipelineFile) -> frozenset[str]:
+    """The environment variables that hold secrets of the file's models and stores."""
+    chain, shadows = placed(file)
+    of_models = [part.variables for _, _, part in (*chain, *shadows)]
+    return frozenset[str]().union(*of_models, *(part.variables for part in file.stores.values()))
 
 
 def of_score(file: PipelineFile) -> list[str]:

@@ -44,6 +44,7 @@ _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
             (("classes", "*"), "placeholder"),
         )
     },
+    ("tables", "*"): {"topic": "placeholder", "schema": "placeholder", "key": "placeholder"},
     ("drift", "reference"): "placeholder",
     ("drift", "false_alarms"): "1 per 1000000 events",
     ("drift", "watch", "*"): "placeholder",

@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_a_good_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, GOOD)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{GOOD}: good: 10 features, 12 rules, 14 tests, plan ")
+    assert out.startswith(f"{GOOD}: good: 11 features, 13 rules, 16 tests, plan ")
     assert out.count("\n") == 1
 
 

@@ -23,8 +23,9 @@ from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.child import Child
+from streamproc.io.keeper import Recycling
 from streamproc.io.model import Reading
-from streamproc.io.python import PythonModel, Recycling
+from streamproc.io.python import PythonModel
 from streamproc.pipeline import open_pipeline
 
 SECONDS = 1.0
@@ -359,7 +360,7 @@ def test_a_process_that_is_being_made_when_it_closes_ends_too(
         made.append(Child(*told))
         return made[-1]
 
-    monkeypatch.setattr("streamproc.io.python.Child", slow)
+    monkeypatch.setattr("streamproc.io.keeper.Child", slow)
     call = threading.Thread(target=answers_of(own).now, args=(ask(-2),))
     call.start()
     try:

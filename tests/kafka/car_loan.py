@@ -30,6 +30,8 @@ from tests.kafka.records import read_all
 
 _WATCHING = re.compile(
     r"^# What an alarm means.*?(?=^rules:)|^# Who answers.*?(?=^actions:)|^  escalate:.*?\n"
+    r"|^# What the bank knows.*?(?=^features:)|^  years_at_bank:.*?\n|^  - \{id: stranger.*?\n"
+    r"|^  - name: a large loan of somebody.*?(?=^  - name: a bad score)"
     r"|^  - \{id: unsure-in-drift.*?\n"
     r"|^  - name: while the score drifts.*?(?=^  - )",
     re.M | re.S,
@@ -70,7 +72,7 @@ def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[st
 
 
 def bare(text: str) -> str:
-    """The example's pipeline file as if it watched nothing, and nobody answered.
+    """The example's pipeline file as if it watched nothing, looked nothing up, and nobody answered.
 
     Most tests count lanes and compare bytes, and what a worker has seen of drift depends on the moment.
     """

@@ -43,12 +43,14 @@ def confidence_stage(plan: Plan) -> Stage:
 def _stages(plan: Plan, features: Sequence[AnyFeature]) -> list[Stage]:
     """Expressions with as few passes over the frame as possible, and look-ups as soon as their keys are there."""
     stages = []
-    ordered = [feature for layer in _layers(features) for feature in sorted(layer, key=_is_lookup)]
-    for looked_up, several in groupby(ordered, key=_is_lookup):
+    layers = enumerate(_layers(features))
+    ordered = [(number, feature) for number, layer in layers for feature in sorted(layer, key=_is_lookup)]
+    # Expressions of several layers are one stage; a look-up may need another one's answer for its key.
+    for (_, looked_up), several in groupby(ordered, lambda one: (_is_lookup(one[1]) and one[0], _is_lookup(one[1]))):
         if looked_up:
-            stages.append(lookups_stage(plan, [one for one in several if isinstance(one, LookupFeature)]))
+            stages.append(lookups_stage(plan, [one for _, one in several if isinstance(one, LookupFeature)]))
         else:
-            stages.append(_columns_stage("features", [one for one in several if isinstance(one, Feature)]))
+            stages.append(_columns_stage("features", [one for _, one in several if isinstance(one, Feature)]))
     return stages
 
 

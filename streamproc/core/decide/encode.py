@@ -116,11 +116,11 @@ class Encoder:
         """The end of each object of the batch: mostly the same for all of them."""
         versions = frame.model_versions
         if versions is None:
-            return pl.Series([self._provenance(frame.model_version, context)]).new_from_index(0, len(frame))
-        made = {version: self._provenance(version, context) for version in set(versions)}
+            return pl.Series([self._provenance(frame, frame.model_version, context)]).new_from_index(0, len(frame))
+        made = {version: self._provenance(frame, version, context) for version in set(versions)}
         return pl.Series([made[version] for version in versions], dtype=pl.String)
 
-    def _provenance(self, model: str | None, context: Context) -> str:
+    def _provenance(self, frame: Frame, model: str | None, context: Context) -> str:
         plan = self._plan
         provenance = {
             "pipeline": plan.pipeline,
@@ -128,6 +128,7 @@ class Encoder:
             "model": model,
             "confidence_hash": plan.confidence_hash,
             "seen": dict(context.seen.offsets),
+            **({"lookups": frame.lookups} if plan.sources else {}),
             **({} if plan.recorded else {"features": {}}),
         }
         return orjson.dumps(provenance).decode().removeprefix("{")

@@ -56,7 +56,15 @@ def _time_expression(plan: Plan) -> pl.Expr | None:
     name = plan.events.time
     if name is None:
         return None
-    dtype = plan.contract.columns[name]
+    return _instant(name, plan.contract.columns[name])
+
+
+def instants(column: pl.Series) -> pl.Series:
+    """Texts (ISO 8601) or numbers (milliseconds since the epoch) as times; null for what is none."""
+    return column.to_frame().select(_instant(column.name, column.dtype)).to_series()
+
+
+def _instant(name: str, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_numeric():
         return _from_milliseconds(pl.col(name).cast(pl.Int64, strict=False))
     return compile_expression(f'CAST("{name}" AS TIMESTAMP)', {name: dtype}).expr.cast(TIME)

@@ -100,6 +100,8 @@ class Frame:
     """Per row, where they differ within the batch."""
     shadows: list[pl.Series] = field(default_factory=list)
     """What each shadow model said: a struct per row."""
+    lookups: dict[str, str] = field(default_factory=dict)
+    """What look-ups were answered from: the version of each source, and its health where that is worth a word."""
     verdicts: Verdicts | None = None
     stale: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     late: NDArray[np.bool_] | None = None
