@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.cli import main
@@ -156,6 +156,7 @@ MINUTES = st.integers(0, 30)
 KEYS = st.sampled_from(["a", "b", "c"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KEYS, MINUTES)), st.lists(st.tuples(KEYS, MINUTES, st.integers(0, 3))), st.integers(1, 7))
 def test_labels_are_what_a_plain_loop_finds(
     events: list[tuple[str, int]], said: list[tuple[str, int, int]], size: int
@@ -239,3 +240,25 @@ def test_rows_of_which_none_is_an_event_make_no_file(folder: Path, capsys: pytes
     code, _, err = run(capsys, file, rows, "--out", folder / "t.parquet")
     assert code == 1 and "no row of" in err
     assert not (folder / "t.parquet").exists()
+
+
+def test_what_is_looked_up_is_what_was_known_then(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = {"type": "object", "properties": {"limit": {"type": "number"}}}
+    (folder / "profile.schema.json").write_bytes(orjson.dumps(profile))
+    file = pipeline(folder, features="limit: {lookup: profiles, field: limit}")
+    text = file.read_text() + "tables: {profiles: {topic: p.profiles, schema: profile.schema.json, key: card}}\n"
+    file.write_text(text, encoding="utf-8")
+    known = [
+        {"card": "c0", "limit": 1, "since": START.isoformat()},
+        {"card": "c0", "limit": 2, "since": (START + timedelta(minutes=4)).isoformat()},
+    ]
+    rows, table = [event(number) for number in range(7)], write(folder / "profiles.ndjson", known)
+    found = made(capsys, folder, rows, "--table", f"profiles={table}", "--table-time", "profiles=since")
+    assert found["limit"].to_list() == [1, None, None, 1, None, None, 2]
+    assert found["limit_missing"].to_list() == [False, True, True, False, True, True, False]
+    code, _, err = run(capsys, file, folder / "in.ndjson", "--out", folder / "other.parquet")
+    assert code == 1 and "there is no file of profiles" in err
+    code, _, err = run(
+        capsys, file, folder / "in.ndjson", "--out", folder / "other.parquet", "--table", f"profiles={table}"
+    )
+    assert code == 0 and "as it is now" in err
