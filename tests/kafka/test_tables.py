@@ -167,6 +167,10 @@ def test_lanes_hold_what_they_ask_for(
             while len(table) > 2:
                 await table(ask("a", lanes=[1]))
                 await asyncio.sleep(0.01)
+            deadline = time.monotonic() + PATIENCE
+            while len(table):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
             monkeypatch.setattr(tables, "LET_GO_SECONDS", 60.0)
             assert (await table(ask("a", lanes=[2]))).values == [(5.0, None)]
 
