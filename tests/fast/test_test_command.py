@@ -59,7 +59,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, GOOD)
     assert code == 0
-    assert out.count("pass ") == 14
+    assert out.count("pass ") == 16
     assert out.endswith("14 passed\n")
 
 
