@@ -88,7 +88,8 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
     said = ("Read", "Write", "Describe", "DescribeConfigs")
     changelogs = [row.spec.name for row in rows if row.role == "changelog"]
     return [
-        on_topic(plan.events.topic, ("Read", "Write", "Describe", "DescribeConfigs"), "decision show; redrive"),
+        on_topic(plan.events.input, ("Read", "Write", "Describe", "DescribeConfigs"), "decision show; redrive"),
+        *([] if plan.events.source is None else [on_topic(topics.repartitioned, read, "decision show")]),
         on_topic(topics.decisions, read, "decision"),
         on_topic(topics.artefacts, read, "decision show: the archived plans"),
         on_topic(topics.dead_letters, read, "dead-letters"),

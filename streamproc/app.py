@@ -177,5 +177,6 @@ async def run_worker(app: App) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_SECONDS):
             await app.stop()
+    await app.lanes.leave_state()
     if app.crash_reason is not None:
         raise app.crash_reason

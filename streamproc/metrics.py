@@ -195,6 +195,9 @@ STALLED = Gauge(
 OPENING = Gauge("streamproc_opening_seconds", "For how long lanes have been opening, if any do", registry=REGISTRY)
 LANES = Gauge("streamproc_lanes", "Lanes of this worker by state", ["state"], registry=REGISTRY)
 REBALANCES = Counter("streamproc_rebalances", "Assignments that this worker was given", registry=REGISTRY)
+CHECKPOINTS = Counter(
+    "streamproc_checkpoints", "Checkpoints of lanes' state, by what became of them", ["label"], registry=REGISTRY
+)
 RESTORED = Counter("streamproc_restored_records", "Changelog records read to restore state", registry=REGISTRY)
 RESTARTS = Gauge("streamproc_restarts", "Times that the supervisor has started this worker again", registry=REGISTRY)
 REVIEW_WAITING = Gauge(

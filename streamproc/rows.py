@@ -14,6 +14,7 @@ import click
 import orjson
 import polars as pl
 
+from streamproc.core.repartition import key_text
 from streamproc.errors import UserError
 
 CHUNK_ROWS = 5_000
@@ -51,10 +52,7 @@ def key_of(value: bytes, field: str) -> bytes | None:
         row = orjson.loads(value)
     except orjson.JSONDecodeError:
         return None
-    key = row.get(field) if isinstance(row, dict) else None
-    if key is None:
-        return None
-    return key.encode() if isinstance(key, str) else orjson.dumps(key)
+    return key_text(row.get(field) if isinstance(row, dict) else None)
 
 
 def _lines(path: Path) -> Iterator[Chunk]:

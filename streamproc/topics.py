@@ -42,10 +42,12 @@ Role = Literal[
     "table",
     "table-by-lane",
     "redriven",
+    "repartitioned",
 ]
 
 
 OF_LANES: tuple[Role, ...] = (
+    "repartitioned",
     "changelog",
     "panes",
     "cases",
@@ -84,7 +86,7 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     if plan.outcomes is not None:  # the outcome agent's lanes read them
         decisions = TopicRole("decisions", "read and write", spec(topics.decisions, partitions))
     rows = [
-        TopicRole("events", "read", TopicSpec(plan.events.topic, partitions, part.replication)),
+        TopicRole("events", "read", TopicSpec(plan.events.input, partitions, part.replication)),
         decisions,
         TopicRole("review", "write", spec(topics.review, count)),
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
@@ -92,6 +94,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
         TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
     ]
+    if plan.events.source is not None:
+        rows.append(TopicRole("repartitioned", "read and write", spec(topics.repartitioned, partitions)))
     if ABSTAIN in plan.decisions:
         rows.append(TopicRole("abstained", "write", spec(topics.abstained, count)))
     if plan.drift is not None:

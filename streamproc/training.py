@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import takewhile
 from typing import Final
 
@@ -13,10 +14,11 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.decide.cap import TABLE as CAP_TABLE
+from streamproc.core.decide import TABLES
 from streamproc.core.decide.effects import dead_letters
 from streamproc.core.decide.encode import event_key, hashes
-from streamproc.core.decide.frame import Frame
+from streamproc.core.decide.events import contract_stage, decision_ids
+from streamproc.core.decide.frame import Context, Frame, LanesRecords
 from streamproc.core.decide.model import MODEL
 from streamproc.core.decide.processor import DecideProcessor
 from streamproc.core.outcomes.joining import text
@@ -24,9 +26,8 @@ from streamproc.core.outcomes.labels import OUTCOME, OUTCOME_TIME, ROW
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import EVENT_TIME, Plan
 from streamproc.core.processor import NOTHING_SEEN, Batch, Output, run
-from streamproc.core.windows.lane import TABLE as WINDOWS_TABLE
 from streamproc.errors import UserError
-from streamproc.offline import EPOCH, Offline, batch_of
+from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
 from streamproc.rows import key_of
 
@@ -50,15 +51,19 @@ class Prepared:
 class History:
     """Takes the events of a history in the order in which they arrived, so many lanes as its topic had partitions.
 
+    Each counts as written when it happened: a file does not say when it arrived, and what has to forget goes by that.
     ``key`` names the field that keyed the records, if it is not the one that the pipeline names. ``fields`` adds all
-    fields of the contract to what is computed and to what decisions record.
+    fields of the contract to what is computed and to what decisions record. ``now`` tells what is in the future.
     """
 
-    def __init__(self, pipeline: Pipeline, *, lanes: int = 1, key: str | None = None, fields: bool = False) -> None:
-        self._processor, self._answer = pipeline.processor, pipeline.answers.now
+    def __init__(
+        self, pipeline: Pipeline, now: datetime, *, lanes: int = 1, key: str | None = None, fields: bool = False
+    ) -> None:
+        self._processor, self._answer, self._now = pipeline.processor, pipeline.answers.now, now
         self._plan, self._lanes, self._key = pipeline.plan, lanes, key or pipeline.plan.events.key
-        self._offline = Offline(self._processor, self._answer, tables=(CAP_TABLE, WINDOWS_TABLE))
-        self._offsets = [0] * lanes
+        self._offline = Offline(self._processor, self._answer, tables=TABLES)
+        self._contract = contract_stage(self._plan)
+        self._offsets, self._time = [0] * lanes, 0
         self.rows = 0
         """How many have been taken, be they events or none."""
         self.columns = columns_of(self._processor, fields=fields)
@@ -70,7 +75,7 @@ class History:
         """The next rows."""
         chosen, batches = self._batches(values)
         states = [self._offline.state(batch.partition) for batch in batches]
-        frame, _ = run(self._processor.prepare(batches, NOTHING_SEEN, EPOCH, states), self._answer)
+        frame, _ = run(self._processor.prepare(batches, NOTHING_SEEN, self._now, states), self._answer)
         for place, changes in frame.changes.items():
             states[place].apply(changes)
         letters, _ = dead_letters(self._plan, frame, self._processor.masker)
@@ -79,7 +84,9 @@ class History:
         order = np.argsort(rows)
         columns = self._shown(frame, rows)[order]
         self.rows += len(values)
-        ids = [frame.ids[place] for place in order.tolist()]
+        lanes, offsets = frame.records.partitions[frame.rows][order], frame.records.offsets[frame.rows][order]
+        no_times = np.zeros(len(order), np.int64)  # rows have none in `streamproc batch`
+        ids = decision_ids(self._plan.pipeline, self._plan.events.topic, lanes, offsets, no_times)
         keys = columns[KEY].cast(pl.String).to_list()
         return Prepared(columns, ids, keys, letters)
 
@@ -88,22 +95,31 @@ class History:
         keys: list[bytes | None] = [None] * len(values)
         if self._key is not None:
             keys = [key_of(value, self._key) for value in values]
-        lane_of = partitions(keys, self._lanes, 0)
+        lane_of, times = partitions(keys, self._lanes, 0), self._times(values)
         places = [np.flatnonzero(lane_of == lane) for lane in range(self._lanes)]
         batches = []
         for lane in np.unique(lane_of).tolist():
             own = places[lane].tolist()
-            batches.append(
-                batch_of(
-                    self._plan.events.topic,
-                    [values[place] for place in own],
-                    partition=lane,
-                    first_offset=self._offsets[lane],
-                    keys=[keys[place] for place in own],
-                )
-            )
+            chosen = [values[place] for place in own], [keys[place] for place in own]
+            first = self._offsets[lane]
+            batch = batch_of(self._plan.events.topic, chosen[0], partition=lane, first_offset=first, keys=chosen[1])
+            [(topic, records)] = batch.topics.items()
+            batches.append(Batch(lane, {topic: replace(records, timestamps=times[own])}))
             self._offsets[lane] += len(own)
         return np.concatenate(places), batches
+
+    def _times(self, values: Sequence[bytes]) -> NDArray[np.int64]:
+        """When each event happened, in milliseconds; of what is no event, when the one before it did."""
+        times = np.full(len(values), -1, np.int64)
+        if self._plan.events.time is not None:
+            [records] = batch_of(self._plan.events.topic, values).topics.values()
+            frame = Frame(LanesRecords.of([records]))
+            run(self._contract.run(frame, Context(self._now, NOTHING_SEEN)), self._answer)
+            times[frame.rows] = frame.columns[EVENT_TIME].dt.epoch("ms").to_numpy()
+        known = np.maximum.accumulate(np.where(times >= 0, np.arange(len(times)), -1))
+        times = np.where(known >= 0, times[known], self._time)
+        self._time = int(times[-1]) if len(times) else self._time
+        return times
 
     def _shown(self, frame: Frame, rows: NDArray[np.int64]) -> pl.DataFrame:
         plan, masker = self._plan, self._processor.masker

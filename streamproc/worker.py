@@ -28,6 +28,7 @@ from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.outcomes.processor import OutcomeProcessor
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.review.desk import AGENDA, LOAD
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
 from streamproc.core.review.load import Load
@@ -64,9 +65,11 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
             processor=replace(deciding, stages=tuple(map(timed, deciding.stages)), watch=pipeline.processor.watch),
             tables=TABLES,
             writes=_written_by_deciding(plan),
-            start=plan.events.start,
+            start=plan.events.start if plan.events.source is None else "earliest",
         )
     ]
+    if plan.events.source is not None:
+        made.append(_repartition_agent(plan, plan.events.source))
     if plan.drift is not None:
         drift = plan.drift
         processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
@@ -79,6 +82,12 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
     if plan.outcomes is not None:
         made.append(_outcome_agent(plan, plan.outcomes))
     return made
+
+
+def _repartition_agent(plan: Plan, source: str) -> Agent:
+    assert plan.events.repartition_by is not None
+    routing = RepartitionProcessor(plan.events.repartition_by, plan.events.topic)
+    return Agent("repartition", (source,), routing, (), (plan.events.topic,), plan.events.start)
 
 
 def _intake_agent(plan: Plan, lanes: int) -> Agent:
@@ -126,14 +135,14 @@ async def work(
     """Run one worker of a pipeline until it is told to stop."""
     require(await probe(connection, PROBE_SECONDS))
     plan = pipeline.plan
-    events = await events_topic(connection, plan.events.topic)
+    events = await events_topic(connection, plan.events.input)
     await check_topics(
         connection,
         pipeline_topics(pipeline.loaded, agents(pipeline, events.partitions), events.partitions),
         create=create,
     )
     if (retention := int(events.configs.get("retention.ms", -1))) >= 0:
-        metrics.RETENTION.labels(plan.events.topic).set(retention / 1000)
+        metrics.RETENTION.labels(plan.events.input).set(retention / 1000)
     kept = artefacts(pipeline)
     if archive is not None:
         to_directory(kept, archive)

@@ -240,14 +240,14 @@ async def _redrive(
     reasons = Counter(item.letter.reason for item in found.items)
     for name, count in reasons.most_common():
         click.echo(f"{count:>8}  {name}")
-    click.echo(f"{len(found.items):>8}  to redrive to {plan.events.topic}")
+    click.echo(f"{len(found.items):>8}  to redrive to {plan.events.input}")
     for name, count in found.left_out.most_common():
         click.echo(f"{count:>8}  left out ({name})")
     if dry_run or not found.items:
         click.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
         return
-    confirm(f"send {counted(len(found.items), 'event')} to {plan.events.topic} again?", yes)
-    sent = await redrive(connection, plan.events.topic, noted, plan.pipeline, found.items, again=again)
+    confirm(f"send {counted(len(found.items), 'event')} to {plan.events.input} again?", yes)
+    sent = await redrive(connection, plan.events.input, noted, plan.pipeline, found.items, again=again)
     click.echo(f"{sent:>8}  sent")
 
 

@@ -176,7 +176,7 @@ async def _decide(
     plan = pipeline.plan
     async with show.reader(connection, show.deciding(plan)) as consumer:
         tally.started = tally.finished = time.perf_counter()
-        producing = asyncio.create_task(show.produce(connection, plan.events.topic, sample, rate))
+        producing = asyncio.create_task(show.produce(connection, plan.events.input, sample, rate))
         counting = asyncio.create_task(show.recount(consumer, plan, tally, worker))
         if console is None:
             await counting

@@ -83,9 +83,10 @@ def features(
     if known_by is not None and data is None:
         raise UserError("--known-by is about outcomes with a time", "name them with --outcomes")
     pipeline = with_tables(open_before_models(file), tables, table_times)
-    history = History(pipeline, lanes=lanes, key=key, fields=fields)
+    now = datetime.now(UTC)
+    history = History(pipeline, now, lanes=lanes, key=key, fields=fields)
     field = None if outcome_field is None else LabelField(outcome_field, pipeline.processor)
-    until = None if known_by is None else moment(known_by, datetime.now(UTC))
+    until = None if known_by is None else moment(known_by, now)
     labels = None if data is None else Labels(asyncio.run(_outcomes(data, pipeline.plan, until)))
     if pipeline.plan.events.time is None:
         click.echo("the pipeline names no time of events: all of them have the same one, that of 1970", err=True)
@@ -168,8 +169,6 @@ def _tell(history: History, rows: int, seconds: float, out: Path) -> None:
     letters = history.reasons.total()
     what = f"{counted(rows, 'event')}, {counted(letters, 'dead letter')}"
     what += f" ({_reasons(history)})" if letters else ""
-    if other := history.rows - rows - letters:
-        what += f", {counted(other, 'duplicate')}"
     click.echo(f"{counted(history.rows, 'row')} in {seconds:.1f} s: {what}")
     click.echo(f"in {out}: {counted(len(history.columns), 'column')} of the pipeline, and key, time and row")
 

@@ -42,6 +42,20 @@ from streamproc.kafka.connection import Connection
     show_default=True,
     help="Seconds until a silent worker is replaced.",
 )
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="STREAMPROC_STATE_DIR",
+    show_envvar=True,
+    help="Keep checkpoints of the lanes' state here, and start from them.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.FloatRange(min=1.0),
+    default=300.0,
+    show_default=True,
+    help="Seconds between two checkpoints of a lane.",
+)
 @click.option("--supervised", is_flag=True, hidden=True)
 @connection_options
 @log_options
@@ -56,6 +70,8 @@ def run(
     create_topics: bool,
     watchdog: float,
     session_timeout: float,
+    state_dir: Path | None,
+    checkpoint: float,
     supervised: bool,
     connection: Connection,
     log_format: logs.LogFormat,
@@ -94,7 +110,7 @@ def run(
         session_timeout=session_timeout,
         web_host=web_host,
         web_port=turn.web_port,
-        lanes=LaneSettings(watchdog=watchdog),
+        lanes=LaneSettings(watchdog=watchdog, state_dir=state_dir, checkpoint=checkpoint),
     )
     restarts = turn.restarts
     run_in_process(pipeline, connection, settings, create=create_topics, archive=artefacts, restarts=restarts)

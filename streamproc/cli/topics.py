@@ -99,7 +99,7 @@ def static(loaded: Loaded, agents: Sequence[Agent]) -> list[Row]:
 
 async def actual(loaded: Loaded, agents: Sequence[Agent], connection: Connection, create: bool) -> list[Row]:
     """What should be beside what is, after making what is missing where ``create`` says so."""
-    events = loaded.plan.events.topic
+    events = loaded.plan.events.input
     infos = await admin.describe(connection, [events])
     count = infos[events].partitions if infos else (loaded.file.topics.partitions or 0)
     wanted = [*pipeline_topics(loaded, agents, count), redriven_topic(loaded)]

@@ -46,6 +46,9 @@ MISSING: Final = "_missing"
 class Events:
     """The input. ``key``, ``time``, ``id`` and ``sensitive`` name columns of the contract.
 
+    ``topic`` is what the decide agent reads. Where events are first ``repartition_by`` a field, that is a topic of the
+    pipeline's own, and ``source`` is the one that they come from.
+
     An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
     """
 
@@ -59,6 +62,13 @@ class Events:
     """Events whose time is further in the future than this are refused."""
     id: str | None = None
     dedupe: timedelta | None = None
+    repartition_by: str | None = None
+    source: str | None = None
+
+    @property
+    def input(self) -> str:
+        """The topic that producers write to."""
+        return self.source or self.topic
 
 
 @dataclass(frozen=True, slots=True)

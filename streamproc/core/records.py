@@ -129,6 +129,7 @@ class Topics:
     outcomes: str
     outcomes_by_lane: str
     metrics: str
+    repartitioned: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -150,6 +151,7 @@ class Topics:
             outcomes=f"{pipeline}.outcomes",
             outcomes_by_lane=f"{pipeline}.outcomes-by-lane",
             metrics=f"{pipeline}.metrics",
+            repartitioned=f"{pipeline}.repartitioned",
         )
 
 

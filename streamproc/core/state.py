@@ -22,6 +22,11 @@ class Tables:
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in names}
         self._half_steps = 0  # odd while changes are being taken over
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tables that were declared."""
+        return tuple(self._tables)
+
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """One value per key. Raises KeyError for a table that was not declared."""
         return list(map(self._tables[table].get, keys))
@@ -43,11 +48,18 @@ class Tables:
         """Every entry of one table as it is now, in no particular order."""
         return iter(self._tables[table].copy().items())  # in one go, and 10 times as fast as a list of pairs
 
+    def copied(self) -> dict[str, dict[bytes, bytes]]:
+        """All tables as they are now, for who looks at them later."""
+        return {name: table.copy() for name, table in self._tables.items()}
+
     def apply(self, changes: Changes) -> None:
         """Take over the changes of a committed batch; ``None`` deletes."""
         self._half_steps += 1
         for name, entries in changes.items():
             table = self._tables[name]
+            if None not in entries.values():
+                table.update(entries)  # type: ignore[arg-type]
+                continue
             for key, value in entries.items():
                 if value is None:
                     table.pop(key, None)

@@ -22,7 +22,7 @@ from streamproc.kafka.group import GroupOffsets
 from streamproc.sample import example
 
 PARTITIONS = 4
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 POLL_MS = 100
 
 
@@ -104,7 +104,7 @@ class Worker:
 
 async def make_events_topic(connection: Connection, plan: Plan) -> None:
     """The events topic, which is the producers' to make."""
-    await admin.create(connection, [admin.TopicSpec(plan.events.topic, PARTITIONS, 1)])
+    await admin.create(connection, [admin.TopicSpec(plan.events.input, PARTITIONS, 1)])
 
 
 async def remove_topics(connection: Connection, plan: Plan) -> None:

@@ -141,7 +141,9 @@ class Cycle:
         if any(work.member is not member for work in works):
             raise FencedOffsets("batches of two generations met in one transaction")
         offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
-        await producer.commit(offsets, member, _encoded(works))
+        written = await producer.commit(offsets, member, _encoded(works))
+        for share in shares:
+            share.logged = written.get((share.lane.agent.changelog(self._app), share.lane.partition))
         self._producers.rotate()
         self.broker.back()
 

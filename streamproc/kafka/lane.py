@@ -8,6 +8,7 @@ Lanes of one agent that have something due compute it together, as one *work* in
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -69,11 +70,23 @@ class Fetched:
     records: RecordsByPartition
 
 
+class Logged(NamedTuple):
+    """How far the changelog, the topic with that id, is in a lane's tables: all that is committed before an offset.
+
+    ``time``, in seconds since the epoch, is when the lane was known to be ours.
+    """
+
+    topic_id: str
+    offset: int
+    time: float
+
+
 @dataclass(slots=True)
 class Share:
     """One lane's part of a work: a batch, or a tick where ``records`` is ``None``.
 
     ``view`` and ``reached`` are where the lane stood before it, ``positions`` and ``effects`` what it comes to.
+    ``logged`` is the changelog's offset after its changes, where the broker told it.
     """
 
     lane: Lane
@@ -82,6 +95,7 @@ class Share:
     reached: dict[TopicPartition, int]
     positions: dict[TopicPartition, int]
     effects: Effects = field(default_factory=Effects)
+    logged: int | None = None
 
     @classmethod
     def of(cls, lane: Lane, records: RecordsByPartition | None) -> Share:
@@ -123,6 +137,7 @@ class Lane:
     positions: dict[TopicPartition, int]
     claims: dict[TopicPartition, Claim]
     tables: Tables
+    logged: Logged | None = None
     computing: asyncio.Task[None] | None = None
     waiting: Share | None = None
     committing: Share | None = None
@@ -180,6 +195,9 @@ class Lane:
         """Take over what a transaction has made final."""
         assert all(share.positions[tp] >= at for tp, at in self.positions.items()), "a committed offset went back"
         self.tables.apply(share.effects.state)
+        if self.logged is not None:
+            offset = self.logged.offset if share.logged is None else share.logged
+            self.logged = self.logged._replace(offset=offset, time=time.time())
         self.positions = share.positions
         self.committing = None
 

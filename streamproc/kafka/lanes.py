@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -22,6 +23,7 @@ from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Records
 from streamproc.errors import FencedOffsets, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
+from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle, is_away
 from streamproc.kafka.group import GroupOffsets, Member
@@ -42,11 +44,15 @@ POLL_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
     """``watchdog``: seconds that a lane may have work without progress. ``revoke``: seconds that a rebalance waits
-    for the transaction in flight. ``drain``: seconds that a graceful stop waits for batches in flight."""
+    for the transaction in flight. ``drain``: seconds that a graceful stop waits for batches in flight.
+
+    ``state_dir`` is where checkpoints of the lanes' state are, if anywhere, ``checkpoint`` the seconds between two."""
 
     watchdog: float = 60.0
     revoke: float = 15.0
     drain: float = 30.0
+    state_dir: Path | None = None
+    checkpoint: float = 300.0
 
 
 class Lanes:
@@ -70,13 +76,17 @@ class Lanes:
         self._encoder = ThreadPoolExecutor(1, "encoder")
         self._group = GroupOffsets(connection, app)
         self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
-        self._opener = Opener(connection, self._group, app, self._owner)
+        self._checkpoints = (
+            None if settings.state_dir is None else Checkpoints(settings.state_dir, app, settings.checkpoint)
+        )
+        self._opener = Opener(connection, self._group, app, self._owner, self._checkpoints)
         self._router = Router(connection, dead_letters)
         self._held = Held()
         self._runner = Runner(self._held, self._cycle, self._router, answerer, seen, self.lose)
         self._written = {dead_letters, *(topic for agent in agents for topic in (*agent.writes, agent.changelog(app)))}
         self._watchdog = Watchdog(self.stuck, settings.watchdog)
         self._kept: dict[LaneId, Lane] = {}
+        self._left: list[Lane] = []
         self._opening: asyncio.Task[None] | None = None
         self._vitals = Vitals(self._cycle.broker)
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,6 +95,8 @@ class Lanes:
 
     async def start(self) -> None:
         """Connect, and begin to commit. Waits for a broker that is away."""
+        if self._checkpoints is not None:
+            self._checkpoints.prepare()
         await self._cycle.broker.waiting(self._group.start)
         await self._cycle.start()
         await self._cycle.broker.waiting(partial(self._router.learn, self._written))
@@ -94,6 +106,9 @@ class Lanes:
             asyncio.create_task(guard(routine()), name=routine.__name__)
             for routine in (self._runner.commit_cycles, self._runner.tick_lanes, self._beat)
         ]
+        if self._checkpoints is not None:
+            keeping = self._checkpoints.keep(self._held)
+            self._tasks.append(asyncio.create_task(guard(keeping), name="checkpoints"))
 
     async def stop(self) -> None:
         """Finish the batches in flight, commit them, and let go. Bounded by ``settings.drain``."""
@@ -107,10 +122,16 @@ class Lanes:
         for task in [*self._tasks, *([self._opening] if self._opening else [])]:
             task.cancel()
         self._held.epoch += 1
+        self._left = list(self._held.lanes.values())
         self._runner.stop()
         await self._cycle.stop()
         await self._group.stop()
         self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    async def leave_state(self) -> None:
+        """Write checkpoints of the lanes as they were at the stop: others may have them now. Bounded."""
+        if self._checkpoints is not None:
+            await self._checkpoints.leave(self._left)
 
     # -- the group ----------------------------------------------------------------------------------------------
 

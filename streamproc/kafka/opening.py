@@ -19,10 +19,11 @@ from streamproc.core.state import LANE_TABLE, Tables
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin, failpoints
 from streamproc.kafka.agent import Agent
+from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
-from streamproc.kafka.lane import Lane, LaneId
+from streamproc.kafka.lane import Lane, LaneId, Logged
 from streamproc.kafka.producer import end_transactions_of
 from streamproc.kafka.restore import bounds, restore
 
@@ -40,6 +41,7 @@ class Opener:
     group: GroupOffsets
     app: str
     owner: str
+    checkpoints: Checkpoints | None = None
 
     async def open(
         self,
@@ -60,13 +62,14 @@ class Opener:
             return {}
         changelogs = {agent.changelog(self.app): agent.topics[0] for agent in wanted.values()}
         names = {topic for topic, _ in partitions} | set(changelogs)
+        of_state = [TopicPartition(agent.changelog(self.app), lane.partition) for lane, agent in wanted.items()]
         topics = await admin.describe(self.connection, sorted(names))
         progress()
         _check_changelogs(changelogs, topics)
         committed = await self._stable(partitions, progress)
         for tp, entry in committed.items():
             _check_topic(tp, entry.claim, topics[tp.topic])
-        limits = await bounds(self.connection, list(partitions))
+        limits = await bounds(self.connection, [*partitions, *of_state])
         lanes = {}
         for lane_id, agent in wanted.items():
             mine = [TopicPartition(topic, lane_id.partition) for topic in agent.topics]
@@ -75,13 +78,18 @@ class Opener:
                 lane = self._fresh(lane_id, agent, {tp: committed[tp] for tp in mine}, limits, topics)
             lanes[lane_id] = lane
         fresh = [lane for lane_id, lane in lanes.items() if lane is not kept.get(lane_id)]
-        read = await self._restore(fresh, progress)
+        since = {} if self.checkpoints is None else await self.checkpoints.load(fresh, topics, limits, progress)
+        read, ends = await self._restore(fresh, since, progress)
         self._check_begun(fresh)
         await self._claim(fresh, member)
+        for lane in fresh:
+            changelog = lane.agent.changelog(self.app)
+            end = ends[TopicPartition(changelog, lane.partition)]
+            lane.logged = Logged(topics[changelog].topic_id, end, time.time())
         if fresh:
             log.info(
-                "opened %d lanes (%d kept) in %.2f s, %d changelog records read",
-                len(lanes), len(lanes) - len(fresh), time.monotonic() - started, read,
+                "opened %d lanes (%d kept, %d from checkpoints) in %.2f s, %d changelog records read",
+                len(lanes), len(lanes) - len(fresh), len(since), time.monotonic() - started, read,
             )  # fmt: skip
         return lanes
 
@@ -132,7 +140,9 @@ class Opener:
             claims[tp] = Claim(self.owner, number, info.topic_id, info.partitions)
         return Lane(agent, lane_id.partition, positions, claims, Tables((LANE_TABLE, *agent.tables)))
 
-    async def _restore(self, lanes: Collection[Lane], progress: Callable[[], None]) -> int:
+    async def _restore(
+        self, lanes: Collection[Lane], since: Mapping[TopicPartition, int], progress: Callable[[], None]
+    ) -> tuple[int, dict[TopicPartition, int]]:
         tables = {TopicPartition(lane.agent.changelog(self.app), lane.partition): lane.tables for lane in lanes}
         told = 0
 
@@ -142,7 +152,7 @@ class Opener:
             told = read
             progress()
 
-        return await restore(self.connection, tables, count)
+        return await restore(self.connection, tables, count, since)
 
     def _check_begun(self, lanes: Collection[Lane]) -> None:
         """A lane that has worked before has a committed offset; without one it would silently begin again.

@@ -52,6 +52,8 @@ STOP_SECONDS = 3.0
 END_SECONDS = 20.0
 
 Codes: TypeAlias = set[int]
+Written: TypeAlias = dict[tuple[str, int], int]
+"""Offsets by topic and partition."""
 
 
 class LaneProducer:
@@ -86,8 +88,10 @@ class LaneProducer:
 
     async def commit(
         self, offsets: Mapping[TopicPartition, tuple[int, str]], member: Member, encoding: Awaitable[Batches]
-    ) -> None:
+    ) -> Written:
         """One transaction: offsets with their metadata, then the records. Tries for as long as trying can help.
+
+        Returns the offset after the last of its records in each partition, where the broker told it.
 
         Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset; no record
         is sent before the broker has them. Raises FencedOffsets when the group has moved on, and KafkaError otherwise.
@@ -97,10 +101,11 @@ class LaneProducer:
         )
         batches, _ = await side_by_side(self._add_partitions(encoding), self._commit_offsets(offsets, member))
         failpoint(failpoints.OFFSETS)
-        await self._produce(batches)
+        written = await self._produce(batches)
         failpoint(failpoints.COMMITTING)
         await self._coordinated(EndTxnRequest(self._id, *self._producer, True), lambda response: {response.error_code})
         failpoint(failpoints.COMMITTED)
+        return written
 
     async def _add_partitions(self, encoding: Awaitable[Batches]) -> Batches:
         batches = await encoding
@@ -180,8 +185,9 @@ class LaneProducer:
         await self._client.force_metadata_update()
         return min(2 * pause, SLOW_SECONDS)
 
-    async def _produce(self, batches: Batches) -> None:
+    async def _produce(self, batches: Batches) -> Written:
         """Send every batch and wait for its acknowledgement; of one partition, one after another."""
+        written: Written = {}
         left: dict[tuple[str, int], deque[RecordBatch]] = {}
         for target, several in batches.items():
             for batch in several:
@@ -195,9 +201,11 @@ class LaneProducer:
                 by_node[self._client.cluster.leader_for_partition(TopicPartition(*target))].append(target)
             known = [node for node in by_node if node is not None and node >= 0]
             answers = await side_by_side(*(self._send(node, by_node[node], left) for node in known))
-            taken = set().union(*answers)
-            for target in taken:
-                left[target].popleft()
+            taken = {target: base for answer in answers for target, base in answer.items()}
+            for target, base in taken.items():
+                batch = left[target].popleft()
+                if base >= 0:
+                    written[target] = base + batch.records
                 if not left[target]:
                     del left[target]
             if len(taken) < sum(map(len, by_node.values())):  # the same batch goes again, with its sequence number
@@ -206,11 +214,13 @@ class LaneProducer:
                 if None in by_node and answered and next(tries) > UNKNOWN_TRIES:
                     raise _gone()
                 pause = min(2 * pause, SLOW_SECONDS)
+        return written
 
     async def _send(
         self, node: int, targets: Collection[tuple[str, int]], left: Mapping[tuple[str, int], deque[RecordBatch]]
-    ) -> set[tuple[str, int]]:
-        """Send the first batch of each target; those that the broker has now. Raises what a retry does not mend."""
+    ) -> Written:
+        """Send the first batch of each target. The base offsets of those that the broker has now; -1 where it does not
+        say. Raises what a retry does not mend."""
         topics: dict[str, list[Any]] = defaultdict(list)
         for topic, partition in targets:
             topics[topic].append((partition, left[topic, partition][0].data))
@@ -221,10 +231,10 @@ class LaneProducer:
             if not error.retriable:
                 raise
             log.debug("no answer to a produce request: %s", type(error).__name__)
-            return set()
-        codes = {(topic, answer[0]): answer[1] for topic, answers in response.topics for answer in answers}
-        taken = {target for target, code in codes.items() if code in {0, DUPLICATE_SEQUENCE}}
-        raise_unless_retriable({codes[target] for target in codes.keys() - taken})
+            return {}
+        told = {(topic, answer[0]): (answer[1], answer[2]) for topic, answers in response.topics for answer in answers}
+        taken = {target: base for target, (code, base) in told.items() if code in {0, DUPLICATE_SEQUENCE}}
+        raise_unless_retriable({told[target][0] for target in told.keys() - taken.keys()})
         return taken
 
 

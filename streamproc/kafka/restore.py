@@ -23,16 +23,25 @@ FETCH_BYTES = 4 << 20
 
 
 async def restore(
-    connection: Connection, changelogs: Mapping[TopicPartition, Tables], progress: Callable[[int], None]
-) -> int:
-    """Fill the tables from committed changelog records. Returns how many records were read.
+    connection: Connection,
+    changelogs: Mapping[TopicPartition, Tables],
+    progress: Callable[[int], None],
+    since: Mapping[TopicPartition, int] | None = None,
+) -> tuple[int, dict[TopicPartition, int]]:
+    """Fill the tables from committed changelog records, where stated only from an offset on.
+
+    Returns how many records were read, and up to which offset each changelog was.
 
     Reads up to the high watermark, not the last stable offset: that one may lag behind markers of a committed
     transaction that are still on their way to this partition. ``progress`` is told the records read so far.
     """
     if not changelogs:
-        return 0
+        return 0, {}
+    since = since or {}
     ends = {tp: end for tp, (_, end) in (await bounds(connection, list(changelogs))).items()}
+    read, behind = 0, {tp for tp in changelogs if ends[tp] > since.get(tp, 0)}
+    if not behind:
+        return 0, ends
     consumer = AIOKafkaConsumer(
         **connection.client_kwargs(),
         isolation_level="read_committed",
@@ -44,8 +53,10 @@ async def restore(
     await consumer.start()
     try:
         consumer.assign(list(changelogs))
-        await consumer.seek_to_beginning(*changelogs)
-        read, behind = 0, {tp for tp in changelogs if ends[tp] > 0}
+        if whole := changelogs.keys() - since.keys():
+            await consumer.seek_to_beginning(*whole)
+        for tp, offset in since.items():
+            consumer.seek(tp, offset)
         while behind:
             moved = False
             fetched = await take(consumer, behind, seconds=POLL_SECONDS, most=MOST_RECORDS)
@@ -60,7 +71,7 @@ async def restore(
                     moved = True
             if moved:
                 progress(read)
-        return read
+        return read, ends
     finally:
         await consumer.stop()
 

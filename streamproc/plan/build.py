@@ -10,6 +10,7 @@ import polars as pl
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
 from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
+from streamproc.core.records import Topics
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
@@ -65,13 +66,15 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
         pipeline=file.pipeline,
         hash="",
         events=Events(
-            topic=events.topic,
+            topic=events.topic if events.repartition_by is None else Topics.of(file.pipeline).repartitioned,
             key=events.key,
             time=events.time,
             max_age=events.max_age,
             sensitive=frozenset(events.sensitive),
             start=events.start,
             max_ahead=max_ahead(file),
+            repartition_by=events.repartition_by,
+            source=None if events.repartition_by is None else events.topic,
             id=events.id,
             dedupe=events.dedupe,
         ),

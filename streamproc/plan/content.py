@@ -37,8 +37,9 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
     models = _models(plan.models, chain)
     return {
         "pipeline": plan.pipeline,
-        "events": [events.topic, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
+        "events": [events.input, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
         **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe)]}),
+        **({} if events.repartition_by is None else {"repartition_by": events.repartition_by}),
         "contract": plan.contract.schema,
         "params": file.params,
         "features": list(map(_feature, plan.features)),

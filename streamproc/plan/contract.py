@@ -42,7 +42,8 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
     """Do the fields that ``events`` names exist, and fit?"""
     events = file.events
     named: list[tuple[Path_, str]] = [(("events", "sensitive", i), name) for i, name in enumerate(events.sensitive)]
-    named += [(("events", key), name) for key in ("key", "time", "id") if (name := getattr(events, key)) is not None]
+    keys = ("key", "time", "id", "repartition_by")
+    named += [(("events", key), name) for key in keys if (name := getattr(events, key)) is not None]
     if contract is not None:
         columns = contract.columns
         for at, name in named:
@@ -54,6 +55,9 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
     _check_dedupe(document, file, contract)
     if events.max_age is not None and events.time is None and not document.has(("events", "time")):
         document.problem(("events", "max_age"), "`max_age` needs to know how old an event is", "add `time: FIELD`")
+    if events.repartition_by is not None and events.time is None and not document.has(("events", "time")):
+        message = "`repartition_by` sends events on: the time of their records is then that of the sending"
+        document.problem(("events", "repartition_by"), message, "add `time: FIELD`")
     if document.has(("dead_letters", "sensitive")) and not document.has(("events", "sensitive")):
         message = "`dead_letters.sensitive` changes nothing: no field is sensitive, so dead letters are plain"
         document.problem(

@@ -30,6 +30,10 @@ class EventsPart(Part):
     )
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")
+    repartition_by: str | None = Field(
+        None,
+        description="Events first go through a topic of the pipeline's own, keyed by it, for windows by this field",
+    )
     max_ahead: Duration | None = Field(
         None, description="Events from further in the future are refused; `1h` where there are windows"
     )

@@ -81,14 +81,13 @@ def _check_shape(document: Document, at: Path_, part: WindowPart) -> None:
 
 def _check_reach(document: Document, file: PipelineFile, at: Path_, part: WindowPart) -> None:
     """Windows are right only where all events of a key come to one lane."""
-    keyed = file.events.key
-    if part.by == keyed:
-        return
-    document.warn(
-        (*at, "by"),
-        f"a window by `{part.by}` sees all earlier events only where the events topic is keyed by it",
-        f"write `key: {part.by}` if it is" if keyed is None else "it is right where one key has one value of it",
-    )
+    keyed = file.events.repartition_by or file.events.key
+    if part.by != keyed:
+        document.warn(
+            (*at, "by"),
+            f"a window by `{part.by}` sees all earlier events only where those of one value come in one partition",
+            f"write `events: {{key: {part.by}}}` if the topic is keyed by it, or `repartition_by: {part.by}`",
+        )
 
 
 def _check_derived(

@@ -61,7 +61,7 @@ def plainly(events: list[Sent]) -> dict[int, int]:
     """The offset of each duplicate, with that of the event that it repeats."""
     clock, accepted, repeats = -(10**18), list[tuple[Sent, int]](), dict[int, int]()
     for one in events:
-        time = min(one.stamp, NOW_MS + SKEW // timedelta(milliseconds=1))
+        time = min(one.stamp, max(clock, NOW_MS + SKEW // timedelta(milliseconds=1)))
         clock = max(clock, time)
         if one.broken or one.name is None:
             continue
@@ -168,6 +168,22 @@ def test_after_a_reset_an_event_is_no_duplicate_of_itself() -> None:
     lanes.commit([batch_of(events, 0)])
     assert lanes.named[0] == before
     assert set(lanes.first[0]) == set(range(300))
+
+
+def test_a_worker_whose_clock_is_slow_remembers_too() -> None:
+    lanes = Lanes(plan_of(), 1)
+    for offset, slow in enumerate([timedelta(), timedelta(days=1), timedelta(days=1), timedelta()]):
+        [effects] = run(
+            lanes.processor.process_lanes(
+                [batch_of([Sent(f"n{offset // 2}", NOW_MS + offset, offset)], 0)],
+                lanes.tables,
+                NOTHING_SEEN,
+                NOW - slow,
+            ),
+            None,
+        )
+        lanes.tables[0].apply(effects.state)
+        assert len(letters(effects)) == offset % 2
 
 
 def test_the_dead_letter_says_what_it_is_and_drift_does_not_count_it_as_broken() -> None:

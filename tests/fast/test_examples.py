@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import orjson
 import polars as pl
 import pytest
 
+from streamproc import payments
 from streamproc.cli.demo import pipeline_file
+from streamproc.core.decide import TABLES
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import open_pipeline
 from streamproc.sample import car_loans, example
@@ -36,10 +39,27 @@ def test_people_can_do_the_review_that_the_example_asks_for(loans: pl.DataFrame)
     assert min(kinds["approve"], kinds["decline"]) > ROWS / 10
 
 
-def test_the_tests_of_the_example_pass() -> None:
-    results = run_tests(open_pipeline(FOLDER / "pipeline.yaml"))
+@pytest.mark.parametrize("name", ["car_loan", "card_fraud"])
+def test_the_tests_of_the_examples_pass(name: str) -> None:
+    results = run_tests(open_pipeline(example(name) / "pipeline.yaml"))
     assert results
     assert [result for result in results if not result.passed] == []
+
+
+def test_people_can_do_the_review_of_payments_and_few_genuine_ones_are_declined() -> None:
+    pipeline = open_pipeline(example("card_fraud") / "pipeline.yaml")
+    rows = payments.events().head(4 * ROWS)
+    values = [orjson.dumps(row) for row in rows.drop(payments.FRAUD).to_dicts()]
+    offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=datetime.now(UTC))
+    effects = offline.process(batch_of(pipeline.plan.events.topic, values))
+    [decisions] = [output for output in effects.records if output.topic == pipeline.plan.topics.decisions]
+    decided = pl.Series("decision", [orjson.loads(value or b"")["decision"] for value in decisions.values])
+    found = rows.with_columns(decided).filter(kind="payment")
+    assert len(found) > ROWS and len(decided) == len(rows)
+    assert (found["decision"] == "review").mean() < 0.1
+    assert (found.filter(payments.FRAUD)["decision"] == "decline").mean() > 0.5
+    assert (found.filter(~pl.col(payments.FRAUD))["decision"] == "decline").mean() < 0.02
+    assert set(rows.with_columns(decided).filter(kind="report")["decision"]) == {"noted"}
 
 
 def test_the_counter_counts_as_a_plain_loop_does() -> None:

@@ -191,7 +191,7 @@ def test_an_outcome_may_name_the_decision(folder: Path, capsys: pytest.CaptureFi
 
     file = pipeline(folder)
     rows = [event(number) for number in range(3)]
-    [_, second, _] = History(open_before_models(file)).take([orjson.dumps(row) for row in rows]).ids
+    [_, second, _] = History(open_before_models(file), START).take([orjson.dumps(row) for row in rows]).ids
     late = (START + timedelta(days=90)).isoformat()
     outcomes = write(folder / "outcomes.ndjson", [{"id": second, "value": "bad", "time": late}])
     found = made(capsys, folder, rows, "--outcomes", outcomes)

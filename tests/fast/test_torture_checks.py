@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
 
 from examples.counter.counter import TABLE
+from streamproc.core.decide import DecideProcessor
 from streamproc.core.processor import NOTHING_SEEN, run
-from streamproc.core.records import SIGNED, TYPED, lane_of
+from streamproc.core.records import FIRST, SIGNED, TYPED, lane_of
 from streamproc.core.review.desk import TABLES
 from streamproc.core.review.processor import MARGIN, ReviewProcessor
 from streamproc.core.state import Tables, changelog_key
@@ -43,13 +45,18 @@ class Record:
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     pipeline = open_pipeline(example("car_loan") / "pipeline.yaml")
-    return replace(pipeline, loaded=replace(pipeline.loaded, plan=replace(pipeline.plan, drift=None)))
+    events = replace(pipeline.plan.events, id="id", dedupe=timedelta(days=1))
+    plan = replace(pipeline.plan, events=events)
+    loaded = replace(pipeline.loaded, plan=replace(plan, drift=None))
+    return replace(pipeline, loaded=loaded, processor=DecideProcessor.of(plan))
 
 
 @pytest.fixture
 def found(pipeline: Pipeline) -> Found:
     """A run in which everything went well."""
-    events = [Record(number % 2, number // 2, key, value) for number, (key, value) in enumerate(car_loan.events(200))]
+    sent = car_loan.events(200)
+    sent += sent[20:40]  # again
+    events = [Record(number % 2, number // 2, key, value) for number, (key, value) in enumerate(sent)]
     outputs: dict[str, list[Record]] = {}
     for topic, records in offline(pipeline, events, 50).items():
         ordered = sorted(records.values(), key=lambda one: source(one[1], one[2])[1:])
@@ -108,6 +115,20 @@ def swapped(records: list[Any]) -> None:
     records[3], records[5] = replace(second, offset=first.offset), replace(first, offset=second.offset)
 
 
+def misnamed(records: list[Any]) -> None:
+    """A duplicate names another decision."""
+    [number, *_] = [number for number, record in enumerate(records) if FIRST in dict(record.headers)]
+    headers = tuple((name, b"0-" + b"0" * 24 if name == FIRST else value) for name, value in records[number].headers)
+    records[number] = replace(records[number], headers=headers)
+
+
+def decided_twice(records: list[Any]) -> None:
+    """A decision of an event that repeats an id, under an id of its own."""
+    value = next(value for record in records if (value := orjson.loads(record.value))["source"]["offset"] == 12)
+    again = orjson.dumps(value | {"id": "0-" + "0" * 24, "source": value["source"] | {"offset": 12 + 90}})
+    records.append(replace(records[0], offset=len(records), value=again))
+
+
 def changed(records: list[Any]) -> None:
     records[7] = replace(records[7], value=records[7].value.replace(b'"pipeline"', b'"pipelinE"'))
 
@@ -123,6 +144,8 @@ def changed(records: list[Any]) -> None:
         (doubled, "approvals", {"same", "order"}),
         (lost, "dead-letter", {"once", "same"}),
         (doubled, "dead-letter", {"once", "same", "order"}),
+        (misnamed, "dead-letter", {"same", "twice"}),
+        (decided_twice, "decisions", {"once", "same", "twice"}),
         (lost, "cases", {"same"}),
         (lost, "escalations", {"reviewed"}),
         (doubled, "escalations", {"reviewed"}),

@@ -69,7 +69,7 @@ class PlainWindows:
                 left_out, kept = split(sorted(pairs), feature.most)
                 capped = bool(left_out) and left_out[-1][0] > now - steps
                 counted = [(bucket * feature.unit, value) for bucket, _, value in kept]
-            else:
+            elif len(rows) > MOST_ENTRIES:
                 counts_at_all = [one for one in rows if any(read(one)[1] for read in self._reads)]
                 buckets = {one["time"] // feature.unit for one in counts_at_all}
                 if len([one for one in buckets if one > now - steps]) > MOST_ENTRIES:

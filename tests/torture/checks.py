@@ -19,7 +19,7 @@ from streamproc.core.drift.processor import TABLE as DRIFT_TABLE
 from streamproc.core.drift.processor import DriftProcessor
 from streamproc.core.plan import DEAD_LETTERS
 from streamproc.core.processor import Answer, Ask, Score
-from streamproc.core.records import TYPE
+from streamproc.core.records import FIRST, TYPE
 from streamproc.core.state import split_changelog_key
 from streamproc.io.answers import Answers
 from streamproc.offline import Offline, batch_of
@@ -216,6 +216,30 @@ def replayed(
     return [entry for output in outputs for entry in zip(output.keys, output.values, strict=True)]
 
 
+def twice(found: Found) -> Iterator[str]:
+    """Each id is decided once in a lane, and what repeats it says by which decision."""
+    plan = found.pipeline.plan
+    if plan.events.dedupe is None:
+        return
+    decided = {(one["source"]["partition"], one["source"]["offset"]): one["id"] for one in found.decided}
+    named = {source(one.value, one.headers)[1:]: dict(one.headers).get(FIRST) for one in found.deciding(found.letters)}
+    first, again, wrong = dict[tuple[int, Any], str](), list[Place](), list[Place]()
+    for event in sorted(found.events, key=lambda event: (event.partition, event.offset)):
+        place = event.partition, event.offset
+        if place in decided:
+            own = event.partition, orjson.loads(event.value)[plan.events.id]
+            if first.setdefault(own, decided[place]) != decided[place]:
+                again.append(place)
+        elif (name := named.get(place)) is not None:
+            own = event.partition, orjson.loads(event.value)[plan.events.id]
+            if first.get(own, "").encode() != name:
+                wrong.append(place)
+    yield from some("events whose id was decided before", again)
+    yield from some("duplicates that name another decision", wrong)
+    if not any(named.values()):
+        yield "nothing was sent twice, so nothing was shown"
+
+
 def ends(found: Found) -> Iterator[str]:
     """Workers end when told to, and never by themselves for a reason that a restart does not mend."""
     yield from some("exit codes at the end", [code for code in found.codes if code not in (0, -15)])
@@ -226,7 +250,7 @@ def came_about(found: Found) -> Iterator[str]:
     yield from found.missed
 
 
-CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, reviewed, ends, came_about)
+CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, twice, reviewed, ends, came_about)
 
 
 def unscored(decided: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""The input: events in transactions, some of them aborted, some of them poisonous or large when asked for."""
+"""The input: events in transactions, some of them aborted, some sent twice, some poisonous or large when asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import count, cycle
 from random import Random
 from typing import Any
 
@@ -20,6 +21,9 @@ from tests.kafka import car_loan
 KEYS = 300
 PAUSE = 0.1
 ABORTED = 0.1
+TWICE = 0.02
+FIRST_ID = 10_000_000
+ID = re.compile(rb'^\{"id":\d+')
 TRANSACTION_SECONDS = 20.0
 STOP_SECONDS = 5.0
 DIFFERENT = 2_000
@@ -34,6 +38,8 @@ class Feed:
         self._connection, self._topic, self.partitions = connection, topic, partitions
         self._count, self._chance = max(int(rate * PAUSE), partitions), chance
         self._values = cycle(value for _, value in car_loan.events(DIFFERENT))
+        self._ids = count(FIRST_ID)
+        self._again: deque[tuple[int, bytes]] = deque()
         self._special: deque[tuple[list[bytes], bool, asyncio.Event]] = deque()
         self._stop = asyncio.Event()
         self.ended = asyncio.Event()
@@ -68,6 +74,8 @@ class Feed:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 producer = await self._ready()
                 await producer.begin_transaction()
+                for _ in range(len(self._again)):
+                    await self._send(producer, *self._again.popleft())
                 for value in [*(next(self._values) for _ in range(self._count)), *values]:
                     await self._one(producer, value)
                 await producer.flush()
@@ -82,7 +90,15 @@ class Feed:
             done.set()
 
     async def _one(self, producer: AIOKafkaProducer, value: bytes | None) -> None:
+        """Send an event with an id of its own. A few are sent again, in the next transaction."""
         customer = self._chance.randrange(KEYS)
+        if value is not None:
+            value = ID.sub(b'{"id":%d' % next(self._ids), value)
+            if self._chance.random() < TWICE:
+                self._again.append((customer, value))
+        await self._send(producer, customer, value)
+
+    async def _send(self, producer: AIOKafkaProducer, customer: int, value: bytes | None) -> None:
         key = b"customer-%d" % customer
         headers = [("traceparent", b"00-" + key)]
         await producer.send(self._topic, value, key=key, partition=customer % self.partitions, headers=headers)

@@ -22,7 +22,8 @@ REVIEW = (
     " capacity: 400 per 10s, corrections: true}"
 )
 CHANGES = (
-    ("  key: id\n", ""),  # the record's own: a key comes again and again, an id does not
+    # the record's own key: that comes again and again, an id only where an event is sent twice
+    ("  key: id\n", "  id: id\n  dedupe: 24h\n"),
     ("  onnx: model.onnx", f"  {MODEL}"),
     ("  timeout: 5s", "  timeout: 500ms"),
     ("\nrules:\n", f"\n{DRIFT}\n\nrules:\n"),

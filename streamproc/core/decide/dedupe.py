@@ -1,8 +1,9 @@
 """Stage 2, dedupe: an event whose id was seen before in its lane is a dead letter that names the first decision.
 
-Time is the record timestamp, but no more than an hour after now: one that is far in the future must not make all the
-others old. A lane's clock is the greatest time so far, in the order of offsets. What was seen counts while its time is
-not more than ``dedupe`` behind the clock; so an event that is itself later than that is decided, and not remembered.
+Time is the record timestamp, but no more than an hour after now, or the lane's clock where that is further: a record
+that is far in the future must not make all the others old. The clock is the greatest time so far, in the order of
+offsets. What was seen counts while its time is not more than ``dedupe`` behind the clock; so an event that is itself
+later than that is decided, and not remembered.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ class _Seen:
         self._records = frame.records
         self._named = np.flatnonzero(ids.is_not_null().to_numpy())
         self._numbers = frame.rows[self._named]
-        self._times = np.minimum(frame.records.timestamps, latest)
+        self._latest = latest
         self._digests = digests(_texts(ids.drop_nulls()))
 
     def of_lane(self, begin: int, end: int, clock: int) -> tuple[Chunk, Numbers, Numbers, int]:
         """What one lane saw in records ``begin`` to ``end``, its rows, the clock at each, and after all of them."""
-        times = self._times[begin:end]
+        times = np.minimum(self._records.timestamps[begin:end], max(self._latest, clock))
         clocks = np.maximum(np.maximum.accumulate(times), clock)
         first, last = np.searchsorted(self._numbers, [begin, end]).tolist()
         own = self._numbers[first:last]

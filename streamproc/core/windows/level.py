@@ -224,7 +224,7 @@ class LevelBatch:
 
     def result(self, horizons: Ints) -> tuple[Entries, Ints]:
         """The entries after the batch, of the buckets after each key's horizon, and the floors."""
-        lasts = np.append(self._starts[1:], len(self._updates)) - 1
+        lasts = np.append(self._starts[1:], len(self._updates))[: len(self._starts)] - 1
         for column, after in zip(self._columns, self._after, strict=True):
             column[self._places] = after[lasts]
         entries = Entries(self._owners, self._entry_buckets, self._columns)

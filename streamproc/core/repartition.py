@@ -1,0 +1,67 @@
+"""The repartition agent: events to the lane of a field's value, for windows by it.
+
+What cannot be read goes on as it is, and the decide agent says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from streamproc.core.processor import Batch, Effects, Output, Records, Seen, State, Steps
+from streamproc.core.records import CAME_FROM, Source
+
+
+@dataclass(frozen=True, slots=True)
+class RepartitionProcessor:
+    """Sends events of a topic on to ``target``, keyed by a field; a dot leads into an object.
+
+    Bytes and headers stay, and one more header says where the event stood.
+    """
+
+    field: str
+    target: str
+
+    def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
+        """The events of a batch, with their new keys."""
+        outputs = [self._routed(records) for records in batch.topics.values()]
+        return Effects(records=outputs)
+        yield []
+
+    def tick(self, state: State, seen: Seen, now: datetime) -> Steps:
+        """Nothing happens by time alone."""
+        return Effects()
+        yield []
+
+    def _routed(self, records: Records) -> Output:
+        path = self.field.split(".")
+        keys = [_own_key(value, path) or key for key, value in zip(records.keys, records.values, strict=True)]
+        places = zip(records.offsets.tolist(), records.timestamps.tolist(), strict=True)
+        headers = [
+            (*own, (CAME_FROM, Source(records.topic, records.partition, offset, timestamp).text.encode()))
+            for own, (offset, timestamp) in zip(records.headers, places, strict=True)
+        ]
+        return Output(self.target, keys, records.values, headers)
+
+
+def _own_key(value: bytes | None, path: Sequence[str]) -> bytes | None:
+    try:
+        here = orjson.loads(value or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    for part in path:
+        if not isinstance(here, dict):
+            return None
+        here = here.get(part)
+    return key_text(here)
+
+
+def key_text(value: Any) -> bytes | None:
+    """A JSON value as a record's key: a text as it is, else its JSON; ``None`` for null."""
+    if value is None:
+        return None
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
