@@ -28,6 +28,7 @@ from tests.kafka.test_equivalence import offline, source
 from tests.record_schemas import record_problems
 from tests.torture.cases import reviewed
 from tests.torture.telling import some
+from tests.torture.windows import remembered
 
 ROWS = 500
 RUN_DEPENDENT = frozenset({"model_error", "model_unavailable", "breaker_open", "timeout", "busy"})
@@ -250,7 +251,21 @@ def came_about(found: Found) -> Iterator[str]:
     yield from found.missed
 
 
-CHECKS: Sequence[Check] = (once, ids, order, schemas, same, state, panes, drift, twice, reviewed, ends, came_about)
+CHECKS: Sequence[Check] = (
+    once,
+    ids,
+    order,
+    schemas,
+    same,
+    state,
+    panes,
+    drift,
+    twice,
+    remembered,
+    reviewed,
+    ends,
+    came_about,
+)
 
 
 def unscored(decided: Iterable[Mapping[str, Any]]) -> dict[str, str]:

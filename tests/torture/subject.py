@@ -14,6 +14,7 @@ from streamproc.worker import agents as pipeline_agents
 from tests.kafka import car_loan
 from tests.kafka.car_loan import Example
 from tests.torture.model import score
+from tests.torture.windows import FEATURES
 
 MODEL = f"python: {score.__module__}:{score.__name__}"
 DRIFT = "drift: {reference: reference.parquet, false_alarms: 1 per 100000 events, segments: [salary_range]}"
@@ -26,6 +27,7 @@ CHANGES = (
     ("  key: id\n", "  id: id\n  dedupe: 24h\n"),
     ("  onnx: model.onnx", f"  {MODEL}"),
     ("  timeout: 5s", "  timeout: 500ms"),
+    ("\nfeatures:\n", FEATURES),
     ("\nrules:\n", f"\n{DRIFT}\n\nrules:\n"),
     ("\nactions:\n", f"\n{REVIEW}\n\nactions:\n  escalate: null\n"),
 )
