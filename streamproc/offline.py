@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamproc.core.decide.events import NO_CLOCK
 from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Processor, Records, Seen, run
@@ -50,9 +51,9 @@ def batch_of(
     partition: int = 0,
     first_offset: int = 0,
     keys: Sequence[bytes | None] | None = None,
-    timestamp: int = 0,
+    timestamp: int | NDArray[np.int64] = 0,
 ) -> Batch:
-    """A batch of values with consecutive offsets, all with one timestamp (milliseconds)."""
+    """A batch of values with consecutive offsets, all with one timestamp (milliseconds), or each with its own."""
     count = len(values)
     records = Records(
         topic=topic,

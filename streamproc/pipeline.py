@@ -76,7 +76,10 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
 
 
 def open_before_models(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeline:
-    """The same without models, which may be still to be trained: for what runs only the stages before them."""
+    """The same for what runs only the stages before the models, which may be still to be trained.
+
+    Stores are not asked: they know what is now.
+    """
     loaded = load_plan(path, lambda *_: ModelFacts(""))
     return Pipeline(loaded, DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ)), Answers({}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
 from typing import Final
@@ -53,11 +53,19 @@ class History:
 
     Each counts as written when it happened: a file does not say when it arrived, and what has to forget goes by that.
     ``key`` names the field that keyed the records, if it is not the one that the pipeline names. ``fields`` adds all
-    fields of the contract to what is computed and to what decisions record. ``now`` tells what is in the future.
+    fields of the contract to what is computed and to what decisions record, but for the one that is the ``outcome``.
+    ``now`` tells what is in the future.
     """
 
     def __init__(
-        self, pipeline: Pipeline, now: datetime, *, lanes: int = 1, key: str | None = None, fields: bool = False
+        self,
+        pipeline: Pipeline,
+        now: datetime,
+        *,
+        lanes: int = 1,
+        key: str | None = None,
+        fields: bool = False,
+        outcome: str | None = None,
     ) -> None:
         self._processor, self._answer, self._now = pipeline.processor, pipeline.answers.now, now
         self._plan, self._lanes, self._key = pipeline.plan, lanes, key or pipeline.plan.events.key
@@ -66,7 +74,7 @@ class History:
         self._offsets, self._time = [0] * lanes, 0
         self.rows = 0
         """How many have been taken, be they events or none."""
-        self.columns = columns_of(self._processor, fields=fields)
+        self.columns = [name for name in columns_of(self._processor, fields=fields) if name != outcome]
         self.reasons = Counter[str]()
         """Dead letters by their reasons."""
         _check_names(self._plan, self.columns)
@@ -100,24 +108,30 @@ class History:
         batches = []
         for lane in np.unique(lane_of).tolist():
             own = places[lane].tolist()
-            chosen = [values[place] for place in own], [keys[place] for place in own]
-            first = self._offsets[lane]
-            batch = batch_of(self._plan.events.topic, chosen[0], partition=lane, first_offset=first, keys=chosen[1])
-            [(topic, records)] = batch.topics.items()
-            batches.append(Batch(lane, {topic: replace(records, timestamps=times[own])}))
+            batch = batch_of(
+                self._plan.events.topic,
+                [values[place] for place in own],
+                partition=lane,
+                first_offset=self._offsets[lane],
+                keys=[keys[place] for place in own],
+                timestamp=times[own],
+            )
+            batches.append(batch)
             self._offsets[lane] += len(own)
         return np.concatenate(places), batches
 
     def _times(self, values: Sequence[bytes]) -> NDArray[np.int64]:
         """When each event happened, in milliseconds; of what is no event, when the one before it did."""
-        times = np.full(len(values), -1, np.int64)
+        times, events = np.zeros(len(values), np.int64), np.zeros(0, np.int64)
         if self._plan.events.time is not None:
-            [records] = batch_of(self._plan.events.topic, values).topics.values()
-            frame = Frame(LanesRecords.of([records]))
+            frame = Frame(LanesRecords.of([*batch_of(self._plan.events.topic, values).topics.values()]))
             run(self._contract.run(frame, Context(self._now, NOTHING_SEEN)), self._answer)
-            times[frame.rows] = frame.columns[EVENT_TIME].dt.epoch("ms").to_numpy()
-        known = np.maximum.accumulate(np.where(times >= 0, np.arange(len(times)), -1))
-        times = np.where(known >= 0, times[known], self._time)
+            events = frame.rows
+            times[events] = frame.columns[EVENT_TIME].dt.epoch("ms").to_numpy()
+        last = np.full(len(values), -1, np.int64)
+        last[events] = events
+        last = np.maximum.accumulate(last)
+        times = np.where(last >= 0, times[last], self._time)
         self._time = int(times[-1]) if len(times) else self._time
         return times
 

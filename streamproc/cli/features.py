@@ -24,7 +24,7 @@ from streamproc.errors import UserError
 from streamproc.late import MOST, from_file
 from streamproc.operations import moment
 from streamproc.parquet import ParquetFile
-from streamproc.pipeline import open_before_models
+from streamproc.pipeline import Pipeline, open_before_models
 from streamproc.rows import CHUNK_ROWS, Chunk, Progress, chunks
 from streamproc.table_files import with_tables
 from streamproc.training import History, LabelField
@@ -83,8 +83,9 @@ def features(
     if known_by is not None and data is None:
         raise UserError("--known-by is about outcomes with a time", "name them with --outcomes")
     pipeline = with_tables(open_before_models(file), tables, table_times)
+    _check_lookups(pipeline, table_times)
     now = datetime.now(UTC)
-    history = History(pipeline, now, lanes=lanes, key=key, fields=fields)
+    history = History(pipeline, now, lanes=lanes, key=key, fields=fields, outcome=outcome_field)
     field = None if outcome_field is None else LabelField(outcome_field, pipeline.processor)
     until = None if known_by is None else moment(known_by, now)
     labels = None if data is None else Labels(asyncio.run(_outcomes(data, pipeline.plan, until)))
@@ -163,6 +164,16 @@ async def _outcomes(source: str, plan: Plan, until: datetime | None) -> list[Out
         if len(found) > MOST:
             raise UserError(f"more than {MOST:,} outcomes", "give a history in parts")
     return found
+
+
+def _check_lookups(pipeline: Pipeline, table_times: Mapping[str, str]) -> None:
+    """Say where look-ups are not of then. Raises UserError where there is no file to look up in."""
+    for source in pipeline.plan.sources:
+        if not pipeline.answers.looks_up_in(source.name):
+            message = f"there is no file of {source.name}: what is looked up there would be missing everywhere"
+            raise UserError(message, f"`--table {source.name}=FILE`, with `--table-time {source.name}=FIELD`")
+        if source.name not in table_times:
+            click.echo(f"{source.name} is looked up as it is now, and not as it was: see --table-time", err=True)
 
 
 def _tell(history: History, rows: int, seconds: float, out: Path) -> None:

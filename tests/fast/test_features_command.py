@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +9,7 @@ from typing import Any
 import orjson
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.cli import main
@@ -161,6 +156,7 @@ MINUTES = st.integers(0, 30)
 KEYS = st.sampled_from(["a", "b", "c"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KEYS, MINUTES)), st.lists(st.tuples(KEYS, MINUTES, st.integers(0, 3))), st.integers(1, 7))
 def test_labels_are_what_a_plain_loop_finds(
     events: list[tuple[str, int]], said: list[tuple[str, int, int]], size: int
@@ -201,8 +197,8 @@ def test_an_outcome_may_name_the_decision(folder: Path, capsys: pytest.CaptureFi
 def test_a_field_of_the_rows_may_be_the_outcome(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline(folder)
     rows = [event(0, fraud=True), b"{", event(2, fraud=False), event(3)]
-    found = made(capsys, folder, rows, "--outcome-field", "fraud")
-    assert found["outcome"].to_list() == ["true", "false", None]
+    found = made(capsys, folder, rows, "--outcome-field", "fraud", "--fields")
+    assert found["outcome"].to_list() == ["true", "false", None] and "note" in found.columns
     assert "fraud" not in found.columns
     rows = [event(0, label="bad"), event(1, label=2)]
     assert made(capsys, folder, rows, "--outcome-field", "label")["outcome"].to_list() == ["bad", "2"]
@@ -246,32 +242,23 @@ def test_rows_of_which_none_is_an_event_make_no_file(folder: Path, capsys: pytes
     assert not (folder / "t.parquet").exists()
 
 
-def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
-    file, out = pipeline(folder), folder / "train.parquet"
-    there = sorted(folder.iterdir())
-    command = [sys.executable, "-m", "streamproc", "features", str(file), "-", "--out", str(out)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None and process.stderr is not None
-    parts = os.pidfd_open(process.pid)
-    try:
-        for number in range(100_000):  # it takes more than the pipe holds: it reads, and has begun to write
-            process.stdin.write(orjson.dumps(event(number)) + b"\n")
-        process.stdin.flush()
-        assert sorted(folder.iterdir()) != there
-        process.send_signal(signal.SIGINT)
-        assert select.select([parts], [], [], 30)[0]
-    finally:
-        os.close(parts)
-        process.kill()
-        process.communicate()
-    assert process.returncode == 130
-    assert sorted(folder.iterdir()) == there
-
-
-def test_rows_come_from_standard_input(folder: Path) -> None:
-    file, out = pipeline(folder), folder / "train.parquet"
-    rows = b"".join(orjson.dumps(event(number)) + b"\n" for number in range(7_000))
-    command = [sys.executable, "-m", "streamproc", "features", str(file), "-", "--out", str(out)]
-    done = subprocess.run(command, input=rows, capture_output=True, check=True)
-    assert b"7,000 rows" in done.stdout
-    assert pl.read_parquet(out)["id"].to_list() == list(range(7_000))
+def test_what_is_looked_up_is_what_was_known_then(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = {"type": "object", "properties": {"limit": {"type": "number"}}}
+    (folder / "profile.schema.json").write_bytes(orjson.dumps(profile))
+    file = pipeline(folder, features="limit: {lookup: profiles, field: limit}")
+    text = file.read_text() + "tables: {profiles: {topic: p.profiles, schema: profile.schema.json, key: card}}\n"
+    file.write_text(text, encoding="utf-8")
+    known = [
+        {"card": "c0", "limit": 1, "since": START.isoformat()},
+        {"card": "c0", "limit": 2, "since": (START + timedelta(minutes=4)).isoformat()},
+    ]
+    rows, table = [event(number) for number in range(7)], write(folder / "profiles.ndjson", known)
+    found = made(capsys, folder, rows, "--table", f"profiles={table}", "--table-time", "profiles=since")
+    assert found["limit"].to_list() == [1, None, None, 1, None, None, 2]
+    assert found["limit_missing"].to_list() == [False, True, True, False, True, True, False]
+    code, _, err = run(capsys, file, folder / "in.ndjson", "--out", folder / "other.parquet")
+    assert code == 1 and "there is no file of profiles" in err
+    code, _, err = run(
+        capsys, file, folder / "in.ndjson", "--out", folder / "other.parquet", "--table", f"profiles={table}"
+    )
+    assert code == 0 and "as it is now" in err
