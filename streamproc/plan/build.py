@@ -9,7 +9,7 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.expressions import Expression
-from streamproc.core.plan import EVENT_TIME, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
+from streamproc.core.plan import EVENT_TIME, MISSING, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
 from streamproc.core.records import Topics
 from streamproc.core.review.policy import ReviewPlan
 from streamproc.plan.cases import check_tests
@@ -57,7 +57,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     of_models = shown(file, read)
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
-    uncertain = {*fields, *file.features} if document.problems else set[str]()
+    uncertain = {*fields, *_named(document)} if document.problems else set[str]()
     check_tests(document, file, contract, {*recorded, *uncertain}, drift, sources)
     if document.problems or document.fault is not None or contract is None:
         return None
@@ -105,13 +105,21 @@ def _scope(document: Document, file: PipelineFile, contract: Contract | None) ->
     """The event's columns, the params, and the names that the file tries to give to something."""
     columns = {} if contract is None else contract.columns
     known: dict[str, pl.DataType] = {**columns, EVENT_TIME: pl.Datetime("us", "UTC")}
-    uncertain = {
+    broken = [
         str(path[1])
         for path in document.places
         if len(path) == 2 and path[0] in ("features", "params") and document.is_broken(path)
-    }
+    ]
+    uncertain = {name + end for name in broken for end in ("", MISSING)}  # a look-up that is broken adds both
     whole = any(document.is_broken((part,)) for part in ("features", "params"))
     return Scope(document, known, file.params, uncertain, open=contract is None or whole)
+
+
+def _named(document: Document) -> Iterable[str]:
+    """Every column that the features of the file may add, also those that could not be read."""
+    for path in document.places:
+        if len(path) == 2 and path[0] == "features":
+            yield from (str(path[1]), f"{path[1]}{MISSING}")
 
 
 def _expressions(

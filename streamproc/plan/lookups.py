@@ -34,7 +34,7 @@ def make_lookup(
     assert isinstance(part, LookupPart)
     source = sources.get(part.lookup)
     if source is None:
-        broken = any(document.is_broken((kind,)) for kind in ("tables", "stores"))
+        broken = any(path[:1] in (("tables",), ("stores",)) for path in document.broken)
         if not (broken or document.is_broken((*at, "lookup"))):
             message = f"there is no table and no store `{part.lookup}`"
             hint = (
@@ -70,7 +70,7 @@ def _type(document: Document, file: PipelineFile, at: Path_, part: LookupPart, s
         return _type_in_store(document, file, at, part, source, source.part)
     columns = {} if source.contract is None else source.contract.columns
     if part.field is None:
-        document.problem(at, "it does not say what of the row is wanted", "add `field: …`", at_key=True)
+        _tell_no_field(document, at)
         return None
     dtype = type_of(part, None, columns)
     if source.contract is None or document.is_broken((*at, "field")):
@@ -89,7 +89,7 @@ def _type_in_store(
     document: Document, file: PipelineFile, at: Path_, part: LookupPart, source: Declared, store: StorePart
 ) -> pl.DataType | None:
     if part.field is None and (store.redis is None or store.hash):
-        document.problem(at, "it does not say what of the row is wanted", "add `field: …`", at_key=True)
+        _tell_no_field(document, at)
         return None
     whole = [one for one in file.features.values() if isinstance(one, LookupPart) and one.lookup == part.lookup]
     if len({one.field is None for one in whole}) > 1:
@@ -100,6 +100,11 @@ def _type_in_store(
         hint = "add `type: number`, `text`, `boolean` or `integer`"
         document.problem(at, "it does not say what type its value is", hint, at_key=True)
     return dtype
+
+
+def _tell_no_field(document: Document, at: Path_) -> None:
+    if not document.is_broken((*at, "field")):
+        document.problem(at, "it does not say what of the row is wanted", "add `field: …`", at_key=True)
 
 
 def _check_same_type(
