@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from benchmarks.contestants.base import ROOT, Contestant, Setup, Unavailable
 from benchmarks.contestants.kafka_streams import command as kafka_streams_command
 from benchmarks.contestants.streamproc_worker import command as streamproc_command
 
-__all__ = ["CONTESTANTS", "Contestant", "Setup", "Unavailable"]
+__all__ = ["CONTESTANTS", "Contestant", "Setup", "Unavailable", "script_python"]
 
 AT_LEAST_ONCE, EXACTLY_ONCE = "at least once", "exactly once"
 ENVIRONMENT_SECONDS = 300
@@ -24,20 +25,24 @@ def _script(name: str, needs: str) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.contestants.{name}"]
 
 
-def _quix(setup: Setup) -> list[str]:
-    """Its script, with the Python of the environment that uv makes from the lines at its top and keeps."""
+def script_python(name: str, folder: Path) -> str:
+    """The Python of the environment that uv makes from the lines at the top of a script, and keeps."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         raise Unavailable("uv, which makes its environment, was not found")
-    script = str(ROOT / "benchmarks" / "contestants" / "quix.py")
+    script = str(ROOT / "benchmarks" / "contestants" / f"{name}.py")
     try:
         for words in (["sync", "--quiet", "--script", script], ["python", "find", "--script", script]):
             said = subprocess.run(
-                [uv, *words], capture_output=True, text=True, timeout=ENVIRONMENT_SECONDS, check=True, cwd=setup.folder
+                [uv, *words], capture_output=True, text=True, timeout=ENVIRONMENT_SECONDS, check=True, cwd=folder
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"its environment could not be made: {error}") from error
-    return [said.stdout.strip(), "-m", "benchmarks.contestants.quix", *setup.words]
+    return said.stdout.strip()
+
+
+def _quix(setup: Setup) -> list[str]:
+    return [script_python("quix", setup.folder), "-m", "benchmarks.contestants.quix", *setup.words]
 
 
 _ALL = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -127,3 +128,16 @@ def split_changelog_key(raw: bytes) -> tuple[str, bytes]:
     """
     table, _, key = raw.partition(SEPARATOR)
     return table.decode(), key
+
+
+def changes_of(raws: Sequence[bytes], values: Sequence[bytes | None]) -> Changes:
+    """What changelog records come to, the last of each key.
+
+    >>> changes_of([changelog_key("counts", b"a"), changelog_key("", b"b")], [b"1", None])
+    {'counts': {b'a': b'1'}, '': {b'b': None}}
+    """
+    by_table: dict[bytes, dict[bytes, bytes | None]] = defaultdict(dict)
+    for raw, value in zip(raws, values, strict=True):
+        table, _, key = raw.partition(SEPARATOR)
+        by_table[table][key] = value
+    return {table.decode(): entries for table, entries in by_table.items()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamproc.core.processor import Records
-from streamproc.core.state import Tables, split_changelog_key
+from streamproc.core.state import Tables, changes_of
 from streamproc.kafka import failpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
@@ -77,12 +76,8 @@ async def restore(
 
 
 def _apply(tables: Tables, records: Records) -> None:
-    changes: dict[str, dict[bytes, bytes | None]] = defaultdict(dict)
-    for raw, value in zip(records.keys, records.values, strict=True):
-        assert raw is not None, "a changelog record has no key"
-        table, key = split_changelog_key(raw)
-        changes[table][key] = value
-    tables.apply(changes)
+    assert None not in records.keys, "a changelog record has no key"
+    tables.apply(changes_of(records.keys, records.values))  # type: ignore[arg-type]
 
 
 async def bounds(connection: Connection, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:

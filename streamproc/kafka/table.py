@@ -181,11 +181,20 @@ class Table:
 
     async def _ask_ends(self) -> None:
         asked = time.monotonic()
+        self._note_more_partitions()
         if not self._wanted:
             return
         for tp, end in (await self._consumer.end_offsets(self._tps(self._wanted))).items():
             self._ends.setdefault(tp.partition, (asked, end))  # one that was asked for earlier is reached first
         self._note_whole()
+
+    def _note_more_partitions(self) -> None:
+        """Read partitions that were added too, once the client knows of them; lanes ask for theirs."""
+        count = len(self._consumer.partitions_for_topic(self._policy.topic) or ())
+        if count > self._partitions and not self._policy.by_lane:
+            log.info("%s has %d partitions now, and had %d", self._policy.topic, count, self._partitions)
+            self._wanted |= dict.fromkeys(range(self._partitions, count), time.monotonic())
+            self._partitions = count
 
     def _note_whole(self) -> None:
         for partition, (asked, end) in list(self._ends.items()):

@@ -109,11 +109,9 @@ def _check_table(document: Document, file: PipelineFile, at: Path_, part: TableP
     if part.fresh and document.has((*at, "staleness")):
         message = "`staleness` says how old the table may be, and `fresh` that it may not be"
         document.problem((*at, "staleness"), message, "take one of them out", at_key=True)
-    if part.hold == "lanes" and part.key != file.events.key:
-        hint = "it is right where the events topic is keyed by it" + (
-            f": then write `key: {part.key}` under `events`" if file.events.key is None else ""
-        )
+    if part.hold == "lanes" and part.key != (file.events.repartition_by or file.events.key):
         message = f"rows by `{part.key}` are where the events are only if these have the same key"
+        hint = f"write `events: {{key: {part.key}}}` if the topic is keyed by it, or `repartition_by: {part.key}`"
         document.warn((*at, "hold"), message, hint)
 
 

@@ -59,8 +59,8 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
 def test_the_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, GOOD)
     assert code == 0
-    assert out.count("pass ") == 14
-    assert out.endswith("14 passed\n")
+    assert out.count("pass ") == 16
+    assert out.endswith("16 passed\n")
 
 
 @pytest.mark.parametrize(

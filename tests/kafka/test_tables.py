@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ import numpy as np
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from click.testing import CliRunner
 
 from streamproc.cli import cli
@@ -167,10 +169,28 @@ def test_lanes_hold_what_they_ask_for(
             while len(table) > 2:
                 await table(ask("a", lanes=[1]))
                 await asyncio.sleep(0.01)
+            deadline = time.monotonic() + PATIENCE
+            while len(table):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
             monkeypatch.setattr(tables, "LET_GO_SECONDS", 60.0)
             assert (await table(ask("a", lanes=[2]))).values == [(5.0, None)]
 
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
+
+
+def test_partitions_that_are_added_are_read_too(connection: Connection, topic: TopicFactory, tmp_path: Path) -> None:
+    async def story(name: str) -> None:
+        async with table_of(replace(connection, metadata_max_age_ms=500), tmp_path, name) as table:
+            client = AIOKafkaAdminClient(**connection.client_kwargs())
+            await client.start()
+            await client.create_partitions({name: NewPartitions(3)})
+            await client.close()
+            await say(connection, name, {"a": {"income": 7}}, 2)
+            answer = await until(table, ask("a"), [(7.0, None)])
+            assert [part.split(":")[0] for part in answer.version.split()[1:]] == ["0", "1", "2"]
+
+    asyncio.run(story(topic(cleanup_policy="compact")))
 
 
 def test_topics_are_made_compacted_and_others_are_refused(connection: Connection, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def changed(change: list[tuple[Path_, Any]]) -> Any:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("robust")
-    (path / "event.schema.json").write_bytes((GOOD.parent / "event.schema.json").read_bytes())
+    for schema in GOOD.parent.glob("*.schema.json"):
+        (path / schema.name).write_bytes(schema.read_bytes())
     return path
 
 

@@ -23,6 +23,7 @@ from tests.torture.subject import agents
 CLOCK = "STREAMPROC_TORTURE_CLOCK"
 """Seconds by which this worker's wall clock is wrong."""
 WATCHDOG_SECONDS = 30.0
+CHECKPOINT_SECONDS = 2.0
 
 
 def main() -> None:
@@ -32,7 +33,10 @@ def main() -> None:
     warm_up(pipeline)
     if seconds := float(os.environ.get(CLOCK, "0")):
         shift_clock(seconds)
-    settings = WorkerSettings(session_timeout=float(sys.argv[2]), lanes=LaneSettings(watchdog=WATCHDOG_SECONDS))
+    lanes = LaneSettings(
+        watchdog=WATCHDOG_SECONDS, state_dir=Path(sys.argv[1]).parent / "state", checkpoint=CHECKPOINT_SECONDS
+    )
+    settings = WorkerSettings(session_timeout=float(sys.argv[2]), lanes=lanes)
     own = agents(pipeline, int(sys.argv[3]), baseline)
     run_agents(pipeline.plan.pipeline, own, settings=settings, answerer=pipeline.answers)
 

@@ -7,8 +7,8 @@ not matter how events fall into batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -78,9 +78,9 @@ class LaneMemory:
         """Let the least recently used keys go where more than ``most`` are not forgotten. How many of those went."""
         if not self.could_exceed(most, len(self._changes)):
             return 0
-        others = ((key, value) for key, value in self._state.items(TABLE) if key not in self._changes and key != META)
-        own = ((key, value) for key, value in self._changes.items() if value is not None)
-        keys, clocks = _clocks(chain(others, own))
+        own = [(key, value) for key, value in self._changes.items() if value is not None]
+        others = [entry for entry in self._state.items(TABLE) if entry[0] not in self._changes]
+        keys, clocks = _clocks([*others, *own])
         forgotten = int((clocks < self.meta.clock - ttl).sum())
         if len(keys) - forgotten <= most:
             return 0
@@ -92,12 +92,12 @@ class LaneMemory:
     def sweep(self, ttl: int) -> None:
         """Let go of keys that are forgotten, a part of all at a time."""
         meta, count = self.meta, self._state.count(TABLE)
-        if meta.events - meta.swept < max(EVERY, count // 2):
+        if meta.events - meta.swept < max(EVERY, count):
             return
         size = max(EVERY, count // SWEEPS)
-        part = islice(self._state.items(TABLE), meta.cursor, meta.cursor + size)
-        keys, clocks = _clocks((key, value) for key, value in part if key not in self._changes and key != META)
+        keys, clocks = _clocks(list(islice(self._state.items(TABLE), meta.cursor, meta.cursor + size)))
         old = [keys[place] for place in np.flatnonzero(clocks < meta.clock - ttl).tolist()]
+        old = [key for key in old if key not in self._changes]
         self._changes.update(dict.fromkeys(old))
         meta.swept = meta.events
         meta.cursor = meta.cursor + size - len(old) if meta.cursor + size < count else 0
@@ -107,13 +107,11 @@ class LaneMemory:
         return {**self._changes, META: _encode(self.meta)}
 
 
-def _clocks(entries: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], Ints]:
-    """Keys, and their newest times."""
-    keys, heads = list[bytes](), list[bytes]()
-    for key, value in entries:
-        keys.append(key)
-        heads.append(value[: HEAD * WORD])
-    return keys, np.frombuffer(b"".join(heads), "<i8")[1::HEAD]
+def _clocks(entries: Sequence[tuple[bytes, bytes]]) -> tuple[list[bytes], Ints]:
+    """Keys of a table, and their newest times."""
+    entries = [entry for entry in entries if entry[0] != META]
+    heads = b"".join([value[: HEAD * WORD] for _, value in entries])
+    return [key for key, _ in entries], np.frombuffer(heads, "<i8")[1::HEAD]
 
 
 def _places(keys: Sequence[bytes]) -> Ints:
