@@ -22,7 +22,7 @@ from streamproc.core.windows.lane import EVERY, TABLE, LaneMemory, key_prefix
 from streamproc.core.windows.layout import Series
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import SeriesRows
-from streamproc.core.windows.scan import Ints, running, starts_of
+from streamproc.core.windows.scan import Ints, Segments
 
 MICROSECOND = timedelta(microseconds=1)
 HASH_BYTES = 8
@@ -147,9 +147,9 @@ def _with_nulls(name: str, values: NDArray[Any], there: NDArray[np.bool_]) -> pl
 
 def _clocks(memories: Sequence[LaneMemory], lanes: Ints, times: Ints) -> Ints:
     """The newest time that each row's lane has seen, with the row."""
-    starts = starts_of(lanes)
-    begin = np.array([memories[lane].meta.clock for lane in lanes[starts].tolist()], np.int64)
-    return running(np.maximum, times, starts, begin)
+    segments = Segments.of(lanes)
+    begin = np.array([memories[lane].meta.clock for lane in lanes[segments.starts].tolist()], np.int64)
+    return segments.running(np.maximum, times, begin)
 
 
 @dataclass(frozen=True, slots=True)

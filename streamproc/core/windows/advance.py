@@ -15,7 +15,7 @@ from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series,
 from streamproc.core.windows.level import IDENTITY, LevelBatch, Pairs
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows
-from streamproc.core.windows.scan import Ints, before, running, starts_of
+from streamproc.core.windows.scan import Ints, Segments
 
 MICROSECONDS = 1e6
 _FOLDS: dict[str, Any] = {"min": np.minimum, "max": np.maximum}
@@ -39,10 +39,10 @@ def advance(
 
     Marks what is late among the rows. Equal rows give equal results, however they fall into batches.
     """
-    starts = starts_of(rows.keys)
-    begin = kept.clock[rows.keys[starts]]
-    after = running(np.maximum, rows.times, starts, begin)
-    newest = before(after, starts, begin)
+    segments = Segments.of(rows.keys)
+    begin = kept.clock[rows.keys[segments.starts]]
+    after = segments.running(np.maximum, rows.times, begin)
+    newest = segments.before(after, begin)
     rows.late = (newest != NEVER) & (rows.times < newest - lateness)
     clock = kept.clock.copy()
     clock[rows.keys] = after  # of a key's rows the last one stays

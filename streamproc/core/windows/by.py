@@ -15,7 +15,7 @@ from streamproc.core.windows.layout import Layout
 from streamproc.core.windows.migrate import brought
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows, SeriesRows
-from streamproc.core.windows.scan import Ints, before, running, starts_of
+from streamproc.core.windows.scan import Ints, Segments, starts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class By:
     @classmethod
     def of(cls, by: str, features: Sequence[WindowFeature], lateness: int, ttl: int) -> By:
         """For features that have this ``by``."""
-        return cls(Layout.of(by, features), tuple(features), lateness, ttl)
+        return cls(Layout.of(by, features, lateness), tuple(features), lateness, ttl)
 
     def run(self, memories: Sequence[LaneMemory], keyed: KeyedRows) -> tuple[list[Result], Ints]:
         """One result per feature and row, the numbers of those rows that are late, and the memories changed."""
@@ -73,15 +73,15 @@ class By:
         """
         order = np.argsort(codes, kind="stable")
         sorted_codes = codes[order]
-        starts = starts_of(sorted_codes)
-        begin = kept.clock[sorted_codes[starts]]
-        newest = before(running(np.maximum, keyed.times[order], starts, begin), starts, begin)
+        segments = Segments.of(sorted_codes)
+        begin = kept.clock[sorted_codes[segments.starts]]
+        newest = segments.before(segments.running(np.maximum, keyed.times[order], begin), begin)
         forgotten = (newest != NEVER) & (newest < keyed.clocks[order] - self.ttl)
         if not forgotten.any():
             return kept, codes, []
         total = np.cumsum(forgotten)
-        counts = np.diff(np.append(starts, len(order)))
-        lives = total - np.repeat(total[starts] - forgotten[starts], counts)  # of each row: how often by then
+        starts = segments.starts
+        lives = total - np.repeat(total[starts] - forgotten[starts], segments.lengths)  # of each row: how often by then
         own = np.where(lives > 0, len(kept) + total - 1, sorted_codes)
         made = codes.copy()
         made[order] = own

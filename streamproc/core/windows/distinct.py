@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.windows.kept import Entries
-from streamproc.core.windows.layout import Distinct
-from streamproc.core.windows.level import buckets_of
+from streamproc.core.windows.layout import Distinct, buckets_of
 from streamproc.core.windows.rows import Rows
 from streamproc.core.windows.scan import Ints, ramps
 

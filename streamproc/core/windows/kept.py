@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamproc.core.windows.layout import HEAD, WORD, Layout, Level
+from streamproc.core.windows.layout import HEAD, WORD, Layout, Level, buckets_of
 from streamproc.core.windows.scan import Ints, ramps
 
 NEVER: Final = np.iinfo(np.int64).min
@@ -124,7 +124,9 @@ def unpacked(layout: Layout, values: Values) -> Kept:
         at = at + np.where(cut, layout.lists, 0)
     for number, level in enumerate(layout.levels):
         own = counts[:, number]
-        kept.levels[number] = _entries(level, words, rows, at, own)
+        entries = _entries(level, words, rows, at, own)
+        entries.buckets = buckets_of(level.unit, kept.clock)[entries.owners] - entries.buckets
+        kept.levels[number] = entries
         at = at + own * level.words
     for number in range(len(layout.distincts)):
         own = counts[:, len(layout.levels) + number]
@@ -142,6 +144,7 @@ def _block(words: Ints, at: Ints, count: int) -> Ints:
 
 
 def _entries(level: Level, words: Ints, rows: Ints, at: Ints, counts: Ints) -> Entries:
+    """As they stand there: the buckets are distances from the newest one of the key."""
     records = words[ramps(at, counts * level.words)].view(level.dtype)
     columns = [records[str(number)].astype(in_memory(one.dtype)) for number, one in enumerate(level.columns)]
     return Entries(np.repeat(rows, counts), records["bucket"].astype(np.int64), columns)
@@ -171,16 +174,19 @@ def packed(layout: Layout, kept: Kept) -> list[bytes]:
         at = at + np.where(cut, layout.lists, 0)
     for number, entries in enumerate(lists):
         size, own_counts = int(sizes[number]), counts[:, number]
-        records = _level_words(layout.levels[number], entries) if number < len(layout.levels) else _pairs(entries)
+        if number < len(layout.levels):
+            records = _level_words(layout.levels[number], entries, kept.clock)
+        else:
+            records = _pairs(entries)
         words[ramps(at, own_counts * size)] = records
         at = at + own_counts * size
     raw, places = words.tobytes(), (ends * WORD).tolist()
     return [raw[begin:end] for begin, end in zip([0, *places], places, strict=False)]
 
 
-def _level_words(level: Level, entries: Entries) -> Ints:
+def _level_words(level: Level, entries: Entries, clock: Ints) -> Ints:
     records = np.zeros(len(entries), level.dtype)
-    records["bucket"] = entries.buckets
+    records["bucket"] = buckets_of(level.unit, clock)[entries.owners] - entries.buckets
     for number, column in enumerate(entries.columns):
         records[str(number)] = column
     return records.view("<i8").reshape(-1)

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from streamproc.core.windows.policy import Aggregate, WindowFeature
 
@@ -40,8 +41,8 @@ NEEDED: Final[dict[Aggregate, tuple[Statistic, ...]]] = {
 }
 EVER: Final = 0
 """The unit of the level whose one bucket is all of time."""
-NARROW: Final = 120_000_000
-"""From this unit on, in microseconds, the number of a bucket within the years 1 to 9999 fits into 4 bytes."""
+MOST_NARROW: Final = 1 << 32
+"""A bucket is kept in 4 bytes where none is so many before the newest of its key."""
 WORD: Final = 8
 HEAD: Final = 2
 """Words in front that every layout has: layout and flags, newest time."""
@@ -75,19 +76,23 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Level(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """Entries with buckets of ``unit`` microseconds; windows reach back ``steps`` of them."""
+    """Entries with buckets of ``unit`` microseconds; windows reach back ``steps`` of them.
+
+    An entry's bucket is kept as its distance from the newest one of the key, in 4 bytes where it is ``narrow``.
+    """
 
     unit: int
     steps: int
+    narrow: bool
     columns: tuple[Column, ...]
 
     @cached_property
     def dtype(self) -> Any:
         """An entry as it is kept, of whole words."""
-        fields = [("bucket", "<i4" if self.unit >= NARROW else "<i8")]
+        fields = [("bucket", "<u4" if self.narrow else "<i8")]
         narrow = [one for one in self.columns if one.statistic == "n"]
         wide = [one for one in self.columns if one.statistic != "n"]
-        ordered = [*narrow, *wide] if self.unit >= NARROW else [*wide, *narrow]
+        ordered = [*narrow, *wide] if self.narrow else [*wide, *narrow]
         fields += [(str(self.columns.index(one)), one.dtype) for one in ordered]
         names, formats = zip(*fields, strict=True)
         sizes = [np.dtype(one).itemsize for one in formats]
@@ -123,8 +128,8 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
     distincts: tuple[Distinct, ...]
 
     @classmethod
-    def of(cls, by: str, features: Sequence[WindowFeature]) -> Self:
-        """The layout for the features of one ``by``."""
+    def of(cls, by: str, features: Sequence[WindowFeature], lateness: int) -> Self:
+        """The layout for the features of one ``by``; ``lateness`` is in microseconds."""
         series = tuple(dict.fromkeys(map(Series.of_feature, features)))
         levels: dict[int, _Wanted] = {}
         distincts: dict[tuple[int, int, int], int] = {}
@@ -140,7 +145,10 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return cls(
             by,
             series,
-            tuple(Level(unit, one.steps, tuple(one.columns)) for unit, one in sorted(levels.items())),
+            tuple(
+                Level(unit, one.steps, _is_narrow(unit, one.steps, lateness), tuple(one.columns))
+                for unit, one in sorted(levels.items())
+            ),
             tuple(Distinct(unit, steps, number, most) for (unit, number, most), steps in sorted(distincts.items())),
         )
 
@@ -171,6 +179,15 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
 class _Wanted:
     steps: int = 0
     columns: dict[Column, None] = field(default_factory=dict)
+
+
+def _is_narrow(unit: int, steps: int, lateness: int) -> bool:
+    return unit == EVER or steps + lateness // unit + 2 < MOST_NARROW
+
+
+def buckets_of(unit: int, times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bucket of each time in microseconds."""
+    return np.zeros(len(times), np.int64) if unit == EVER else times // unit
 
 
 def unit_of(feature: WindowFeature) -> int:

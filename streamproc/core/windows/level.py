@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.windows.kept import NEVER, Entries
-from streamproc.core.windows.layout import EVER, Column, Level, Statistic
+from streamproc.core.windows.layout import EVER, Column, Level, Statistic, buckets_of
 from streamproc.core.windows.rows import Rows
-from streamproc.core.windows.scan import Ints, ramps, running, starts_of
+from streamproc.core.windows.scan import Ints, Segments, ramps
 
 MOST_ENTRIES: Final = 1_000
 """Of a level and key: the oldest are cut off, and a window that would reach there is not known."""
@@ -37,11 +37,6 @@ _UFUNC: Final[dict[Statistic, np.ufunc]] = {
     "min": np.minimum,
     "max": np.maximum,
 }
-
-
-def buckets_of(unit: int, times: Ints) -> Ints:
-    """The bucket of each time in microseconds."""
-    return np.zeros(len(times), np.int64) if unit == EVER else times // unit
 
 
 @dataclass(slots=True)
@@ -71,9 +66,7 @@ class LevelBatch:
             counted |= rows.series[series].counts
         own = np.flatnonzero(counted)
         self._updates = own[np.argsort(self._codes[own], kind="stable")]
-        self._starts = starts_of(self._codes[self._updates])
-        lengths = np.diff(np.append(self._starts, len(self._updates)))
-        self._segments = np.repeat(np.arange(len(self._starts)), lengths)
+        self._segments = Segments.of(self._codes[self._updates])
         self._merge(entries)
         self._after = [self._running(column) for column in level.columns]
 
@@ -109,30 +102,32 @@ class LevelBatch:
 
     def _merge(self, entries: Entries) -> None:
         """Put the entries of new buckets among those that are kept."""
-        firsts = self._updates[self._starts]
-        codes = self._codes[firsts]
+        firsts = self._updates[self._segments.starts]
+        codes, had = self._codes[firsts], len(entries)
         at = np.searchsorted(self._entry_codes, codes)
         new = np.ones(len(codes), np.bool_)
-        inside = at < len(entries)
+        inside = np.flatnonzero(at < had)
         new[inside] = self._entry_codes[at[inside]] != codes[inside]
-        places = at + np.cumsum(new) - new  # in the merged order
-        total = len(entries) + int(new.sum())
-        self._was = np.ones(total, np.bool_)
-        self._was[places[new]] = False
-        self._merged = np.empty(total, np.int64)
-        self._merged[self._was], self._merged[places[new]] = self._entry_codes, codes[new]
-        self._touched = np.full(total, -1, np.int64)
-        self._touched[places] = np.arange(len(places))
-        self._places = places
-        self._columns = []
-        for column, values in zip(self._level.columns, entries.columns, strict=True):
-            whole = np.full(total, IDENTITY[column.statistic], values.dtype)
-            whole[self._was] = values
-            self._columns.append(whole)
-        owners, buckets = np.empty(total, np.int64), np.empty(total, np.int64)
-        owners[self._was], buckets[self._was] = entries.owners, entries.buckets
-        owners[places[new]], buckets[places[new]] = self._rows.keys[firsts[new]], self._buckets[firsts[new]]
-        self._owners, self._entry_buckets = owners, buckets
+        added = np.flatnonzero(new)
+        self._places = at + np.cumsum(new) - new  # in the merged order
+        old = np.arange(had) + np.cumsum(np.bincount(at[added], minlength=had + 1))[:had]
+        fresh, first = self._places[added], firsts[added]
+
+        def merged(before: NDArray[Any], values: Any) -> NDArray[Any]:
+            whole = np.empty(had + len(added), before.dtype)
+            whole[old], whole[fresh] = before, values
+            return whole
+
+        self._merged = merged(self._entry_codes, codes[added])
+        self._owners = merged(entries.owners, self._rows.keys[first])
+        self._entry_buckets = merged(entries.buckets, self._buckets[first])
+        self._was = merged(np.ones(had, np.bool_), values=False)
+        self._touched = np.full(had + len(added), -1, np.int64)
+        self._touched[self._places] = np.arange(len(codes))
+        columns = zip(self._level.columns, entries.columns, strict=True)
+        self._columns = [merged(values, IDENTITY[column.statistic]) for column, values in columns]
+        counts = np.bincount(self._owners) if had + len(added) > MOST_ENTRIES else np.zeros(1, np.int64)
+        self._crowded = self._level.unit != EVER and int(counts.max()) > MOST_ENTRIES
 
     def _running(self, column: Column) -> NDArray[Any]:
         """The column of its entry after each row that counts in this level, in the order of ``_updates``."""
@@ -140,7 +135,7 @@ class LevelBatch:
         counts, begin = series.counts[self._updates], self._begin(column)
         match column.statistic:
             case "n":
-                return running(np.add, counts.astype(np.int64), self._starts, begin)
+                return self._segments.running(np.add, counts.astype(np.int64), begin)
             case "last_time" | "first_time" | "last" | "first":
                 return self._ends(column)
             case "shifted" | "squares":
@@ -149,7 +144,7 @@ class LevelBatch:
             case _:
                 values = series.numbers[self._updates]
         values = np.where(counts, values, IDENTITY[column.statistic])
-        return running(_UFUNC[column.statistic], values, self._starts, begin)
+        return self._segments.running(_UFUNC[column.statistic], values, begin)
 
     def _begin(self, column: Column) -> NDArray[Any]:
         """What each segment of updates begins with."""
@@ -161,16 +156,17 @@ class LevelBatch:
         rows, series = self._rows, self._rows.series[column.series]
         none = -1 if newest else len(rows)
         ranks = np.where(series.counts, rows.ranks, none)[self._updates]
-        begin = np.full(len(self._starts), none, np.int64)
-        best = running(np.maximum if newest else np.minimum, ranks, self._starts, begin)
+        begin = np.full(len(self._segments.starts), none, np.int64)
+        best = self._segments.running(np.maximum if newest else np.minimum, ranks, begin)
         some = best != none
         found = rows.in_time[np.where(some, best, 0)]
         time = Column(column.series, "last_time" if newest else "first_time")
-        kept_time, times = self._begin(time)[self._segments], rows.times[found]
+        of_rows = self._segments.of_rows
+        kept_time, times = self._begin(time)[of_rows], rows.times[found]
         taken = some & ((times >= kept_time) if newest else (times < kept_time))
         if column == time:
             return np.where(taken, times, kept_time)
-        return np.where(taken, series.numbers[found], self._begin(column)[self._segments])
+        return np.where(taken, series.numbers[found], self._begin(column)[of_rows])
 
     def pairs(self, steps: int, include_self: bool, columns: list[Column]) -> Pairs:
         """The window of ``steps`` buckets of each row, as it was before the row, or after it."""
@@ -184,25 +180,32 @@ class LevelBatch:
         rows = np.repeat(np.arange(len(self._rows)), counts)
         changed = np.flatnonzero(self._touched[entries] >= 0)
         version = self._versions(entries[changed], rows[changed], include_self)
-        unchanged = version < 0
-        gone = changed[unchanged & ~self._was[entries[changed]]]
+        gone = changed[(version < 0) & ~self._was[entries[changed]]]  # they come later than the row
+        if len(gone):
+            there = np.ones(len(entries), np.bool_)
+            there[gone] = False
+            counts = counts - np.bincount(rows[gone], minlength=len(counts))
+            places = np.cumsum(there) - 1
+            changed, version = changed[there[changed]], version[there[changed]]
+            entries, changed = entries[there], places[changed]
+        later = np.flatnonzero(version >= 0)
+        changed, version = changed[later], version[later]
         values = []
         for column in columns:
             number = self._level.columns.index(column)
             own = self._columns[number][entries]
-            own[changed] = np.where(unchanged, own[changed], self._after[number][version]) if len(changed) else []
-            values.append(np.delete(own, gone) if len(gone) else own)
-        if len(gone):
-            counts = counts - np.bincount(rows[gone], minlength=len(counts))
+            if len(changed):
+                own[changed] = self._after[number][version]
+            values.append(own)
         return Pairs(np.cumsum(counts) - counts, counts, values, self._cut(steps, oldest, begins, include_self))
 
     def _versions(self, entries: Ints, rows: Ints, include_self: bool) -> Ints:
         """The last update of an entry before each row, or with it; -1 where there is none."""
         segments = self._touched[entries]
         total = len(self._rows)
-        keyed = self._segments * total + self._updates  # rows of a segment are in the order in which they came
+        keyed = self._segments.of_rows * total + self._updates  # rows of a segment are in the order in which they came
         last = np.searchsorted(keyed, segments * total + rows, side="right" if include_self else "left") - 1
-        found: Ints = np.where(last >= self._starts[segments], last, -1)
+        found: Ints = np.where(last >= self._segments.starts[segments], last, -1)
         return found
 
     def _cut(self, steps: int, oldest: Ints, begins: Ints, include_self: bool) -> NDArray[np.bool_]:
@@ -211,6 +214,8 @@ class LevelBatch:
         if self._level.unit == EVER:
             return np.zeros(len(rows), np.bool_)
         cut: NDArray[np.bool_] = self._floors[rows.keys] > self._buckets - steps
+        if not self._crowded:
+            return cut
         ends = np.searchsorted(self._merged, (rows.keys + 1) * self._room)
         for row in np.flatnonzero(ends - begins > MOST_ENTRIES).tolist():
             entries = np.arange(begins[row], ends[row])
@@ -224,9 +229,8 @@ class LevelBatch:
 
     def result(self, horizons: Ints) -> tuple[Entries, Ints]:
         """The entries after the batch, of the buckets after each key's horizon, and the floors."""
-        lasts = np.append(self._starts[1:], len(self._updates))[: len(self._starts)] - 1
         for column, after in zip(self._columns, self._after, strict=True):
-            column[self._places] = after[lasts]
+            column[self._places] = after[self._segments.lasts]
         entries = Entries(self._owners, self._entry_buckets, self._columns)
         if self._level.unit == EVER:
             return entries, self._floors

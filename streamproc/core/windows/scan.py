@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -18,32 +20,65 @@ def starts_of(sorted_codes: Ints) -> Ints:
     return np.flatnonzero(np.concatenate([[True], sorted_codes[1:] != sorted_codes[:-1]]))
 
 
-def running(ufunc: np.ufunc, values: NDArray[Any], starts: Ints, begin: NDArray[Any]) -> NDArray[Any]:
-    """After each row, ``ufunc`` of what the segment began with and of its rows so far, one after another.
+@dataclass(frozen=True)
+class Segments:
+    """Sorted rows with equal codes belong together: where each segment begins, and how many rows there are."""
 
-    ``starts`` are where segments begin, ``begin`` has a value for each. Sums of floats depend on the order in which
-    they are made, and so on how events fall into batches, unless it is always this one.
-    """
-    made = values.copy()
-    made[starts] = ufunc(begin, values[starts])
-    lengths = np.diff(np.append(starts, len(values)))
-    longest = int(lengths.max(initial=0))
-    for step in range(1, min(longest, WAVES)):
-        rows = starts[lengths > step] + step
-        made[rows] = ufunc(made[rows - 1], made[rows])
-    if longest > WAVES:
-        for place in np.flatnonzero(lengths > WAVES).tolist():
-            rest = slice(int(starts[place]) + WAVES - 1, int(starts[place] + lengths[place]))
+    starts: Ints
+    count: int
+
+    @classmethod
+    def of(cls, sorted_codes: Ints) -> Segments:
+        """The segments of rows that are in the order of their codes."""
+        return cls(starts_of(sorted_codes), len(sorted_codes))
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """The rows of each."""
+        return np.diff(np.append(self.starts, self.count))
+
+    @cached_property
+    def lasts(self) -> Ints:
+        """The last row of each."""
+        return np.append(self.starts[1:], self.count)[: len(self.starts)] - 1
+
+    @cached_property
+    def of_rows(self) -> Ints:
+        """The number of each row's segment."""
+        return np.repeat(np.arange(len(self.starts)), self.lengths)
+
+    @cached_property
+    def _waves(self) -> list[Ints]:
+        longest = min(int(self.lengths.max(initial=0)), WAVES)
+        return [self.starts[self.lengths > step] + step for step in range(1, longest)]
+
+    @cached_property
+    def _rests(self) -> list[slice]:
+        """Where segments are long, their rows from the last wave on."""
+        ends = self.starts + self.lengths
+        places = np.flatnonzero(self.lengths > WAVES).tolist()
+        return [slice(int(self.starts[place]) + WAVES - 1, int(ends[place])) for place in places]
+
+    def running(self, ufunc: np.ufunc, values: NDArray[Any], begin: NDArray[Any]) -> NDArray[Any]:
+        """After each row, ``ufunc`` of what its segment began with and of its rows so far, one after another.
+
+        ``begin`` has a value for each segment. Sums of floats depend on the order in which they are made, and so on how
+        events fall into batches, unless it is always this one.
+        """
+        made = values.copy()
+        made[self.starts] = ufunc(begin, values[self.starts])
+        for rows in self._waves:
+            made[rows] = ufunc(made[rows - 1], made[rows])
+        for rest in self._rests:
             made[rest] = ufunc.accumulate(made[rest])
-    return made
+        return made
 
-
-def before(after: NDArray[Any], starts: Ints, begin: NDArray[Any]) -> NDArray[Any]:
-    """Before each row, what ``running`` gives after the one before it in its segment."""
-    shifted = np.empty_like(after)
-    shifted[1:] = after[:-1]
-    shifted[starts] = begin
-    return shifted
+    def before(self, after: NDArray[Any], begin: NDArray[Any]) -> NDArray[Any]:
+        """Before each row, what ``running`` gives after the one before it in its segment."""
+        shifted = np.empty_like(after)
+        shifted[1:] = after[:-1]
+        shifted[self.starts] = begin
+        return shifted
 
 
 def ramps(begins: Ints, counts: Ints) -> Ints:
