@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 
 from benchmarks import topics
 from benchmarks.contestants import script_python
+from benchmarks.contestants.base import ROOT
 from benchmarks.contestants.process import Running
 from benchmarks.lab import Lab, say
 from streamproc.kafka import admin
@@ -45,8 +46,8 @@ def beside(keys: int, count: int, write_file: Callable[[Path, str], Path], featu
             folder.mkdir()
             output = f"quix-{name}.decisions"
             asyncio.run(admin.create(lab.connection, [admin.TopicSpec(output, PARTITIONS, 1)]))
-            script = "benchmarks.contestants.quix_windows"
-            command = [python, "-m", script, lab.broker.address, source, output, name]
+            script = str(ROOT / "benchmarks" / "contestants" / "quix_windows.py")
+            command = [python, script, lab.broker.address, source, output, name]
             _tell(f"quix {name} windows", *_measure(lab, command, folder, output, count))
 
 
