@@ -12,6 +12,7 @@ from streamproc.core.expressions import Expression
 from streamproc.core.plan import EVENT_TIME, MISSING, AnyFeature, DriftPlan, Events, LookupFeature, Plan, Rule
 from streamproc.core.records import Topics
 from streamproc.core.review.policy import ReviewPlan
+from streamproc.core.windows.policy import WindowFeature
 from streamproc.plan.cases import check_tests
 from streamproc.plan.columns import check_params, make_confidence, make_features
 from streamproc.plan.content import hashed
@@ -158,9 +159,10 @@ def _shown(feature: AnyFeature) -> list[str]:
 
 
 def _tainted(sensitive: Iterable[str], features: list[AnyFeature]) -> frozenset[str]:
-    """The sensitive fields, and the features that derive from them."""
+    """The sensitive fields, and the features that derive from them. A window does not tell by which key it is."""
     tainted = set(sensitive)
     for feature in features:
-        if feature.reads & tainted:
+        read = feature.values if isinstance(feature, WindowFeature) else feature.reads
+        if read & tainted:
             tainted.update(feature.columns)
     return frozenset(tainted)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamproc.core.decide import DecideProcessor
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import Plan
 from streamproc.core.processor import NOTHING_SEEN
@@ -321,3 +321,32 @@ rules: [{id: rest, decide: approve}]
         "`most` is for `distinct`",
     ):
         assert expected in text, text
+
+
+def test_a_sensitive_key_is_remembered_by_its_hash_and_its_windows_are_shown(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        """
+pipeline: payments
+events: {topic: payments.events, schema: event.schema.json, key: id, time: time, sensitive: [country]}
+features:
+  times: {by: country, agg: count}
+  last_amount: {by: country, agg: last, of: amount}
+  countries: {window: 1h, by: id, agg: distinct, of: country}
+rules: [{id: rest, decide: approve}]
+actions: {approve: null}
+""",
+        encoding="utf-8",
+    )
+    pipeline = open_pipeline(file, {"STREAMPROC_SENSITIVE_KEY": "k" * 32})
+    assert pipeline.plan.sensitive == {"country", "countries", "countries_capped"}
+    offline = Offline(pipeline.processor, lambda ask: pytest.fail(f"asks {ask}"), tables=TABLES)
+    row = {"age_days": 1, "country": "NL", "time": "2026-01-01T00:00:00Z"}
+    values = [orjson.dumps({**row, "id": f"e{number}", "amount": number}) for number in range(3)]
+    effects = offline.process(batch_of("payments.events", values))
+    [made] = [one for one in effects.records if one.topic == "payments.decisions"]
+    shown = [orjson.loads(value or b"")["features"] for value in made.values]
+    assert [(one["times"], one["last_amount"]) for one in shown] == [(0, None), (1, 0.0), (2, 1.0)]
+    assert all(str(one["countries"]).startswith("hash:") for one in shown)
+    assert not any(b"NL" in key for key, _ in offline.state(0).items(TABLE))

@@ -10,14 +10,15 @@ from streamproc.core.decide.lookups import lookups_stage
 from streamproc.core.decide.windows import windows_stage
 from streamproc.core.plan import CONFIDENCE, AnyFeature, Feature, LookupFeature, Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.sensitive import Masker
 from streamproc.core.windows.policy import WindowFeature
 
 
-def features_stages(plan: Plan) -> list[Stage]:
+def features_stages(plan: Plan, masker: Masker | None = None) -> list[Stage]:
     """Add the declared features: a later one may read an earlier one, whatever kinds they are.
 
     All windows are worked out at once, since they share the state of a key. What does not derive from any comes before
-    them, all else after.
+    them, all else after. Keys that are sensitive are remembered under their hashes.
     """
     before, windows, after = list[AnyFeature](), list[WindowFeature](), list[AnyFeature]()
     derived = set[str]()
@@ -30,7 +31,8 @@ def features_stages(plan: Plan) -> list[Stage]:
             before.append(feature)
             continue
         derived.update(feature.columns)
-    stages = [*_stages(plan, before), *([windows_stage(plan, windows)] if windows else []), *_stages(plan, after)]
+    remembered = [windows_stage(plan, windows, masker)] if windows else []
+    stages = [*_stages(plan, before), *remembered, *_stages(plan, after)]
     return stages or [_columns_stage("features", [])]
 
 

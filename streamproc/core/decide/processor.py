@@ -63,7 +63,7 @@ class DecideProcessor:
             makers.append(partial(explore_stage, lanes=lanes))
         watch = None if baseline is None else Watch.of(plan, baseline)
         once = [] if plan.events.dedupe is None else [dedupe_stage(plan, masker=masker)]
-        stages = [contract_stage(plan), *once, *features_stages(plan), *(make(plan) for make in makers)]
+        stages = [contract_stage(plan), *once, *features_stages(plan, masker), *(make(plan) for make in makers)]
         return cls(plan, tuple(stages), Encoder(plan), masker, watch)
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:

@@ -12,9 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from streamproc.core.decide.encode import hashes
 from streamproc.core.decide.frame import Context, Frame, Stage
 from streamproc.core.plan import EVENT_TIME, Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.sensitive import Masker
 from streamproc.core.state import Tables
 from streamproc.core.windows.advance import Result
 from streamproc.core.windows.by import By, KeyedRows
@@ -28,11 +30,11 @@ MICROSECOND = timedelta(microseconds=1)
 HASH_BYTES = 8
 
 
-def windows_stage(plan: Plan, features: Sequence[WindowFeature]) -> Stage:
-    """Adds the columns of the features."""
+def windows_stage(plan: Plan, features: Sequence[WindowFeature], masker: Masker | None = None) -> Stage:
+    """Adds the columns of the features. A masker is needed where a ``by`` is sensitive."""
     columns = tuple(name for feature in features for name in feature.columns)
     reads = frozenset().union(*(feature.reads for feature in features))
-    windows = _Windows(plan, features)
+    windows = _Windows(plan, features, masker)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         windows.run(frame, context)
@@ -45,8 +47,9 @@ def windows_stage(plan: Plan, features: Sequence[WindowFeature]) -> Stage:
 class _Windows:
     """All windows of a plan."""
 
-    def __init__(self, plan: Plan, features: Sequence[WindowFeature]) -> None:
+    def __init__(self, plan: Plan, features: Sequence[WindowFeature], masker: Masker | None) -> None:
         policy = plan.windows
+        self._maskers = dict.fromkeys({one.by for one in features} & plan.sensitive, masker)
         lateness, self._ttl = policy.lateness // MICROSECOND, policy.ttl // MICROSECOND
         self._most, self._topic = policy.max_keys, plan.events.topic
         self._features = list(features)
@@ -63,7 +66,7 @@ class _Windows:
         lanes = np.searchsorted(frame.records.ends, frame.rows, side="right")
         times = frame.columns[EVENT_TIME].to_physical().to_numpy() if count else np.zeros(0, np.int64)
         clocks = _clocks(memories, lanes, times)
-        keys = {by: _Keys.of(frame.columns[by]) for by in self._bys}
+        keys = {by: _Keys.of(frame.columns[by], self._maskers.get(by)) for by in self._bys}
         series = {by: _series(frame.columns, one) for by, one in self._bys.items()}
         made = {feature.name: _Made(feature, count) for feature in self._features}
         frame.late = np.zeros(count, np.bool_)
@@ -160,7 +163,9 @@ class _Keys:
     there: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, column: pl.Series) -> Self:
+    def of(cls, column: pl.Series, masker: Masker | None) -> Self:
+        if masker is not None:
+            column = hashes(column, masker).alias(column.name)
         named = pl.concat_str(pl.lit(key_prefix(column.name)), pl.col(column.name).cast(pl.String).fill_null(""))
         names = column.to_frame().select(named.cast(pl.Binary)).to_series().to_list()
         return cls(names, column.is_not_null().to_numpy())

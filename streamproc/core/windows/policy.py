@@ -59,10 +59,14 @@ class WindowFeature:
     most: int = MOST_DISTINCT
 
     @property
+    def values(self) -> frozenset[str]:
+        """The columns whose values it tells of."""
+        return frozenset().union(*(part.columns for part in (self.of, self.where) if part is not None))
+
+    @property
     def reads(self) -> frozenset[str]:
         """The columns that it is computed from."""
-        parts = [part.columns for part in (self.of, self.where) if part is not None]
-        return frozenset([self.by]).union(*parts)
+        return self.values | {self.by}
 
     @property
     def capped(self) -> str:
