@@ -32,8 +32,9 @@ from streamproc.core.plan import (
 )
 from streamproc.core.windows.policy import window_columns
 from streamproc.errors import ExpressionError, UserError
+from streamproc.plan.feature_parts import LookupPart, WindowPart
 from streamproc.plan.lookups import type_of
-from streamproc.plan.models import FallbackPart, LookupPart, PipelineFile, RulePart, WindowPart
+from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
 from streamproc.plan.reader import parse
 from streamproc.plan.scoring import columns_of
 from streamproc.plan.structure import shape

@@ -11,8 +11,9 @@ from streamproc.core.plan import CONFIDENCE, MISSING, RESERVED, AnyFeature, Feat
 from streamproc.core.windows.policy import CAPPED
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.durations import in_words
+from streamproc.plan.feature_parts import LookupPart, WindowPart
 from streamproc.plan.lookups import make_lookup
-from streamproc.plan.models import LookupPart, PipelineFile, WindowPart
+from streamproc.plan.models import PipelineFile
 from streamproc.plan.scope import Scope, without_score
 from streamproc.plan.sources import Sources
 from streamproc.plan.windows import make_window

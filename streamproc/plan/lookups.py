@@ -10,7 +10,8 @@ import polars as pl
 from streamproc.core.contract.fields import fit
 from streamproc.core.plan import LookupFeature
 from streamproc.plan.document import Document, Path_
-from streamproc.plan.models import LookupPart, PipelineFile
+from streamproc.plan.feature_parts import LookupPart
+from streamproc.plan.models import PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope
 from streamproc.plan.source_parts import FieldType, StorePart

@@ -9,7 +9,8 @@ from streamproc.core.expressions import Expression, Want
 from streamproc.core.windows.policy import BUCKETS, WindowFeature, WindowsPolicy
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.durations import in_words
-from streamproc.plan.models import PipelineFile, WindowPart
+from streamproc.plan.feature_parts import WindowPart
+from streamproc.plan.models import PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope
 
