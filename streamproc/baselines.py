@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from streamproc.core.decide import TABLES
+from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.drift import Watch, watched_columns
 from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
 from streamproc.core.processor import NOTHING_SEEN, Batch, run
+from streamproc.core.state import Tables
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.io.answers import FAILURES
 from streamproc.offline import EPOCH, batch_of
@@ -223,23 +227,38 @@ async def watched_of(
 
     ``taken`` takes what came true out of the rows.
     """
-    done = 0
+    done, judging = 0, Judging(pipeline)
     async for chunk in chunks(source):
         if chunk.values:
             values = chunk.values if taken is None else taken.take(chunk.values)
             batch = batch_of(pipeline.plan.events.topic, values, first_offset=done)
             done += len(chunk.values)
-            yield judged(pipeline, [batch])
+            yield judging.counted([batch])
         if told is not None:
             told(done, chunk.progress)
 
 
-def judged(pipeline: Pipeline, batches: Sequence[Batch]) -> Counted:
-    """What there is to watch in batches of the events topic, decided as if nothing drifted."""
-    frame, _ = run(pipeline.processor.judge(batches, NOTHING_SEEN, EPOCH), pipeline.answers.now)
-    if len(frame) and FAILURES.issuperset(map(str, frame.unscored)):
-        raise EnvironmentFault(
-            f"the model does not answer ({frame.unscored[0]}), and what is normal has its scores too",
-            "start the model, or keep a baseline beside the file: `streamproc drift calibrate`",
-        )
-    return watched_columns(pipeline.plan, frame)
+class Judging:
+    """Decides events of the past as if nothing drifted, batch after batch: lanes remember those before.
+
+    What was sent twice there is decided twice. How long ago each event was sent the rows of a file do not tell.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        whole = pipeline.processor
+        self._pipeline = pipeline
+        self._processor = replace(whole, stages=tuple(stage for stage in whole.stages if stage.name != DEDUPE))
+        self._lanes: dict[int, Tables] = defaultdict(lambda: Tables(TABLES))
+
+    def counted(self, batches: Sequence[Batch]) -> Counted:
+        """What there is to watch in batches of the events topic, one for each lane."""
+        states = [self._lanes[batch.partition] for batch in batches]
+        frame, _ = run(self._processor.judge(batches, NOTHING_SEEN, EPOCH, states), self._pipeline.answers.now)
+        for place, changes in frame.changes.items():
+            states[place].apply(changes)
+        if len(frame) and FAILURES.issuperset(map(str, frame.unscored)):
+            raise EnvironmentFault(
+                f"the model does not answer ({frame.unscored[0]}), and what is normal has its scores too",
+                "start the model, or keep a baseline beside the file: `streamproc drift calibrate`",
+            )
+        return watched_columns(self._pipeline.plan, frame)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streamproc.baselines import baseline_of, judged, source_of
+from streamproc.baselines import Judging, baseline_of, source_of
 from streamproc.core.control import NewNormal, Place
 from streamproc.core.drift.baseline import PANE, Baseline, hashed
 from streamproc.core.drift.panes import Counted
@@ -105,8 +105,9 @@ def learn_stretch(pipeline: Pipeline, stretch: Stretch) -> Baseline:
             f"{stretch.topic} has {len(stretch.records):,} such events, and {FEWEST:,} are the fewest to learn from",
             "wait for more, or begin earlier",
         )
+    judging = Judging(pipeline)
     parts = [
-        _judged(pipeline, stretch.records[begin : begin + CHUNK_ROWS])
+        _judged(judging, pipeline, stretch.records[begin : begin + CHUNK_ROWS])
         for begin in range(0, len(stretch.records), CHUNK_ROWS)
     ]
     source = source_of(pipeline) | {
@@ -143,11 +144,11 @@ async def learned(
     return stretch, await asyncio.to_thread(learn_stretch, pipeline, stretch)
 
 
-def _judged(pipeline: Pipeline, records: Sequence[Any]) -> Counted:
+def _judged(judging: Judging, pipeline: Pipeline, records: Sequence[Any]) -> Counted:
     topic, by_partition = pipeline.plan.events.topic, defaultdict[int, list[Any]](list)
     for record in records:
         by_partition[record.partition].append(record)
-    return judged(pipeline, [_batch(topic, partition, own) for partition, own in sorted(by_partition.items())])
+    return judging.counted([_batch(topic, partition, own) for partition, own in sorted(by_partition.items())])
 
 
 def _batch(topic: str, partition: int, records: Sequence[Any]) -> Batch:

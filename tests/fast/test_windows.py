@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamproc.baselines import Judging
 from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import Plan
@@ -350,3 +351,26 @@ actions: {approve: null}
     assert [(one["times"], one["last_amount"]) for one in shown] == [(0, None), (1, 0.0), (2, 1.0)]
     assert all(str(one["countries"]).startswith("hash:") for one in shown)
     assert not any(b"NL" in key for key, _ in offline.state(0).items(TABLE))
+
+
+def test_a_baseline_is_learned_with_the_memory_of_the_rows_before(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        """
+pipeline: payments
+events: {topic: payments.events, schema: event.schema.json, key: country, time: time}
+features:
+  times: {by: country, agg: count}
+rules: [{id: rest, decide: approve}]
+actions: {approve: null}
+drift: {reference: reference.ndjson, false_alarms: 1 per 1000000 events, watch: [times]}
+""",
+        encoding="utf-8",
+    )
+    row = {"id": "a", "amount": 1, "age_days": 1, "country": "NL", "time": "2026-01-01T00:00:00Z"}
+    (tmp_path / "reference.ndjson").write_bytes((orjson.dumps(row) + b"\n") * 1_000)
+    judging = Judging(open_pipeline(file, masked=False))
+    for first in (0, 300):
+        counted = judging.counted([batch_of("payments.events", [orjson.dumps(row)] * 300, first_offset=first)])
+        assert counted.columns["times"].to_list() == list(range(first, first + 300))
