@@ -37,7 +37,8 @@ def windows_stage(plan: Plan, features: Sequence[WindowFeature], masker: Masker 
     windows = _Windows(plan, features, masker)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        windows.run(frame, context)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is null
+            windows.run(frame, context)
         return
         yield []
 
