@@ -39,7 +39,8 @@ class RepartitionProcessor:
 
     def _routed(self, records: Records) -> Output:
         path = self.field.split(".")
-        keys = [_own_key(value, path) or key for key, value in zip(records.keys, records.values, strict=True)]
+        own = (_own_key(value, path) for value in records.values)
+        keys = [key if found is None else found for key, found in zip(records.keys, own, strict=True)]
         places = zip(records.offsets.tolist(), records.timestamps.tolist(), strict=True)
         headers = [
             (*own, (CAME_FROM, Source(records.topic, records.partition, offset, timestamp).text.encode()))
@@ -57,7 +58,7 @@ def _own_key(value: bytes | None, path: Sequence[str]) -> bytes | None:
         if not isinstance(here, dict):
             return None
         here = here.get(part)
-    return key_text(here)
+    return None if isinstance(here, dict | list) else key_text(here)
 
 
 def key_text(value: Any) -> bytes | None:

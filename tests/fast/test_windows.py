@@ -22,6 +22,7 @@ from streamproc.core.expressions import compile_expression
 from streamproc.core.plan import Plan
 from streamproc.core.processor import NOTHING_SEEN
 from streamproc.core.processor import run as run_steps
+from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.state import Tables
 from streamproc.core.windows.lane import EVERY, TABLE
 from streamproc.core.windows.policy import Aggregate, WindowFeature, WindowsPolicy
@@ -374,3 +375,13 @@ drift: {reference: reference.ndjson, false_alarms: 1 per 1000000 events, watch: 
     for first in (0, 300):
         counted = judging.counted([batch_of("payments.events", [orjson.dumps(row)] * 300, first_offset=first)])
         assert counted.columns["times"].to_list() == list(range(first, first + 300))
+
+
+def test_what_cannot_be_a_key_goes_on_under_the_events_own() -> None:
+    deep = b'{"card": ' + b"[" * 300 + b"]" * 300 + b"}"
+    values = [b'{"card": "c"}', b'{"card": 7}', b'{"card": ""}', deep, b'{"card": {}}', b"[1", b'{"card": null}', b"{}"]
+    batch = batch_of(TOPIC, values, keys=[b"own"] * len(values))
+    effects = run_steps(RepartitionProcessor("card", "t.to").process(batch, Tables(), NOTHING_SEEN, EPOCH), None)
+    [output] = effects.records
+    assert output.keys == [b"c", b"7", b"", *[b"own"] * 5]
+    assert output.values == values
