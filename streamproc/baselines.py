@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -22,11 +21,10 @@ from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
-from streamproc.core.processor import NOTHING_SEEN, Batch, run
-from streamproc.core.state import Tables
+from streamproc.core.processor import Batch
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.io.answers import FAILURES
-from streamproc.offline import EPOCH, batch_of
+from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.plan.models import StreamReference
 from streamproc.reference_outcomes import Outcomes
@@ -246,19 +244,16 @@ class Judging:
 
     def __init__(self, pipeline: Pipeline) -> None:
         whole = pipeline.processor
-        self._pipeline = pipeline
+        self._plan = pipeline.plan
         self._processor = replace(whole, stages=tuple(stage for stage in whole.stages if stage.name != DEDUPE))
-        self._lanes: dict[int, Tables] = defaultdict(lambda: Tables(TABLES))
+        self._offline = Offline(self._processor, pipeline.answers.now, tables=TABLES)
 
     def counted(self, batches: Sequence[Batch]) -> Counted:
         """What there is to watch in batches of the events topic, one for each lane."""
-        states = [self._lanes[batch.partition] for batch in batches]
-        frame, _ = run(self._processor.judge(batches, NOTHING_SEEN, EPOCH, states), self._pipeline.answers.now)
-        for place, changes in frame.changes.items():
-            states[place].apply(changes)
+        frame = self._offline.frame(self._processor.judge, batches)
         if len(frame) and FAILURES.issuperset(map(str, frame.unscored)):
             raise EnvironmentFault(
                 f"the model does not answer ({frame.unscored[0]}), and what is normal has its scores too",
                 "start the model, or keep a baseline beside the file: `streamproc drift calibrate`",
             )
-        return watched_columns(self._pipeline.plan, frame)
+        return watched_columns(self._plan, frame)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.decide.events import NO_CLOCK
-from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Processor, Records, Seen, run
+from streamproc.core.decide.frame import Context, Frame
+from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects, Processor, Records, Seen, State, run
 from streamproc.core.state import Tables
 
 EPOCH = NO_CLOCK
 """The default ``now`` of an offline run: nothing is too old, or from the future."""
+
+
+Stages: TypeAlias = Callable[
+    [Sequence[Batch], Seen, datetime, Sequence[State]], Generator[list[Ask], list[Answer], tuple[Frame, Context]]
+]
 
 
 class Offline:
@@ -42,6 +49,15 @@ class Offline:
         effects = run(self._processor.process(batch, state, self._seen, self._now), self._answer)
         state.apply(effects.state)
         return effects
+
+    def frame(self, stages: Stages, batches: Sequence[Batch]) -> Frame:
+        """What ``judge`` or ``prepare`` of the processor makes of batches, one for each lane; what they change of its
+        state is applied."""
+        states = [self.state(batch.partition) for batch in batches]
+        frame, _ = run(stages(batches, self._seen, self._now, states), self._answer)
+        for place, changes in frame.changes.items():
+            states[place].apply(changes)
+        return frame
 
 
 def batch_of(

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka import errors as kafka_errors
 
 from streamproc import metrics
 from streamproc.core.plan import LookupSource
 from streamproc.core.table import RowReader
-from streamproc.errors import BrokerUnavailable, UserError
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.follower import reading
 from streamproc.kafka.table import Table, TablePolicy
 from streamproc.kafka.watchdog import guard
 from streamproc.pipeline import Pipeline
@@ -58,28 +57,22 @@ async def _table(connection: Connection, source: LookupSource, part: TablePart) 
         timeout=part.timeout.total_seconds(),
     )
     try:
-        await consumer.start()
-        reader = RowReader(source.contract, tuple(source.fields))
-        table = Table(policy, reader, consumer, infos[part.topic].partitions)
-        await table.load()
-        metrics.TABLE_ROWS.labels(table.name).set_function(table.__len__)
-        metrics.TABLE_AGE.labels(table.name).set_function(table.age)
-        keeping = [
-            asyncio.create_task(guard(routine), name=f"table {table.name}")
-            for routine in (table.follow(), table.check_ends())
-        ]
-        try:
-            yield table
-        finally:
-            for task in keeping:
-                task.cancel()
-            await asyncio.wait(keeping)
-    except kafka_errors.TopicAuthorizationFailedError as error:
-        raise UserError(
-            f"not allowed: Read on {part.topic}",
-            "`streamproc topics FILE --acls` lists the permissions that a worker needs",
-        ) from error
-    except kafka_errors.KafkaError as error:
-        raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
+        with reading(connection, [part.topic]):
+            await consumer.start()
+            reader = RowReader(source.contract, tuple(source.fields))
+            table = Table(policy, reader, consumer, infos[part.topic].partitions)
+            await table.load()
+            metrics.TABLE_ROWS.labels(table.name).set_function(table.__len__)
+            metrics.TABLE_AGE.labels(table.name).set_function(table.age)
+            keeping = [
+                asyncio.create_task(guard(routine), name=f"table {table.name}")
+                for routine in (table.follow(), table.check_ends())
+            ]
+            try:
+                yield table
+            finally:
+                for task in keeping:
+                    task.cancel()
+                await asyncio.wait(keeping)
     finally:
         await consumer.stop()

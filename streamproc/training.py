@@ -69,7 +69,7 @@ class History:
     ) -> None:
         self._processor, self._answer, self._now = pipeline.processor, pipeline.answers.now, now
         self._plan, self._lanes, self._key = pipeline.plan, lanes, key or pipeline.plan.events.key
-        self._offline = Offline(self._processor, self._answer, tables=TABLES)
+        self._offline = Offline(self._processor, self._answer, tables=TABLES, now=now)
         self._contract = contract_stage(self._plan)
         self._offsets, self._time = [0] * lanes, 0
         self.rows = 0
@@ -82,10 +82,7 @@ class History:
     def take(self, values: Sequence[bytes]) -> Prepared:
         """The next rows."""
         chosen, batches = self._batches(values)
-        states = [self._offline.state(batch.partition) for batch in batches]
-        frame, _ = run(self._processor.prepare(batches, NOTHING_SEEN, self._now, states), self._answer)
-        for place, changes in frame.changes.items():
-            states[place].apply(changes)
+        frame = self._offline.frame(self._processor.prepare, batches)
         letters, _ = dead_letters(self._plan, frame, self._processor.masker)
         self.reasons.update({reason: n for (name, reason), n in frame.counts.items() if name == "dead_letters"})
         rows = chosen[frame.rows] + self.rows

@@ -230,6 +230,11 @@ class Plan:
         return Topics.of(self.pipeline)
 
     @property
+    def remembers(self) -> bool:
+        """Whether anything is computed from earlier events."""
+        return any(isinstance(feature, WindowFeature) for feature in self.features)
+
+    @property
     def models(self) -> tuple[ModelPlan, ...]:
         """The model and its stand-ins, in the order in which they are asked."""
         return () if self.model is None else (self.model, *self.stand_ins)

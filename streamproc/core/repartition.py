@@ -39,8 +39,8 @@ class RepartitionProcessor:
 
     def _routed(self, records: Records) -> Output:
         path = self.field.split(".")
-        own = (_own_key(value, path) for value in records.values)
-        keys = [key if found is None else found for key, found in zip(records.keys, own, strict=True)]
+        found = (_own_key(value, path) for value in records.values)
+        keys = [before if key is None else key for before, key in zip(records.keys, found, strict=True)]
         places = zip(records.offsets.tolist(), records.timestamps.tolist(), strict=True)
         headers = [
             (*own, (CAME_FROM, Source(records.topic, records.partition, offset, timestamp).text.encode()))

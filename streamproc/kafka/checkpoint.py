@@ -92,25 +92,22 @@ def write(path: Path, header: Header, entries: Entries, pause: float = 0.0) -> i
 
 
 def _parts(header: Header, entries: Entries) -> Iterator[bytes]:
-    raw = msgspec.json.encode(header)
-    yield MAGIC + _length(raw) + raw
+    yield MAGIC + _framed(msgspec.json.encode(header))
     for table, whole in entries.items():
         block, size = dict[bytes, bytes](), 0
         for key, value in whole.items():
             block[key] = value
             size += len(key) + len(value)
             if size >= BLOCK_BYTES:
-                raw = _encode(_Block(table, block))
-                yield _length(raw) + raw
+                yield _framed(_encode(_Block(table, block)))
                 block, size = {}, 0
         if block:
-            raw = _encode(_Block(table, block))
-            yield _length(raw) + raw
-    yield _length(b"")
+            yield _framed(_encode(_Block(table, block)))
+    yield _framed(b"")
 
 
-def _length(raw: bytes) -> bytes:
-    return len(raw).to_bytes(LENGTH_BYTES, "big")
+def _framed(raw: bytes) -> bytes:
+    return len(raw).to_bytes(LENGTH_BYTES, "big") + raw
 
 
 def read(path: Path, fits: Callable[[Header], str | None]) -> tuple[Header, Tables] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -110,6 +110,20 @@ class Follower:
                     values[record.key] = record.value
 
 
+@contextmanager
+def reading(connection: Connection, topics: Sequence[str]) -> Iterator[None]:
+    """What Kafka says while a worker reads its own topics, as UserError and BrokerUnavailable."""
+    try:
+        yield
+    except kafka_errors.TopicAuthorizationFailedError as error:
+        raise UserError(
+            f"not allowed: Read on {', '.join(topics)}",
+            "`streamproc topics FILE --acls` lists the permissions that a worker needs",
+        ) from error
+    except kafka_errors.KafkaError as error:
+        raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
+
+
 @asynccontextmanager
 async def following(connection: Connection, topics: Sequence[str], views: Views) -> AsyncIterator[Follower]:
     """A follower that has read all there was, and keeps up until the end."""
@@ -121,22 +135,18 @@ async def following(connection: Connection, topics: Sequence[str], views: Views)
         auto_offset_reset="earliest",
     )
     try:
-        await consumer.start()
-        consumer.assign([TopicPartition(topic, part) for topic in topics for part in range(infos[topic].partitions)])
-        follower = Follower(consumer, topics, views)
-        await follower.catch_up()
-        keeping_up = asyncio.create_task(guard(follower.follow()), name=f"following {', '.join(topics)}")
-        try:
-            yield follower
-        finally:
-            keeping_up.cancel()
-            await asyncio.wait({keeping_up})
-    except kafka_errors.TopicAuthorizationFailedError as error:
-        raise UserError(
-            f"not allowed: Read on {', '.join(topics)}",
-            "`streamproc topics FILE --acls` lists the permissions that a worker needs",
-        ) from error
-    except kafka_errors.KafkaError as error:
-        raise BrokerUnavailable(f"the broker at {connection.address} failed: {error}") from error
+        with reading(connection, topics):
+            await consumer.start()
+            consumer.assign(
+                [TopicPartition(topic, part) for topic in topics for part in range(infos[topic].partitions)]
+            )
+            follower = Follower(consumer, topics, views)
+            await follower.catch_up()
+            keeping_up = asyncio.create_task(guard(follower.follow()), name=f"following {', '.join(topics)}")
+            try:
+                yield follower
+            finally:
+                keeping_up.cancel()
+                await asyncio.wait({keeping_up})
     finally:
         await consumer.stop()

@@ -43,7 +43,7 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
         "contract": plan.contract.schema,
         "params": file.params,
         "features": list(map(_feature, plan.features)),
-        **({"windows": _windows(plan)} if any(isinstance(one, WindowFeature) for one in plan.features) else {}),
+        **({"windows": _windows(plan)} if plan.remembers else {}),
         **({"sources": [content_of(source, file) for source in plan.sources]} if plan.sources else {}),
         "model": models[0] if models else None,
         **({"stand_ins": models[1:]} if models[1:] else {}),

@@ -280,10 +280,17 @@ def test_a_crowded_exact_window_is_not_known_and_never_wrong() -> None:
         check([feature], rows, decisions)
 
 
+def pipeline_file(folder: Path, text: str) -> Path:
+    """A pipeline file beside the contract of payments."""
+    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", folder)
+    file = folder / "pipeline.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
 def test_what_is_wrong_with_a_window_is_said(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
-    file = tmp_path / "pipeline.yaml"
-    file.write_text(
+    file = pipeline_file(
+        tmp_path,
         """
 pipeline: payments
 events: {topic: payments.events, schema: event.schema.json, key: id, time: time}
@@ -303,7 +310,6 @@ features:
   l: {window: 1h, by: id, agg: count, most: 5}
 rules: [{id: rest, decide: approve}]
 """,
-        encoding="utf-8",
     )
     with pytest.raises(PipelineError) as caught:
         open_pipeline(file)
@@ -326,9 +332,8 @@ rules: [{id: rest, decide: approve}]
 
 
 def test_a_sensitive_key_is_remembered_by_its_hash_and_its_windows_are_shown(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
-    file = tmp_path / "pipeline.yaml"
-    file.write_text(
+    file = pipeline_file(
+        tmp_path,
         """
 pipeline: payments
 events: {topic: payments.events, schema: event.schema.json, key: id, time: time, sensitive: [country]}
@@ -339,7 +344,6 @@ features:
 rules: [{id: rest, decide: approve}]
 actions: {approve: null}
 """,
-        encoding="utf-8",
     )
     pipeline = open_pipeline(file, {"STREAMPROC_SENSITIVE_KEY": "k" * 32})
     assert pipeline.plan.sensitive == {"country", "countries", "countries_capped"}
@@ -355,9 +359,8 @@ actions: {approve: null}
 
 
 def test_a_baseline_is_learned_with_the_memory_of_the_rows_before(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parent / "broken" / "event.schema.json", tmp_path)
-    file = tmp_path / "pipeline.yaml"
-    file.write_text(
+    file = pipeline_file(
+        tmp_path,
         """
 pipeline: payments
 events: {topic: payments.events, schema: event.schema.json, key: country, time: time}
@@ -367,7 +370,6 @@ rules: [{id: rest, decide: approve}]
 actions: {approve: null}
 drift: {reference: reference.ndjson, false_alarms: 1 per 1000000 events, watch: [times]}
 """,
-        encoding="utf-8",
     )
     row = {"id": "a", "amount": 1, "age_days": 1, "country": "NL", "time": "2026-01-01T00:00:00Z"}
     (tmp_path / "reference.ndjson").write_bytes((orjson.dumps(row) + b"\n") * 1_000)

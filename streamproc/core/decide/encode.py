@@ -17,7 +17,6 @@ from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.decide.verdict import MOST_KNOWN, Verdict
 from streamproc.core.plan import CONFIDENCE, EVENT_TIME, SCORE, Plan
 from streamproc.core.sensitive import Masker
-from streamproc.core.windows.policy import WindowFeature
 
 ISO = "%Y-%m-%dT%H:%M:%S%.6fZ"
 OWN = "\x00"
@@ -45,7 +44,6 @@ class Encoder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._hidden = [name for name in plan.recorded if name in plan.sensitive]
-        self._remembers = any(isinstance(feature, WindowFeature) for feature in plan.features)
         self._key = _own("key").cast(pl.String)
         name = plan.events.key
         is_text = name is None or name in plan.events.sensitive or plan.contract.columns[name] == pl.String
@@ -67,7 +65,7 @@ class Encoder:
             pl.lit(","),
             _own("verdict"),
             pl.lit(","),
-            *([_own("late")] if self._remembers else []),
+            *([_own("late")] if plan.remembers else []),
             self._measured(),
             pl.lit(","),
             _own("provenance"),
@@ -87,7 +85,7 @@ class Encoder:
             "verdict": verdicts.gather(frame.verdicts.of_row),
             "score_reason": pl.Series(frame.unscored, dtype=pl.String),
             "provenance": self._provenances(frame, context),
-            **({"late": _late(frame)} if self._remembers else {}),
+            **({"late": _late(frame)} if plan.remembers else {}),
             **{SHADOW + model.name: said for model, said in zip(plan.shadows, frame.shadows, strict=True)},
             **{HIDDEN + name: hashes(frame.columns[name], masker) for name in self._hidden},
         }

@@ -58,6 +58,7 @@ class _Windows:
             by: By.of(by, [one for one in features if one.by == by], lateness, self._ttl)
             for by in dict.fromkeys(feature.by for feature in features)
         }
+        self._series = {by: _SeriesOf(one) for by, one in self._bys.items()}
         self._in_time = {by for by in self._bys if any(one.window is not None for one in self._bys[by].features)}
 
     def run(self, frame: Frame, context: Context) -> None:
@@ -68,7 +69,7 @@ class _Windows:
         times = frame.columns[EVENT_TIME].to_physical().to_numpy() if count else np.zeros(0, np.int64)
         clocks = _clocks(memories, lanes, times)
         keys = {by: _Keys.of(frame.columns[by], self._maskers.get(by)) for by in self._bys}
-        series = {by: _series(frame.columns, one) for by, one in self._bys.items()}
+        series = {by: one.rows(frame.columns) for by, one in self._series.items()}
         made = {feature.name: _Made(feature, count) for feature in self._features}
         frame.late = np.zeros(count, np.bool_)
         for rows in self._rounds(memories, lanes):
@@ -138,9 +139,9 @@ class _Made:
     def columns(self, feature: WindowFeature) -> list[pl.Series]:
         """As they are added to the frame; null where nothing is known."""
         own = _with_nulls(feature.name, self._values, self._there & np.isfinite(self._values))
-        return (
-            [own, _with_nulls(feature.capped, self._capped, self._there)] if feature.aggregate == "distinct" else [own]
-        )
+        if feature.aggregate != "distinct":
+            return [own]
+        return [own, _with_nulls(feature.capped, self._capped, self._there)]
 
 
 def _with_nulls(name: str, values: NDArray[Any], there: NDArray[np.bool_]) -> pl.Series:
@@ -176,27 +177,37 @@ class _Keys:
         return self.names if len(rows) == len(self.names) else list(map(self.names.__getitem__, rows.tolist()))
 
 
-def _series(columns: pl.DataFrame, by: By) -> list[SeriesRows]:
-    """The series of the features, each once."""
-    made = []
-    for series in by.layout.series:
-        same = [feature for feature in by.features if Series.of_feature(feature) == series]
-        of, where = same[0].of, same[0].where
-        wanted = {
-            **({} if of is None else {"of": of.expr}),
-            **({} if where is None else {"where": where.expr.fill_null(value=False)}),
-        }
-        found = columns.select(**wanted)
-        counts = np.ones(len(columns), np.bool_)
-        if where is not None:
-            counts &= found["where"].to_numpy()
-        if of is not None:
-            counts &= found["of"].is_not_null().to_numpy()
-        numeric = of is not None and (of.dtype.is_numeric() or of.dtype == pl.Boolean)
-        numbers = found["of"].cast(pl.Float64).fill_null(0.0).to_numpy() if numeric else np.zeros(len(columns))
-        distinct = any(feature.aggregate == "distinct" for feature in same)
-        made.append(SeriesRows(counts, numbers, _hashes(found["of"]) if distinct else None))
-    return made
+class _SeriesOf:
+    """The series of some features, each once, from a frame: all of them are selected in one pass."""
+
+    def __init__(self, by: By) -> None:
+        self._wanted: list[pl.Expr] = []
+        self._parts: list[tuple[WindowFeature, bool]] = []  # a feature of each, and whether distinct values count
+        for number, series in enumerate(by.layout.series):
+            same = [feature for feature in by.features if Series.of_feature(feature) == series]
+            self._parts.append((same[0], any(feature.aggregate == "distinct" for feature in same)))
+            if (of := same[0].of) is not None:
+                self._wanted.append(of.expr.alias(f"of{number}"))
+            if (where := same[0].where) is not None:
+                self._wanted.append(where.expr.fill_null(value=False).alias(f"where{number}"))
+
+    def rows(self, columns: pl.DataFrame) -> list[SeriesRows]:
+        """Each series, for the rows of a frame."""
+        found = columns.select(self._wanted)
+        return [self._of(found, number, len(columns)) for number in range(len(self._parts))]
+
+    def _of(self, found: pl.DataFrame, number: int, count: int) -> SeriesRows:
+        feature, distinct = self._parts[number]
+        counts, numbers, hashes = np.ones(count, np.bool_), np.zeros(count), None
+        if feature.where is not None:
+            counts &= found[f"where{number}"].to_numpy()
+        if feature.of is not None:
+            values = found[f"of{number}"]
+            counts &= values.is_not_null().to_numpy()
+            if values.dtype.is_numeric() or values.dtype == pl.Boolean:
+                numbers = values.cast(pl.Float64).fill_null(0.0).to_numpy()
+            hashes = _hashes(values) if distinct else None
+        return SeriesRows(counts, numbers, hashes)
 
 
 def _hashes(column: pl.Series) -> NDArray[np.uint64]:
@@ -210,4 +221,5 @@ def _hashes(column: pl.Series) -> NDArray[np.uint64]:
 
 
 def text_hash(text: str | None) -> int:
+    """64 bits for a text; null is no value, and what stands there does not count."""
     return int.from_bytes(hashlib.blake2b((text or "").encode(), digest_size=HASH_BYTES).digest(), "little")

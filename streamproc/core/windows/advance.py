@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from streamproc.core.windows.distinct import DistinctBatch
 from streamproc.core.windows.kept import NEVER, Entries, Kept
-from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series, steps_of, unit_of
-from streamproc.core.windows.level import IDENTITY, LevelBatch, Pairs
+from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series, Statistic, steps_of, unit_of
+from streamproc.core.windows.level import FOLDS, IDENTITY, LevelBatch, Pairs
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows
 from streamproc.core.windows.scan import Ints, Segments
 
 MICROSECONDS = 1e6
-_FOLDS: dict[str, Any] = {"min": np.minimum, "max": np.maximum}
 _Steps = tuple[int, int, bool]
 
 
@@ -142,12 +141,12 @@ class _Folded:
         self._some = np.flatnonzero(pairs.counts)
         self._begins = pairs.starts[self._some]
 
-    def of(self, series: int, statistic: Any) -> NDArray[Any]:
+    def of(self, series: int, statistic: Statistic) -> NDArray[Any]:
         """A statistic, shape (rows,)."""
         values = self._pairs.values[self._columns.index(Column(series, statistic))]
-        return self._fold(_FOLDS.get(statistic, np.add), values, IDENTITY[statistic])
+        return self._fold(FOLDS[statistic], values, IDENTITY[statistic])
 
-    def end(self, series: int, statistic: Any, *, newest: bool) -> NDArray[Any]:
+    def end(self, series: int, statistic: Statistic, *, newest: bool) -> NDArray[Any]:
         """A statistic of the newest or oldest entry of each window that has anything of the series."""
         counts = self._pairs.values[self._columns.index(Column(series, "n"))]
         values = self._pairs.values[self._columns.index(Column(series, statistic))]

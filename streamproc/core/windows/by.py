@@ -53,8 +53,7 @@ class By:
             values += memories[lane].read(names[begin:end])
         layouts = (one for lane in lanes for one in memories[lane].meta.layouts)
         kept = unpacked(layout, brought(values, layouts, layout))
-        kept, codes, origins = self._lives(kept, codes, keyed)
-        order = np.argsort(codes, kind="stable")
+        kept, codes, order, origins = self._lives(kept, codes, keyed)
         rows = Rows(codes[order], keyed.times[order], [series.where(order) for series in keyed.series])
         results, after = advance(layout, self.features, kept, rows, self.lateness)
         made = packed(layout, after)
@@ -66,10 +65,11 @@ class By:
         back[order] = np.arange(len(order))
         return [_reordered(result, back) for result in results], order[rows.late]
 
-    def _lives(self, kept: Kept, codes: Ints, keyed: KeyedRows) -> tuple[Kept, Ints, list[int]]:
+    def _lives(self, kept: Kept, codes: Ints, keyed: KeyedRows) -> tuple[Kept, Ints, Ints, list[int]]:
         """Where a key was forgotten before a row, the rows from there on are those of another one.
 
-        What is kept of all, the number of each row's, and of those that were added which key each of them is.
+        What is kept of all, the number of each row's, the rows in the order of these, and of those that were added
+        which key each of them is.
         """
         order = np.argsort(codes, kind="stable")
         sorted_codes = codes[order]
@@ -78,14 +78,14 @@ class By:
         newest = segments.before(segments.running(np.maximum, keyed.times[order], begin), begin)
         forgotten = (newest != NEVER) & (newest < keyed.clocks[order] - self.ttl)
         if not forgotten.any():
-            return kept, codes, []
+            return kept, codes, order, []
         total = np.cumsum(forgotten)
         starts = segments.starts
         lives = total - np.repeat(total[starts] - forgotten[starts], segments.lengths)  # of each row: how often by then
-        own = np.where(lives > 0, len(kept) + total - 1, sorted_codes)
         made = codes.copy()
-        made[order] = own
-        return kept.extended(int(total[-1])), made, sorted_codes[forgotten].tolist()
+        made[order] = np.where(lives > 0, len(kept) + total - 1, sorted_codes)
+        extended = kept.extended(int(total[-1]))
+        return extended, made, np.argsort(made, kind="stable"), sorted_codes[forgotten].tolist()
 
 
 def _numbered(keyed: KeyedRows) -> tuple[list[int], Ints, list[bytes], list[int]]:

@@ -79,14 +79,4 @@ class DistinctBatch:
         """The pairs after the batch, of the buckets after each key's horizon, and the floors."""
         kept = self._pairs > horizons[self._owners]
         entries = Entries(self._owners, self._pairs, [self._hashes]).where(kept)
-        counts = np.bincount(entries.owners, minlength=len(self._floors))
-        most = self._distinct.most
-        if not len(counts) or int(counts.max()) <= most:
-            return entries, self._floors
-        newest_last = np.lexsort((entries.columns[0], entries.buckets, entries.owners))
-        from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(entries))
-        cut = np.zeros(len(entries), np.bool_)
-        cut[newest_last] = from_end > most
-        floors = self._floors.copy()
-        np.maximum.at(floors, entries.owners[cut], entries.buckets[cut])
-        return entries.where(~cut), floors
+        return entries.newest(self._distinct.most, self._floors)

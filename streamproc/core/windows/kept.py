@@ -37,6 +37,19 @@ class Entries:
         """Those of a mask, or at positions."""
         return Entries(self.owners[kept], self.buckets[kept], [column[kept] for column in self.columns])
 
+    def newest(self, most: int, floors: Ints) -> tuple[Entries, Ints]:
+        """At most so many of each key, those of the newest buckets, and within one those with the greatest of the first
+        column; and the floors, shape (keys,), with what is cut off."""
+        counts = np.bincount(self.owners, minlength=len(floors))
+        if int(counts.max(initial=0)) <= most:
+            return self, floors
+        from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(self))
+        cut = np.zeros(len(self), np.bool_)
+        cut[np.lexsort((self.columns[0], self.buckets, self.owners))] = from_end > most
+        floors = floors.copy()
+        np.maximum.at(floors, self.owners[cut], self.buckets[cut])
+        return self.where(~cut), floors
+
 
 @dataclass(slots=True)
 class Kept:

@@ -29,7 +29,7 @@ IDENTITY: Final[dict[Statistic, Any]] = {
     "first_time": FIRST_EVER,
     "first": 0.0,
 }
-_UFUNC: Final[dict[Statistic, np.ufunc]] = {
+FOLDS: Final[dict[Statistic, np.ufunc]] = {
     "n": np.add,
     "sum": np.add,
     "shifted": np.add,
@@ -37,6 +37,7 @@ _UFUNC: Final[dict[Statistic, np.ufunc]] = {
     "min": np.minimum,
     "max": np.maximum,
 }
+"""How values of a statistic are put together, of rows and of entries."""
 
 
 @dataclass(slots=True)
@@ -91,13 +92,10 @@ class LevelBatch:
 
     def _codes_from(self, steps: int) -> Ints:
         """The least code of an entry in each row's window."""
-        rows = self._rows
-        if self._level.unit == EVER:
-            return rows.keys * self._room
         oldest = self._buckets - (steps - 1)
         ranks = self._ranks
         own = np.maximum(oldest - self._low, 0) if ranks is None else np.searchsorted(ranks, oldest) + 1
-        codes: Ints = rows.keys * self._room + own
+        codes: Ints = self._rows.keys * self._room + own
         return codes
 
     def _merge(self, entries: Entries) -> None:
@@ -127,7 +125,7 @@ class LevelBatch:
         columns = zip(self._level.columns, entries.columns, strict=True)
         self._columns = [merged(values, IDENTITY[column.statistic]) for column, values in columns]
         counts = np.bincount(self._owners) if had + len(added) > MOST_ENTRIES else np.zeros(1, np.int64)
-        self._crowded = self._level.unit != EVER and int(counts.max()) > MOST_ENTRIES
+        self._crowded = int(counts.max()) > MOST_ENTRIES
 
     def _running(self, column: Column) -> NDArray[Any]:
         """The column of its entry after each row that counts in this level, in the order of ``_updates``."""
@@ -144,7 +142,7 @@ class LevelBatch:
             case _:
                 values = series.numbers[self._updates]
         values = np.where(counts, values, IDENTITY[column.statistic])
-        return self._segments.running(_UFUNC[column.statistic], values, begin)
+        return self._segments.running(FOLDS[column.statistic], values, begin)
 
     def _begin(self, column: Column) -> NDArray[Any]:
         """What each segment of updates begins with."""
@@ -170,12 +168,9 @@ class LevelBatch:
 
     def pairs(self, steps: int, include_self: bool, columns: list[Column]) -> Pairs:
         """The window of ``steps`` buckets of each row, as it was before the row, or after it."""
-        codes = self._codes
-        if self._level.unit == EVER:
-            codes = self._rows.keys * self._room + (self._room - 1)
         oldest = self._codes_from(steps)
         begins = np.searchsorted(self._merged, oldest)
-        counts = np.searchsorted(self._merged, codes, side="right") - begins
+        counts = np.searchsorted(self._merged, self._codes, side="right") - begins
         entries = ramps(begins, counts)
         rows = np.repeat(np.arange(len(self._rows)), counts)
         changed = np.flatnonzero(self._touched[entries] >= 0)
@@ -211,8 +206,6 @@ class LevelBatch:
     def _cut(self, steps: int, oldest: Ints, begins: Ints, include_self: bool) -> NDArray[np.bool_]:
         """Whether more entries would be needed than are kept of a key."""
         rows = self._rows
-        if self._level.unit == EVER:
-            return np.zeros(len(rows), np.bool_)
         cut: NDArray[np.bool_] = self._floors[rows.keys] > self._buckets - steps
         if not self._crowded:
             return cut
@@ -232,19 +225,7 @@ class LevelBatch:
         for column, after in zip(self._columns, self._after, strict=True):
             column[self._places] = after[self._segments.lasts]
         entries = Entries(self._owners, self._entry_buckets, self._columns)
-        if self._level.unit == EVER:
+        if self._level.unit == EVER:  # nothing of it ever leaves
             return entries, self._floors
         entries = entries.where(self._entry_buckets > horizons[self._owners])
-        return _cut_off(entries, self._floors, MOST_ENTRIES)
-
-
-def _cut_off(entries: Entries, floors: Ints, most: int) -> tuple[Entries, Ints]:
-    """At most so many entries of each key, the newest."""
-    counts = np.bincount(entries.owners, minlength=len(floors))
-    if not len(counts) or int(counts.max()) <= most:
-        return entries, floors
-    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(entries))
-    cut = from_end > most
-    floors = floors.copy()
-    np.maximum.at(floors, entries.owners[cut], entries.buckets[cut])
-    return entries.where(~cut), floors
+        return entries.newest(MOST_ENTRIES, self._floors)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from streamproc.core.windows.kept import Entries, Kept, Values, empty, packed, unpacked
+from streamproc.core.windows.kept import Entries, Kept, Values, empty, in_memory, packed, unpacked
 from streamproc.core.windows.layout import Layout, Level
 from streamproc.core.windows.level import IDENTITY
 
@@ -54,7 +54,6 @@ def brought(values: Sequence[bytes | None], layouts: Iterable[Layout], layout: L
 
 def _level(old: Level, new: Level, series: list[int | None], entries: Entries) -> Entries:
     """The entries of a level, with the columns of another one."""
-    count = len(entries)
     had = {(column.series, column.statistic): number for number, column in enumerate(old.columns)}
     whole = {
         column.series
@@ -66,6 +65,5 @@ def _level(old: Level, new: Level, series: list[int | None], entries: Entries) -
         if column.series in whole:
             columns.append(entries.columns[had[series[column.series], column.statistic]])  # type: ignore[index]
         else:
-            dtype = np.int64 if column.dtype in ("<u4", "<i8") else np.float64
-            columns.append(np.full(count, IDENTITY[column.statistic], dtype))
+            columns.append(np.full(len(entries), IDENTITY[column.statistic], in_memory(column.dtype)))
     return Entries(entries.owners, entries.buckets, columns)
