@@ -43,6 +43,14 @@ def test_a_recovery_is_when_all_moved_and_nothing_is_behind() -> None:
     assert recovery(STALLED, 9.0, "in") is None
 
 
+def test_lanes_catch_up_one_by_one() -> None:
+    turns = samples((0.0, 0, 5, 0, 5), (1.0, 6, 7, 4, 7), (2.0, 6, 9, 8, 9), (3.0, 6, 11, 8, 11))
+    assert recovery(turns[:2], 0.0, "in") is None
+    assert recovery(turns, 0.0, "in") == Recovery(fed=1.0, moved=1.0, caught_up=2.0, still=2.0)
+    stuck = samples((0.0, 0, 5, 0, 5), (1.0, 6, 7, 4, 7), (2.0, 8, 9, 5, 9), (3.0, 9, 11, 6, 11))
+    assert recovery(stuck, 0.0, "in") is None
+
+
 def test_a_partition_without_work_does_not_stand_still() -> None:
     assert standstill(STALLED, IN) == 1.0
     assert standstill(STALLED[:3], OUT) == 0.0

@@ -33,7 +33,7 @@ class Sample:
 @dataclass(frozen=True)
 class Recovery:
     """Seconds from the end of a fault: until there was new input for every partition, until every partition moved,
-    until nothing was behind; and the longest time that any partition had work and stood still, from the fault's
+    until each had once not been behind; and the longest time that any partition had work and stood still, from the fault's
     beginning until every worker had lanes again."""
 
     fed: float
@@ -50,8 +50,10 @@ def recovery(samples: Sequence[Sample], ended: float, source: str) -> Recovery |
         return None
     fed = _first(after, lambda sample: {tp: end for tp, end in sample.ends.items() if tp.topic == source})
     moved = _first(after, lambda sample: sample.committed)
-    caught_up = next((sample.at for sample in after if moved and sample.at >= moved and _done(sample, after)), None)
-    if not fed or not moved or not caught_up:
+    if not fed or not moved:
+        return None
+    caught_up = _caught_up([sample for sample in after if sample.at >= moved], after)
+    if not caught_up:
         return None
     return Recovery(fed - ended, moved - ended, caught_up - ended, longest(samples))
 
@@ -84,9 +86,16 @@ def _first(samples: Sequence[Sample], of: Callable[[Sample], Offsets]) -> float 
     return None
 
 
-def _done(sample: Sample, samples: Sequence[Sample]) -> bool:
-    earlier = [one.ends for one in samples if one.at <= sample.at - BEHIND_SECONDS]
-    return bool(earlier) and all(sample.committed[tp] >= end for tp, end in earlier[-1].items())
+def _caught_up(samples: Sequence[Sample], after: Sequence[Sample]) -> float | None:
+    """When every lane had not been behind once. Not all at one moment: with more workers than cores the lanes take
+    turns, and one of them is always waiting for its transaction."""
+    behind = set(after[0].committed)
+    for sample in samples:
+        earlier = [one.ends for one in after if one.at <= sample.at - BEHIND_SECONDS]
+        behind -= {tp for tp in behind if earlier and sample.committed[tp] >= earlier[-1][tp]}
+        if not behind:
+            return sample.at
+    return None
 
 
 class Monitor:
@@ -116,7 +125,7 @@ class Monitor:
                 await asyncio.wait({asyncio.ensure_future(one.stop()) for one in (consumer, offsets)}, timeout=5)
 
     async def recovered(self, began: float, ended: float, seconds: float) -> Recovery | None:
-        """Wait for every partition to move and for nothing to be behind; None when it takes longer than allowed."""
+        """Wait for every partition to move and to have caught up; None when it takes longer than allowed."""
         try:
             async with asyncio.timeout(seconds):
                 while (found := recovery(self._since(began), ended, self._source)) is None:
