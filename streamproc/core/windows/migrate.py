@@ -19,9 +19,6 @@ def moved(old: Layout, new: Layout, kept: Kept) -> Kept:
     made = empty(new, len(kept))
     made.clock = kept.clock
     series = [old.series.index(one) if one in old.series else None for one in new.series]
-    for place, number in enumerate(new.shifted):
-        if series[number] in old.shifted:
-            made.shifts[:, place] = kept.shifts[:, old.shifted.index(series[number])]
     units = [level.unit for level in old.levels]
     for number, level in enumerate(new.levels):
         if level.unit in units:

@@ -1,0 +1,172 @@
+"""What windows make of numbers that are large, equal, or both: means and deviations, kept from batch to batch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamproc.core.expressions import compile_expression
+from streamproc.core.windows.moments import by_window, of_values, running
+from streamproc.core.windows.policy import WindowFeature
+from streamproc.core.windows.scan import Segments
+from tests.fast.plans import make_plan
+from tests.fast.test_windows import COUNT, HOUR, SECOND, START, TABLE, Tables, event, plan_with, processed, run
+
+MINUTE = 60 * SECOND
+COLUMNS = make_plan().contract.columns
+AMOUNT = compile_expression("amount", COLUMNS)
+LARGE = compile_expression("amount > 10", COLUMNS, want="boolean")
+VALUES = st.floats(-1e12, 1e12) | st.sampled_from([0.1, 1e9, 1e9 + 0.5])
+
+
+def of_amount(name: str, aggregate: Any, window: int | None = None, **more: Any) -> WindowFeature:
+    return WindowFeature(name, "count", aggregate, window, 1 if window is None else window // 60, AMOUNT, **more)
+
+
+SPREADS = [
+    of_amount("std", "std"),
+    of_amount("z", "zscore"),
+    of_amount("std_1h", "std", HOUR),
+    of_amount("z_1h", "zscore", HOUR),
+]
+
+
+def told(features: Sequence[WindowFeature], amounts: Sequence[float | None], step: int, size: int) -> list[Any]:
+    """The features of events of one key with these amounts, ``step`` microseconds apart, in batches of ``size``."""
+    rows = [
+        {"key": 1, "time": START + number * step, "amount": amount, "name": "x"}
+        for number, amount in enumerate(amounts)
+    ]
+    values = [event(row, number) for number, row in enumerate(rows)]
+    return [one["features"] for one in run(plan_with(features), values, range(size, len(values), size))]
+
+
+def check_spreads(
+    amounts: Sequence[float], found: Sequence[Any], first: int, names: Sequence[str], close: float
+) -> None:
+    """Of the last event the standard deviation and the score, from exact fractions of the events from ``first`` on."""
+    before, own = amounts[first:-1], amounts[-1]
+    spread = statistics.stdev(before)
+    deviation, score = (found[-1][name] for name in names)
+    assert math.isclose(deviation, spread, rel_tol=close)
+    assert math.isclose(score, (own - statistics.fmean(before)) / spread, rel_tol=close)
+
+
+@pytest.mark.parametrize("size", [1, 7, 400])
+def test_a_first_value_that_is_far_too_large_costs_later_ones_no_digits(size: int) -> None:
+    small = np.random.default_rng(1).normal(1.0, 1e-3, 200).tolist()
+    amounts = [1e9, *small]
+    found = told(SPREADS, amounts, MINUTE, size)
+    check_spreads(amounts, found, 0, ["std", "z"], 1e-9)  # which holds the first one for ever
+    check_spreads(
+        amounts, found, len(amounts) - 60, ["std_1h", "z_1h"], 1e-9
+    )  # a bucket is a minute, and has one event
+
+
+@pytest.mark.parametrize("size", [1, 7, 400])
+def test_a_mean_that_is_large_beside_the_spread_costs_no_digits(size: int) -> None:
+    amounts = (1e9 + np.random.default_rng(2).integers(-3, 4, 300)).tolist()
+    found = told(SPREADS, amounts, 20 * SECOND, size)
+    check_spreads(amounts, found, 0, ["std", "z"], 1e-7)
+    check_spreads(amounts, found, len(amounts) - 180, ["std_1h", "z_1h"], 1e-7)
+
+
+def test_equal_values_have_no_spread_whatever_did_not_count_before_them() -> None:
+    """Not nearly none: the score would be without bound."""
+    features = [of_amount("z", "zscore", HOUR, where=LARGE), of_amount("std", "std", HOUR, where=LARGE), *SPREADS[2:]]
+    found = told(features, [0.1, 0.1, *[10.1] * 50, 12.0], 10 * SECOND, 5)
+    assert [one["std"] for one in found] == [None] * 4 + [0.0] * 49
+    assert {one["z"] for one in found} == {None}
+    assert found[1]["std_1h"] is None
+    assert found[2]["std_1h"] == 0.0
+    assert found[2]["z_1h"] is None
+
+
+def test_squares_that_overflow_are_null() -> None:
+    found = told(SPREADS, [1e200, -1e200, 1.0, 2.0], 2 * HOUR, 4)
+    assert [(one["std"], one["z"]) for one in found] == [(None, None)] * 4
+    found = told(SPREADS, [1e200, -1e200, 1.0, 2.0, 4.0, 8.0], 25 * MINUTE, 1)
+    assert [(one["std_1h"] is None, one["z_1h"] is None) for one in found] == [(True, True)] * 4 + [(False, False)] * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), VALUES), min_size=1, max_size=80), st.data())
+def test_running_moments_are_those_of_the_rows_so_far_to_the_last_bit(rows: list[Any], data: st.DataObject) -> None:
+    counts, values = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    whole = running(Segments.of(np.zeros(len(rows), np.int64)), of_values(values, counts), np.zeros((3, 1)))
+    cut = data.draw(st.integers(1, len(rows)))
+    begin, parts = np.zeros((3, 1)), []
+    for part in (slice(0, cut), slice(cut, len(rows))):
+        size = len(rows[part])
+        if size:
+            parts.append(running(Segments.of(np.zeros(size, np.int64)), of_values(values[part], counts[part]), begin))
+            begin = parts[-1][:, -1:]
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+    for number in range(len(rows)):
+        compare(whole[:, number], values[: number + 1][counts[: number + 1]].tolist())
+
+
+def compare(moments: Any, values: list[float]) -> None:
+    """Moments with those from exact fractions."""
+    count, mean, deviations = moments
+    assert count == len(values)
+    if not values:
+        assert (mean, deviations) == (0, 0)
+        return
+    scale = max(1.0, *map(abs, values))
+    assert math.isclose(mean, statistics.fmean(values), rel_tol=1e-12, abs_tol=1e-12 * scale)
+    exact = statistics.pvariance(values) * len(values)
+    assert deviations >= 0
+    assert math.isclose(deviations, exact, rel_tol=1e-9, abs_tol=1e-24 * scale * scale * len(values))
+    if len(set(values)) == 1:
+        assert (mean, deviations) == (values[0], 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.lists(VALUES, max_size=5), max_size=12), min_size=1, max_size=6))
+def test_moments_of_windows_are_those_of_all_values_of_their_entries(windows: list[list[list[float]]]) -> None:
+    none = np.zeros((3, 1))
+    made = [
+        running(
+            Segments.of(np.zeros(len(entry), np.int64)), of_values(np.array(entry), np.ones(len(entry), bool)), none
+        )
+        for window in windows
+        for entry in window
+        if entry
+    ]
+    ends = iter(made)
+    parts = [next(ends)[:, -1:] if entry else none for window in windows for entry in window]
+    entries = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
+    found = by_window([entries[0].astype(np.int64), entries[1], entries[2]], np.array(list(map(len, windows))))
+    for number, window in enumerate(windows):
+        compare(found[:, number], [value for entry in window for value in entry])
+
+
+OLD = {
+    b"": "9601cf00064748463ec4800300009194a5636f756e749292c0c092a822616d6f756e7422c092940001c3959200a16e9201a16e9201a7"
+    "736869667465649201a7737175617265739201a373756d94ce55d4a8003cc3939201a16e9201a7736869667465649201a773717561726573"
+    "90",
+    b"count\x001": "abad80840000000080c43e46484706000100010000000000000000000000f03f00000000020000000200000000"
+    "000000000000"
+    "000000000000000000000000000000000000000040000000000200000000000000000000000000000000000000",
+    b"count\x002": "abad80840000000040822f46484706000100010000000000000000000000f03f00000000010000000100000000"
+    "000000000000"
+    "00000000000000000000000000000000000000f03f000000000100000000000000000000000000000000000000",
+}
+"""Keys 1, 2, 1 with an amount of 1, as they were kept with sums of squares about the first value."""
+
+
+def test_what_is_kept_with_sums_about_a_first_value_is_read_and_the_rest_of_it_goes_on() -> None:
+    state = Tables((TABLE,))
+    state.apply({TABLE: {key: bytes.fromhex(value) for key, value in OLD.items()}})
+    features = [COUNT, of_amount("z", "zscore"), of_amount("std", "std", 24 * HOUR), of_amount("mean", "mean")]
+    rows = [{"key": key, "time": START + 9 * SECOND, "amount": 3.0, "name": "x"} for key in (1, 2, 1, 1)]
+    found, state = processed(plan_with(features), [event(row, number) for number, row in enumerate(rows)], 2, state)
+    assert found == [2, 1, 3, 4]
