@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.expressions import compile_expression
+from streamproc.core.windows.kept import Entries, empty, packed
+from streamproc.core.windows.layout import Layout
 from streamproc.core.windows.moments import by_window, of_values, running
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.scan import Segments
@@ -170,3 +172,34 @@ def test_what_is_kept_with_sums_about_a_first_value_is_read_and_the_rest_of_it_g
     rows = [{"key": key, "time": START + 9 * SECOND, "amount": 3.0, "name": "x"} for key in (1, 2, 1, 1)]
     found, state = processed(plan_with(features), [event(row, number) for number, row in enumerate(rows)], 2, state)
     assert found == [2, 1, 3, 4]
+
+
+@pytest.mark.parametrize("aggregate", ["count", "sum"])
+def test_a_window_that_becomes_shorter_does_not_take_old_events_for_new_ones(aggregate: Any) -> None:
+    """Distances of more than 2**32 microseconds do not fit into the 4 bytes of the shorter window's."""
+
+    def exact(window: int) -> list[WindowFeature]:
+        return [WindowFeature("n", "count", aggregate, window, 1, AMOUNT)]
+
+    hour_ago = -(-(1 << 32) // SECOND)  # as a distance it would come back as less than a second
+    rows = [{"key": 1, "time": START + at * SECOND, "amount": 1.0, "name": "x"} for at in (0, hour_ago, hour_ago + 5)]
+    values = [event(row, number) for number, row in enumerate(rows)]
+    found, state = processed(plan_with(exact(2 * HOUR)), values[:2], 2)
+    assert found == [0, 1]
+    found, state = processed(plan_with(exact(10 * MINUTE)), values[2:], 1, state)
+    assert found == [1]
+    other, _ = processed(plan_with(exact(10 * MINUTE)), values, 3)
+    assert other == [0, 0, 1]
+
+
+def test_an_entry_too_far_back_for_its_bytes_is_a_bug() -> None:
+    features = [WindowFeature("n", "count", "count", 10 * MINUTE, 1)]
+    layout = Layout.of("count", features, HOUR)
+    kept = empty(layout, 1)
+    kept.clock[0] = START
+    for bucket in (START - (1 << 32), START + 1):
+        kept.levels[0] = Entries(np.zeros(1, np.int64), np.array([bucket]), [np.ones(1, np.int64)])
+        with pytest.raises(AssertionError, match="no window reaches"):
+            packed(layout, kept)
+    kept.levels[0].buckets[0] = START - (1 << 32) + 1
+    assert len(packed(layout, kept)) == 1

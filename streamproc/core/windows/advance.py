@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.windows.distinct import DistinctBatch
-from streamproc.core.windows.kept import NEVER, Entries, Kept
-from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series, Statistic, steps_of, unit_of
+from streamproc.core.windows.kept import NEVER, Entries, Kept, horizons
+from streamproc.core.windows.layout import NEEDED, Column, Layout, Series, Statistic, steps_of, unit_of
 from streamproc.core.windows.level import FOLDS, IDENTITY, MOMENTS, LevelBatch, Pairs
 from streamproc.core.windows.moments import Moments, by_window
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows
-from streamproc.core.windows.scan import Ints, Segments
+from streamproc.core.windows.scan import Segments
 
 MICROSECONDS = 1e6
 _Steps = tuple[int, int, bool]
@@ -59,20 +59,12 @@ def advance(
     cut = floors.copy()
     entries, pairs = list[Entries](), list[Entries]()
     for number, (level, batch) in enumerate(zip(layout.levels, levels, strict=True)):
-        made, cut[:, number] = batch.result(_horizons(clock, lateness, level.unit, level.steps))
+        made, cut[:, number] = batch.result(horizons(clock, lateness, level.unit, level.steps))
         entries.append(made)
     for number, (distinct, listed) in enumerate(zip(layout.distincts, distincts, strict=True), places):
-        made, cut[:, number] = listed.result(_horizons(clock, lateness, distinct.unit, distinct.steps))
+        made, cut[:, number] = listed.result(horizons(clock, lateness, distinct.unit, distinct.steps))
         pairs.append(made)
     return results, Kept(clock, cut, entries, pairs)
-
-
-def _horizons(clock: Ints, lateness: int, unit: int, steps: int) -> Ints:
-    """The newest bucket of each key that no window reaches any more."""
-    if unit == EVER:
-        return np.full(len(clock), NEVER)
-    known = clock != NEVER
-    return np.where(known, (np.where(known, clock, 0) - lateness) // unit - steps, NEVER)
 
 
 def _results(

@@ -52,7 +52,7 @@ class By:
         for lane, (begin, end) in zip(lanes, pairwise([0, *ends]), strict=True):
             values += memories[lane].read(names[begin:end])
         layouts = (one for lane in lanes for one in memories[lane].meta.layouts)
-        kept = unpacked(layout, brought(values, layouts, layout))
+        kept = unpacked(layout, brought(values, layouts, layout, self.lateness))
         kept, codes, order, origins = self._lives(kept, codes, keyed)
         rows = Rows(codes[order], keyed.times[order], [series.where(order) for series in keyed.series])
         results, after = advance(layout, self.features, kept, rows, self.lateness)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamproc.core.windows.layout import HEAD, WORD, Layout, Level, buckets_of
+from streamproc.core.windows.layout import EVER, HEAD, MOST_NARROW, WORD, Layout, Level, buckets_of
 from streamproc.core.windows.scan import Ints, ramps
 
 NEVER: Final = np.iinfo(np.int64).min
@@ -83,6 +83,14 @@ def empty(layout: Layout, count: int) -> Kept:
         [Entries(none, none, [np.zeros(0, in_memory(one.dtype)) for one in lv.columns]) for lv in layout.levels],
         [Entries(none, none, [np.zeros(0, np.uint64)]) for _ in layout.distincts],
     )
+
+
+def horizons(clock: Ints, lateness: int, unit: int, steps: int) -> Ints:
+    """The newest bucket of each key that no window reaches any more."""
+    if unit == EVER:
+        return np.full(len(clock), NEVER)
+    known = clock != NEVER
+    return np.where(known, (np.where(known, clock, 0) - lateness) // unit - steps, NEVER)
 
 
 def in_memory(dtype: str) -> Any:
@@ -193,7 +201,10 @@ def packed(layout: Layout, kept: Kept) -> list[bytes]:
 
 def _level_words(level: Level, entries: Entries, clock: Ints) -> Ints:
     records = np.zeros(len(entries), level.dtype)
-    records["bucket"] = buckets_of(level.unit, clock)[entries.owners] - entries.buckets
+    distances = buckets_of(level.unit, clock)[entries.owners] - entries.buckets
+    if level.narrow and len(distances) and not 0 <= int(distances.min()) <= int(distances.max()) < MOST_NARROW:
+        raise AssertionError("an entry that no window reaches was to be kept: in 4 bytes it would come back as another")
+    records["bucket"] = distances
     for number, column in enumerate(entries.columns):
         records[str(number)] = column
     return records.view("<i8").reshape(-1)
