@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamproc.core.decide import TABLES
 from streamproc.core.expressions import compile_expression
+from streamproc.core.repartition import key_text
+from streamproc.core.state import Tables
 from streamproc.core.windows.kept import Entries, empty, packed
+from streamproc.core.windows.lane import META, TABLE, Meta
 from streamproc.core.windows.layout import Layout
 from streamproc.core.windows.moments import by_window, of_values, running
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.scan import Segments
+from streamproc.offline import Offline, batch_of
+from streamproc.pipeline import open_pipeline
 from tests.fast.plans import make_plan
-from tests.fast.test_windows import COUNT, HOUR, SECOND, START, TABLE, Tables, event, plan_with, processed, run
+from tests.fast.test_windows import COUNT, HOUR, SECOND, START, event, keyed, pipeline_file, plan_with, processed, run
 
 MINUTE = 60 * SECOND
 COLUMNS = make_plan().contract.columns
@@ -203,3 +213,66 @@ def test_an_entry_too_far_back_for_its_bytes_is_a_bug() -> None:
             packed(layout, kept)
     kept.levels[0].buckets[0] = START - (1 << 32) + 1
     assert len(packed(layout, kept)) == 1
+
+
+def test_layouts_that_no_key_is_in_any_more_leave() -> None:
+    def days(count: int) -> list[WindowFeature]:
+        return [COUNT, WindowFeature("days", "count", "count", count * 24 * HOUR, count * 24 * HOUR // 60)]
+
+    def known(state: Tables) -> int:
+        [raw] = state.get_many(TABLE, [META])
+        assert raw is not None
+        return len(msgspec.msgpack.decode(raw, type=Meta).layouts)
+
+    plans = [plan_with(days(count), ttl=timedelta(days=30)) for count in range(1, 21)]
+    _, state = processed(plans[0], keyed([1, 2]), 1)
+    for number, plan in enumerate(plans[1:], 1):
+        found, state = processed(plan, keyed([1]), 1, state)
+        assert found == [number]
+        assert known(state) == 2  # that of key 2, and the new one
+    found, state = processed(plan_with([COUNT]), keyed([2, 1]), 2, state)
+    assert found == [1, 20]
+    assert known(state) == 1
+
+
+def test_zero_is_one_key_with_either_sign(tmp_path: Path) -> None:
+    file = pipeline_file(
+        tmp_path,
+        """
+pipeline: payments
+events: {topic: payments.events, schema: event.schema.json, key: id, time: time}
+features:
+  times: {by: amount, agg: count}
+rules: [{id: rest, decide: approve}]
+actions: {approve: null}
+""",
+    )
+    offline = Offline(open_pipeline(file).processor, lambda ask: pytest.fail(f"asks {ask}"), tables=TABLES)
+    texts = ["0.0", "-0.0", "0", "-0", "1", "1.0", "1e0"]
+    row = '{"id": "a", "age_days": 1, "country": "NL", "time": "2026-01-01T00:00:00Z", "amount": %s}'
+    effects = offline.process(batch_of("payments.events", [(row % text).encode() for text in texts]))
+    [made] = [one for one in effects.records if one.topic == "payments.decisions"]
+    counts = [orjson.loads(value or b"")["features"]["times"] for value in made.values]
+    assert counts == [0, 1, 2, 3, 0, 1, 2]
+
+
+@given(st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False).map(int))
+def test_equal_numbers_have_one_key(number: int) -> None:
+    own = key_text(orjson.loads(str(number)))
+    if -(2**63) <= number < 2**64:
+        assert own == str(number).encode()
+    nearest = float(number)
+    if nearest == number:
+        for text in (repr(nearest), f"{nearest:.17e}"):
+            assert key_text(orjson.loads(text)) == own
+
+
+def test_what_is_no_integer_has_its_own_key() -> None:
+    assert [key_text(one) for one in (0.5, -1.5, True, None, "1.0", "")] == [
+        b"0.5",
+        b"-1.5",
+        b"true",
+        None,
+        b"1.0",
+        b"",
+    ]

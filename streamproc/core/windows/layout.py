@@ -59,7 +59,8 @@ MOST_NARROW: Final = 1 << 32
 WORD: Final = 8
 HEAD: Final = 2
 """Words in front that every layout has: layout and flags, newest time."""
-_ID_BYTES: Final = 4
+ID_BYTES: Final = 4
+"""Every value begins with its layout's number."""
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
@@ -169,7 +170,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def id(self) -> int:
         """A number of 32 bits for this layout."""
         raw = orjson.dumps(msgspec.to_builtins(self))
-        return int.from_bytes(hashlib.blake2b(raw, digest_size=_ID_BYTES).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(raw, digest_size=ID_BYTES).digest(), "little")
 
     @cached_property
     def shifts(self) -> int:
