@@ -276,3 +276,25 @@ def test_what_is_no_integer_has_its_own_key() -> None:
         b"1.0",
         b"",
     ]
+
+
+def test_a_running_sum_that_overflowed_stays_null_and_that_of_a_window_comes_back() -> None:
+    features = [
+        of_amount(f"{aggregate}_{window}", aggregate, window)
+        for aggregate in ("sum", "mean")
+        for window in (None, HOUR)
+    ]
+    found = told(features, [1e308, 1e308, -1e308, 1.0, 2.0, 3.0], 25 * MINUTE, 2)
+    assert [one["sum_None"] for one in found] == [0.0, 1e308, None, None, None, None]
+    assert [one["mean_None"] for one in found] == [None, 1e308, None, None, None, None]
+    assert found[-1][f"sum_{HOUR}"] == 3.0
+    assert found[-1][f"mean_{HOUR}"] == 1.5
+
+
+def test_integers_beyond_two_to_the_53_are_rounded_and_distinct_tells_them_apart() -> None:
+    whole = compile_expression("count", COLUMNS)
+    aggregates: list[Any] = ["sum", "min", "max", "last", "first", "distinct"]
+    features = [WindowFeature(one, "name", one, HOUR, MINUTE, whole, include_self=True) for one in aggregates]
+    rows = [{"key": 2**53 + one, "time": START, "amount": 1.0, "name": "x"} for one in (0, 1)]
+    decisions = run(plan_with(features), [event(row, number) for number, row in enumerate(rows)], [])
+    assert [decisions[1]["features"][one] for one in aggregates] == [2.0**54, *[2.0**53] * 4, 2]
