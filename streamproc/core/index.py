@@ -18,8 +18,10 @@ Hashes: TypeAlias = NDArray[np.uint64]
 Positions: TypeAlias = NDArray[np.int64]
 Places: TypeAlias = NDArray[np.uint32] | NDArray[np.int64]
 NOT_FOUND: Final = -1
-FAN: Final = 8
-"""So many arrays of about a size become one: each row is sorted again once for every factor of 8."""
+FAN: Final = 4
+"""So many arrays of about a size become one: each row is sorted again once for every factor of 4."""
+SMALL: Final = 1_024
+"""Up to so many rows are one array at once: to sort them again costs less than to look at two."""
 SWEPT: Final = 8
 """What is forgotten may take an eighth of the memory of what is not."""
 PART: Final = 1 << 18
@@ -99,8 +101,8 @@ class _Level:
         if not len(part.hashes):
             return
         at = part.hashes.searchsorted(wanted, side="right") - 1  # -1 is the last one, which is greater
-        there = np.flatnonzero(part.hashes[at] == wanted)
-        if len(there):
+        there = part.hashes[at] == wanted
+        if there.any():
             newest[there] = part.places[at[there]].astype(np.int64) + self.base
 
     def of(self, hash_: int) -> list[int]:
@@ -167,10 +169,15 @@ class Index:
 
     def _merge(self) -> None:
         levels = self._levels
+        if len(levels) > 1 and len(levels[-1]) + len(levels[-2]) <= SMALL:
+            self._join(2)
         while len(levels) >= FAN and len(levels[-FAN]) <= FAN * len(levels[-1]):
-            run = levels[-FAN:]
-            del levels[-FAN:]
-            levels.append(_Level.merged(run, self.first))
+            self._join(FAN)
+
+    def _join(self, count: int) -> None:
+        run = self._levels[-count:]
+        del self._levels[-count:]
+        self._levels.append(_Level.merged(run, self.first))
 
 
 def _bits_for(rows: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -69,6 +69,7 @@ def test_the_index_finds_the_newest_position(batches: list[list[int]], forgotten
 
 
 @pytest.mark.parametrize("base", [0, 1 << 40])
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_an_index_in_parts_finds_the_same(base: int, data: st.DataObject) -> None:
     chance, index = np.random.default_rng(data.draw(st.integers(0, 2**32))), Index()
