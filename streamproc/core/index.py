@@ -20,8 +20,6 @@ Places: TypeAlias = NDArray[np.uint32] | NDArray[np.int64]
 NOT_FOUND: Final = -1
 FAN: Final = 4
 """So many arrays of about a size become one: each row is sorted again once for every factor of 4."""
-SMALL: Final = 1_024
-"""Up to so many rows are one array at once: to sort them again costs less than to look at two."""
 SWEPT: Final = 8
 """What is forgotten may take an eighth of the memory of what is not."""
 PART: Final = 1 << 18
@@ -135,9 +133,10 @@ class Index:
             self._levels.append(_Level([_Part.of(hashes[rows], positions[rows], base, newest)], 0, base, newest))
             self._merge()
 
-    def find(self, hashes: Hashes) -> Positions:
-        """The newest position of each hash, shape (n,); -1 where there is none."""
-        order = np.argsort(hashes)  # neighbours are found near each other: twice as fast
+    def find(self, hashes: Hashes, order: Positions | None = None) -> Positions:
+        """The newest position of each hash, shape (n,); -1 where there is none. ``order``, if known, sorts them."""
+        if order is None:
+            order = np.argsort(hashes)  # neighbours are found near each other: twice as fast
         wanted, newest = hashes[order], np.full(len(hashes), NOT_FOUND, np.int64)
         if len(hashes):
             for level in self._levels:  # oldest first: what is newer takes over
@@ -169,15 +168,10 @@ class Index:
 
     def _merge(self) -> None:
         levels = self._levels
-        if len(levels) > 1 and len(levels[-1]) + len(levels[-2]) <= SMALL:
-            self._join(2)
         while len(levels) >= FAN and len(levels[-FAN]) <= FAN * len(levels[-1]):
-            self._join(FAN)
-
-    def _join(self, count: int) -> None:
-        run = self._levels[-count:]
-        del self._levels[-count:]
-        self._levels.append(_Level.merged(run, self.first))
+            run = levels[-FAN:]
+            del levels[-FAN:]
+            levels.append(_Level.merged(run, self.first))
 
 
 def _bits_for(rows: int) -> int:

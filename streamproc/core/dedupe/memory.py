@@ -125,8 +125,9 @@ class Memory:
         """The rows that repeat an id, with where it was seen first. The others are remembered, but for those so late
         that they are forgotten. ``clocks``, shape (n,), is the lane's clock at each row."""
         hashes, kept_since = hashes_of(rows.digests, DIGEST_BYTES), clocks - self._span - AHEAD
-        found, kept = self._index.find(hashes), rows.times >= kept_since
-        doubtful = np.flatnonzero((found >= 0) | _repeated(hashes))
+        order = np.argsort(hashes)
+        found, kept = self._index.find(hashes, order), rows.times >= kept_since
+        doubtful = np.flatnonzero((found >= 0) | _repeated(hashes, order))
         repeats = dict[int, Place]()
         if len(doubtful):
             since = np.maximum(rows.times - self._span, kept_since)
@@ -252,9 +253,8 @@ def _bounds(chunk: Chunk) -> tuple[int, int]:
     return int(chunk.times.max()), chunk.first + len(chunk)
 
 
-def _repeated(hashes: Hashes) -> NDArray[np.bool_]:
-    """Whether each hash is there more than once; shape (n,)."""
-    order = np.argsort(hashes)
+def _repeated(hashes: Hashes, order: Numbers) -> NDArray[np.bool_]:
+    """Whether each hash is there more than once, where ``order`` sorts them; shape (n,) each."""
     same = np.zeros(len(hashes) + 1, np.bool_)
     same[1:-1] = hashes[order[1:]] == hashes[order[:-1]]
     repeated = np.empty(len(hashes), np.bool_)
