@@ -23,6 +23,7 @@ from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Records
 from streamproc.errors import FencedOffsets, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
+from streamproc.kafka.changelogs import Changelogs
 from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle, is_away
@@ -77,7 +78,9 @@ class Lanes:
         self._group = GroupOffsets(connection, app)
         self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
         self._checkpoints = (
-            None if settings.state_dir is None else Checkpoints(settings.state_dir, app, settings.checkpoint)
+            None
+            if settings.state_dir is None
+            else Checkpoints(settings.state_dir, app, settings.checkpoint, Changelogs(connection))
         )
         self._opener = Opener(connection, self._group, app, self._owner, self._checkpoints)
         self._router = Router(connection, dead_letters)

@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from streamproc.core.decide import TABLES
 from streamproc.core.state import LANE_TABLE, Tables
 from streamproc.kafka import admin
+from streamproc.kafka.changelogs import Changelogs
 from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.lane import Lane
 from streamproc.kafka.restore import bounds, restore
@@ -39,7 +40,9 @@ def both_ways(made: Example, folder: Path) -> tuple[list[dict[str, Any]], list[d
         whole, quick = (
             [Lane(agent, n, {}, {}, Tables((LANE_TABLE, *TABLES))) for n in range(PARTITIONS)] for _ in "ab"
         )
-        since = await Checkpoints(folder, made.name, 60.0).load(quick, infos, limits, lambda: None)
+        since = await Checkpoints(folder, made.name, 60.0, Changelogs(made.connection)).load(
+            quick, infos, limits, lambda: None
+        )
         for lanes, known in ((whole, {}), (quick, since)):
             tables = {tp: lane.tables for tp, lane in zip(tps, lanes, strict=True)}
             await restore(made.connection, tables, lambda read: None, known)
