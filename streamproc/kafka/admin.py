@@ -251,7 +251,7 @@ async def _describe(client: Any, names: Sequence[str] | None) -> dict[str, Topic
     return {
         name: TopicInfo(
             name=name,
-            topic_id=_text_of(topic.topic_id),
+            topic_id=id_text(topic.topic_id),
             partitions=len(topic.partitions),
             replication=topic.replication,
             configs=configs[name],
@@ -262,7 +262,12 @@ async def _describe(client: Any, names: Sequence[str] | None) -> dict[str, Topic
     }
 
 
-def _text_of(topic_id: bytes) -> str:
+def id_text(topic_id: bytes) -> str:
+    """A topic's id as Kafka writes it, or an empty text where the broker knows none.
+
+    >>> id_text(bytes(15) + b"1"), id_text(bytes(16))
+    ('AAAAAAAAAAAAAAAAAAAAMQ', '')
+    """
     return "" if topic_id == NO_ID else base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
 
 
