@@ -28,6 +28,7 @@ from streamproc.kafka.protocol import OffsetForLeaderEpochRequest
 POLL_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.1
 SILENCE_SECONDS: Final = 10.0
+NOWHERE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Changelogs:
         return await admin.leader_epochs(self.connection, topics)
 
     async def ends(self, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """Up to which offset each log has records of an epoch or of earlier ones; -1 where it has none.
+        """Up to which offset each log has records of an epoch or of earlier ones; -1 where it has none, and where the
+        broker does not know the question.
 
         Raises BrokerUnavailable where the leaders do not say in time, KafkaError for what waiting does not mend.
         """
@@ -60,6 +62,8 @@ class Changelogs:
                         raise BrokerUnavailable("the leaders of changelogs do not answer", "is the broker up?")
                     await asyncio.sleep(RETRY_SECONDS)
                     await client.force_metadata_update()
+        except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError):
+            return dict.fromkeys(epochs, NOWHERE)
         finally:
             await client.close()
         return found

@@ -115,7 +115,9 @@ class Checkpoints:
         for tp, (lane, header, tables) in found.items():
             if ends[tp] < header.offset:
                 await self._reads.run(_remove, self._path(lane))
-                self._left_aside(lane, "the changelog has lost records since, and has others there now")
+                self._left_aside(
+                    lane, "the changelog is not known to be the same up to its offset: it has lost records since"
+                )
                 continue
             metrics.CHECKPOINTS.labels("used").inc()
             lane.tables, since[tp] = tables, header.offset

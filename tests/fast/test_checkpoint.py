@@ -28,6 +28,7 @@ from streamproc.core.processor import Effects
 from streamproc.core.state import LANE_TABLE, Overlay, Tables
 from streamproc.errors import UserError
 from streamproc.kafka import checkpoint
+from streamproc.kafka import checkpoints as checkpoints_module
 from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.changelogs import Changelogs
@@ -419,6 +420,20 @@ def test_leaving_waits_for_what_is_being_written(tmp_path: Path) -> None:
 
     asyncio.run(both())
     assert order == ["first", "second"]
+
+
+def test_a_disk_that_gives_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(checkpoints_module, "LOOK_SECONDS", 0.05)
+    checkpoints, other = Checkpoints(tmp_path, "app", 60.0, LOG), CHANGELOG._replace(partition=2)
+    os.mkfifo(tmp_path / "app.counter.3.state")  # whoever opens it waits for a writer
+    lanes = [lane_of({}, 0, 0.0), replace(lane_of({}, 0, 0.0), partition=2)]
+    loading = checkpoints.load(lanes, {CHANGELOG.topic: INFO}, LIMITS | {other: (0, 10)}, lambda: None)
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(loading) == {}
+    assert caplog.text.count("the disk does not answer") == 1
 
 
 HANGS = """
