@@ -44,7 +44,7 @@ LEAVE_SECONDS: Final = 20.0
 SILENT_SECONDS: Final = 20.0
 """A disk that gives no block of a megabyte for so long is not waited for."""
 GAPS_SECONDS: Final = 10.0
-EPOCHS_SECONDS: Final = 30.0
+EPOCHS_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 3600.0
 UNFINISHED_SECONDS: Final = 3600.0
 SAFE: Final = 0.5
@@ -187,6 +187,10 @@ class Checkpoints:
                     await self._write(lane, PAUSE_SECONDS)
             await asyncio.sleep(LOOK_SECONDS)
 
+    def broker_is_back(self) -> None:
+        """Leaders may be others: ask soon."""
+        self._asked = float("-inf")
+
     async def leave(self, lanes: Iterable[Lane]) -> None:
         """Write those of lanes that nobody works on any more, after what is being written. Bounded in time."""
         try:
@@ -218,7 +222,9 @@ class Checkpoints:
             return
         for lane in lanes:
             known = dict(enumerate(epochs.get(lane.agent.changelog(self.app), ())))
-            lane.epoch = max(lane.epoch, known.get(lane.partition, NO_EPOCH))
+            if (epoch := known.get(lane.partition, NO_EPOCH)) > lane.epoch:
+                log.debug("the changelog of lane %s/%d has a leader of epoch %d", *lane.id, epoch)
+                lane.epoch = epoch
 
     async def _write(self, lane: Lane, pause: float) -> None:
         if not lane.agent.tables or lane.logged is None or self._written.get(lane.id) == lane.logged.time:

@@ -103,7 +103,7 @@ class Lanes:
         await self._cycle.broker.waiting(self._group.start)
         await self._cycle.start()
         await self._cycle.broker.waiting(partial(self._router.learn, self._written))
-        self._cycle.broker.on_back = lambda: self._vitals.refresh(self._held.lanes)
+        self._cycle.broker.on_back = self._back
         self._watchdog.start()
         self._tasks = [
             asyncio.create_task(guard(routine()), name=routine.__name__)
@@ -112,6 +112,11 @@ class Lanes:
         if self._checkpoints is not None:
             keeping = self._checkpoints.keep(self._held)
             self._tasks.append(asyncio.create_task(guard(keeping), name="checkpoints"))
+
+    def _back(self) -> None:
+        self._vitals.refresh(self._held.lanes)
+        if self._checkpoints is not None:
+            self._checkpoints.broker_is_back()
 
     async def stop(self) -> None:
         """Finish the batches in flight, commit them, and let go. Bounded by ``settings.drain``."""

@@ -69,6 +69,13 @@ def log_of(made: Example) -> str:
     return (made.file.parent / "worker.log").read_text()
 
 
+def wait_for_log(made: Example, *words: str) -> None:
+    deadline = time.monotonic() + 30
+    while not all(word in log_of(made) for word in words):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def opened(made: Example) -> list[tuple[int, int]]:
     """Of each time that lanes were opened: how many from checkpoints, and how many changelog records were read."""
     text = log_of(made)
@@ -92,10 +99,7 @@ def test_a_worker_starts_from_its_checkpoints_and_reads_what_follows(connection:
         car_loan.produce(connection, made.topic("events"), rows[: 2 * EVENTS])
         car_loan.wait_for_results(made, 3 * EVENTS)
         written = len(list(folder.iterdir()))
-        deadline = time.monotonic() + 30
-        while "checkpoint of lane decide/2" not in log_of(made):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_log(made, "checkpoint of lane decide/2")
         car_loan.produce(connection, made.topic("events"), rows)
         process.kill()
     assert written == PARTITIONS
@@ -148,6 +152,29 @@ def test_what_others_deleted_under_a_worker_does_not_come_back(connection: Any, 
     whole, quick, used = both_ways(made, folder)
     assert whole == quick
     assert used == PARTITIONS - 1
+
+
+@pytest.mark.timeout(240)
+def test_a_broker_that_goes_and_comes_costs_no_checkpoint(tmp_path: Path) -> None:
+    """What was aborted meanwhile is no record of somebody else."""
+    folder = tmp_path / "state"
+    with DevBroker(BrokerConfig(heap="512m")) as broker:
+        made = car_loan.make(Connection((broker.address,)), partitions=PARTITIONS, changes=DEDUPE)
+        rows = car_loan.events(3 * EVENTS, damaged=False)
+        with car_loan.worker(made, "--state-dir", str(folder), "--log-level", "debug"):
+            car_loan.produce(made.connection, made.topic("events"), rows[:EVENTS])
+            car_loan.wait_for_results(made, EVENTS)
+            car_loan.produce(made.connection, made.topic("events"), rows[EVENTS : 2 * EVENTS])
+            broker.kill()
+            broker.restart()
+            car_loan.wait_for_results(made, 2 * EVENTS)
+            wait_for_log(made, *(f"changelog of lane decide/{number} has a leader of" for number in range(PARTITIONS)))
+            car_loan.produce(made.connection, made.topic("events"), rows[2 * EVENTS :])
+            car_loan.wait_for_results(made, 3 * EVENTS)
+        assert "somebody else" not in log_of(made)
+        whole, quick, used = both_ways(made, folder)
+        assert whole == quick
+        assert used == PARTITIONS
 
 
 async def produce(connection: Connection, topic: str, numbers: range) -> None:
