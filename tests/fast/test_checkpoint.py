@@ -7,10 +7,7 @@ import logging
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +32,6 @@ from streamproc.kafka.changelogs import Changelogs
 from streamproc.kafka.checkpoint import Header, Unusable, read, write
 from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.disk import Disk
 from streamproc.kafka.lane import Lane, Share
 from streamproc.kafka.logged import Gap, Landed, Logged, Sent
 
@@ -399,29 +395,6 @@ def test_reading_tells_how_it_gets_on(tmp_path: Path) -> None:
     assert len(told) >= 5  # of 5 MB
 
 
-def test_leaving_waits_for_what_is_being_written(tmp_path: Path) -> None:
-    """A write whose waiter is gone is finished before the next, so that an older file does not replace it."""
-    order: list[str] = []
-    go = threading.Event()
-
-    def slow(begun: Callable[[], object]) -> None:
-        begun()
-        go.wait(10)
-        order.append("first")
-
-    async def both() -> None:
-        disk, loop, begun = Disk(), asyncio.get_running_loop(), asyncio.Event()
-        first = asyncio.create_task(disk.run(slow, lambda: loop.call_soon_threadsafe(begun.set)))
-        await begun.wait()
-        first.cancel()
-        second = asyncio.create_task(disk.run(order.append, "second"))
-        go.set()
-        await second
-
-    asyncio.run(both())
-    assert order == ["first", "second"]
-
-
 def test_a_disk_that_gives_nothing_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -434,23 +407,3 @@ def test_a_disk_that_gives_nothing_is_not_waited_for(
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(loading) == {}
     assert caplog.text.count("the disk does not answer") == 1
-
-
-HANGS = """
-import asyncio, threading, time
-from streamproc.kafka.disk import Disk
-
-async def main():
-    try:
-        async with asyncio.timeout(0.2):
-            await Disk().run(threading.Event().wait)
-    except TimeoutError:
-        print("left", flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_a_disk_that_hangs_does_not_keep_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=30, check=True)
-    assert done.stdout == b"left\n"
