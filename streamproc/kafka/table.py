@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -20,7 +20,8 @@ from streamproc import metrics
 from streamproc.core.names import NO_SUCH_KEY, STALE
 from streamproc.core.processor import Answer, Lookup, Records
 from streamproc.core.table import Row, RowReader
-from streamproc.errors import BrokerUnavailable
+from streamproc.errors import BrokerUnavailable, HeaderNotText
+from streamproc.kafka.by_hand import read_by_hand
 from streamproc.kafka.fetching import take
 
 log = logging.getLogger(__name__)
@@ -212,14 +213,33 @@ class Table:
         if not tps:
             await _set_or_after(self._want, POLL_SECONDS)
             return
-        for tp, records in (await take(self._consumer, tps, seconds=POLL_SECONDS, most=MOST_RECORDS)).items():
-            self._apply(tp.partition, records)
+        try:
+            taken = await take(self._consumer, tps, seconds=POLL_SECONDS, most=MOST_RECORDS)
+        except HeaderNotText as error:
+            await self._step_by_hand(error.partition)
+        else:
+            for tp, records in taken.items():
+                self._apply(tp.partition, records)
         for tp in tps:
             position = await self._consumer.position(tp)
             if position < self._next.get(tp.partition, 0):
                 self._begin_again(tp.partition)
             self._next[tp.partition] = position
         self._note_whole()
+
+    async def _step_by_hand(self, partition: int) -> None:
+        """Take what is new of a partition with a record whose headers cannot be read: it is refused as others are."""
+        [tp] = self._tps([partition])
+        records, nameless, behind = await read_by_hand(self._consumer, tp)
+        if nameless:
+            values = list(records.values)
+            for place in nameless:
+                values[place] = None
+            first = int(records.offsets[nameless[0]])
+            self._tell_refused(partition, first, len(nameless), "the name of a header is not UTF-8")
+            records = replace(records, values=values)
+        self._apply(partition, records)
+        self._consumer.seek(tp, behind)
 
     async def _assign(self) -> None:
         """Have the consumer read what is wanted: it forgets where it was when that changes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.producer import message_accumulator, producer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from click.testing import CliRunner
 
 from streamproc.cli import cli
@@ -25,6 +28,7 @@ from streamproc.kafka import admin
 from streamproc.kafka import table as tables
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.table import Table
+from streamproc.metrics import REGISTRY
 from streamproc.pipeline import open_pipeline
 from streamproc.tables import holding
 from streamproc.topics import check_topics
@@ -94,6 +98,56 @@ def test_a_table_shows_the_newest_row_of_each_key(connection: Connection, topic:
             assert table.age() < PATIENCE
 
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
+
+
+class NotText(str):
+    """The name of a header as clients in other languages may send it."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_record_whose_header_has_no_name_is_a_refused_row(
+    follows: bool,
+    connection: Connection,
+    topic: TopicFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(name: str) -> None:
+        client = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=f"t-{uuid4().hex}")
+        await client.start()
+        async with client.transaction():
+            await client.send(name, b'{"income": 7}', key=b"d")
+            await client.send(name, b'{"income": 8}', key=b"b", headers=[("sound", None), (NotText("x"), b"x")])
+            await client.send(name, b'{"income": 9}', key=b"c", headers=[("sound", b"x")])
+        await client.begin_transaction()
+        await client.send_and_wait(name, b'{"income": 10}', key=b"c", headers=[(NotText("x"), b"x")])
+        await client.abort_transaction()
+        await client.stop()
+        await say(connection, name, {"e": {"income": 11}})
+
+    async def story(name: str) -> None:
+        await say(connection, name, {one: {"income": 1} for one in "abc"})
+        if not follows:
+            await broken(name)
+        before = REGISTRY.get_sample_value("streamproc_table_refused_total", {"table": "profiles"}) or 0.0
+        async with table_of(connection, tmp_path, name) as table:
+            if follows:
+                await broken(name)
+            rows = [(1.0, None), None, (9.0, None), (7.0, None), (11.0, None)]
+            await until(table, ask("a", "b", "c", "d", "e"), rows)
+            await say(connection, name, {"b": {"income": 2}})
+            await until(table, ask("b"), [(2.0, None)])
+        assert REGISTRY.get_sample_value("streamproc_table_refused_total", {"table": "profiles"}) == before + 1
+        assert f"{name}-0, offset 5: the name of a header is not UTF-8" in caplog.text
+
+    caplog.set_level(logging.WARNING)
+    for module in (producer, message_accumulator):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    asyncio.run(story(topic(partitions=1, cleanup_policy="compact")))
 
 
 def test_a_fresh_table_shows_all_that_is_committed(connection: Connection, topic: TopicFactory, tmp_path: Path) -> None:
