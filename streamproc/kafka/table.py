@@ -41,6 +41,8 @@ LOAD_SECONDS = 30.0
 """For a partition that is asked for the first time, which its lane waits for."""
 LET_GO_SECONDS = 300.0
 """A partition that nobody has asked for so long is held no longer."""
+NO_SUCH_PARTITION = "no_such_partition"
+"""The reason for lanes that the topic has no partition for."""
 EVERYTHING = -1
 """Where the rows of a table are that is held as a whole."""
 
@@ -73,7 +75,7 @@ class Table:
         """Ends that are not reached yet, and when they were asked for."""
         self._polled = asyncio.Condition()
         self._check, self._want = asyncio.Event(), asyncio.Event()
-        self._told = float("-inf")
+        self._told = self._lacked = float("-inf")
         self._in_vain = False
         """Whether a batch has waited for what did not come: those after it need not."""
 
@@ -170,7 +172,15 @@ class Table:
         return lanes
 
     def _reach(self, lanes: list[int] | None) -> Collection[int]:
-        return range(self._partitions) if lanes is None else sorted(set(lanes))
+        """The partitions that are asked for. What the topic lacks would never be read, and keep the others waiting."""
+        if lanes is None:
+            return range(self._partitions)
+        wanted = sorted(set(lanes))
+        if wanted and wanted[-1] >= self._partitions and time.monotonic() - self._lacked > STUCK_SECONDS:
+            self._lacked = time.monotonic()
+            there = f"{self._policy.topic} has {self._partitions} partitions and so none for lane {wanted[-1]}"
+            log.error("%s: with `hold: lanes` it needs as many as the events topic", there)
+        return [partition for partition in wanted if partition < self._partitions]
 
     def _answer(self, ask: Lookup, lanes: list[int] | None, partitions: Collection[int], health: str) -> Answer:
         if lanes is None:
@@ -178,6 +188,9 @@ class Table:
         else:
             values = [self._of(lane).get(key) for key, lane in zip(ask.keys, lanes, strict=True)]
         reasons = [NO_SUCH_KEY if row is None else None for row in values]
+        if lanes is not None and max(lanes, default=0) >= self._partitions:
+            there = [lane < self._partitions for lane in lanes]
+            reasons = [why if here else NO_SUCH_PARTITION for why, here in zip(reasons, there, strict=True)]
         return Answer(values, reasons, self._version(partitions), health)
 
     async def _ask_ends(self) -> None:
@@ -192,9 +205,10 @@ class Table:
     def _note_more_partitions(self) -> None:
         """Read partitions that were added too, once the client knows of them; lanes ask for theirs."""
         count = len(self._consumer.partitions_for_topic(self._policy.topic) or ())
-        if count > self._partitions and not self._policy.by_lane:
+        if count > self._partitions:
             log.info("%s has %d partitions now, and had %d", self._policy.topic, count, self._partitions)
-            self._wanted |= dict.fromkeys(range(self._partitions, count), time.monotonic())
+            if not self._policy.by_lane:
+                self._wanted |= dict.fromkeys(range(self._partitions, count), time.monotonic())
             self._partitions = count
 
     def _note_whole(self) -> None:

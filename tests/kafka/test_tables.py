@@ -233,6 +233,39 @@ def test_lanes_hold_what_they_ask_for(
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
 
 
+def test_a_lane_that_the_table_has_no_partition_for_blocks_no_other(
+    connection: Connection, topic: TopicFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(name: str) -> None:
+        await say(connection, name, {"a": {"income": 5}}, 0)
+        async with table_of(replace(connection, metadata_max_age_ms=500), tmp_path, name, ", hold: lanes") as table:
+            answer = await table(ask("a", "a", lanes=[0, 3]))
+            assert (answer.values, answer.reasons) == ([(5.0, None), None], [None, "no_such_partition"])
+            client = AIOKafkaAdminClient(**connection.client_kwargs())
+            await client.start()
+            await client.create_partitions({name: NewPartitions(4)})
+            await client.close()
+            await say(connection, name, {"a": {"income": 7}}, 3)
+            await until(table, ask("a", "a", lanes=[0, 3]), [(5.0, None), (7.0, None)])
+
+    asyncio.run(story(topic(partitions=2, cleanup_policy="compact")))
+    assert "has 2 partitions and so none for lane 3" in caplog.text
+
+
+def test_a_worker_does_not_start_where_lanes_and_partitions_of_a_table_differ(
+    connection: Connection, tmp_path: Path
+) -> None:
+    name = f"looks-{uuid4().hex[:8]}"
+    lanes = TABLES.replace("customer}", "customer, hold: lanes}")
+    file = write(tmp_path, PIPELINE.replace("looks", name), lanes.replace("looks", name))
+    asyncio.run(admin.create(connection, [admin.TopicSpec(f"{name}.events", 4)]))
+    asyncio.run(admin.create(connection, [admin.TopicSpec(f"{name}.profiles", 3, cleanup_policy="compact")]))
+    result = CliRunner().invoke(cli, ["run", str(file), "--kafka", connection.address])
+    assert isinstance(result.exception, UserError)
+    assert f"topic {name}.profiles: its partition count is 3, not 4" in result.exception.message
+    assert "needs 4 partitions" in result.exception.hint and "take `hold: lanes` out" in result.exception.hint
+
+
 def test_partitions_that_are_added_are_read_too(connection: Connection, topic: TopicFactory, tmp_path: Path) -> None:
     async def story(name: str) -> None:
         async with table_of(replace(connection, metadata_max_age_ms=500), tmp_path, name) as table:
