@@ -21,7 +21,7 @@ from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects,
 from streamproc.core.state import Tables
 from streamproc.explain import read_plan
 from streamproc.offline import EPOCH, Offline, batch_of
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.table_files import with_tables
 from tests.fast.lookup_plans import PIPELINE, ROWS, TABLES, event, from_rows, write
 from tests.fast.plans import sent
@@ -321,3 +321,46 @@ def test_an_archived_plan_knows_what_its_rules_read_of_tables(pipeline: Pipeline
     assert archived is not None
     assert archived.reads["income_missing"] == {"income_missing"}
     assert archived.reads["tier = 'gold'"] == {"tier"}
+
+
+HIDDEN = """
+pipeline: looks
+events: {topic: looks.events, schema: event.schema.json, time: time, sensitive: [customer]}
+tables:
+  cards: {topic: cards, schema: card.schema.json, key: customer}
+  profiles: {topic: profiles, schema: profile.schema.json, key: owner}
+features:
+  owner: {lookup: cards, field: owner}
+  tier: {lookup: profiles, field: tier, default: none}
+  income: {lookup: profiles, field: income}
+  twice: income * 2
+rules: [{id: all, when: tier = 'golden-tier' AND income > 5 AND twice > 1, decide: review}, {id: rest, decide: review}]
+review: {ttl: 1h, on_expiry: escalate}
+actions: {escalate: looks.escalated}
+"""
+SECRETS = ("who-it-is", "golden-tier", "424242", "owner-name")
+
+
+def test_nothing_that_a_sensitive_key_leads_to_leaves_unhashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SECRET, "x" * 32)
+    (tmp_path / "card.schema.json").write_bytes(
+        orjson.dumps({"type": "object", "properties": {"owner": {"type": "string"}}})
+    )
+    pipeline = open_pipeline(write(tmp_path, HIDDEN))
+    held = {"cards": {b"who-it-is": ("owner-name",)}, "profiles": {b"owner-name": ("golden-tier", 424242.0)}}
+
+    def answer(ask: Ask) -> Answer:
+        assert isinstance(ask, Lookup)
+        row = [held[ask.source].get(key) for key in ask.keys]
+        return Answer(row, [None if one else "no_such_key" for one in row], "v1")
+
+    effects = _effects(pipeline, [event(1, "who-it-is"), event(2, "who-it-is", time=7)], answer)
+    [one] = sent(effects, "looks.decisions")
+    assert one["rule"] == "all"
+    hashed = [one["features"][name] for name in ("owner", "owner_missing", "tier", "income", "income_missing", "twice")]
+    assert all(value.startswith("hash:") for value in hashed)
+    assert effects.records
+    left = repr((effects.records, effects.counts, effects.state))
+    assert not [secret for secret in SECRETS if secret in left or secret in caplog.text]

@@ -131,3 +131,30 @@ def test_the_name_of_a_file_is_no_pattern(name: str, tmp_path: Path) -> None:
     other.write_csv(tmp_path / "rows1.csv")
     other.write_parquet(tmp_path / "rows2.parquet")
     assert looked_up(tmp_path, rows, [event(1, "a")]) == [1.0]
+
+
+def test_of_rows_with_one_time_the_last_holds_and_later_ones_are_not_seen(tmp_path: Path) -> None:
+    history = [
+        {"customer": "a", "income": 1, "at": "2026-01-01T00:00:00Z"},
+        {"customer": "b", "income": 9, "at": "2999-01-01T00:00:00Z"},
+        {"customer": "a", "income": 2, "at": "2026-01-01T00:00:00+00:00"},
+        {"customer": "a", "income": 3, "at": "2025-12-31T23:59:59.999999Z"},
+        {"customer": "", "income": 4, "at": BEFORE},
+    ]
+    values = [event(n, who) for n, who in enumerate(["a", "b", "", None, "a"])]
+    rows = ndjson(tmp_path / "rows.ndjson", history)
+    assert looked_up(tmp_path, rows, values, profiles="at") == [2.0, None, 4.0, None, 2.0]
+
+
+@pytest.mark.parametrize("row", [{"customer": None, "income": 1}, {"income": 1}, [], b"{"])
+def test_a_row_without_a_key_is_told(row: Any, tmp_path: Path) -> None:
+    rows = ndjson(tmp_path / "rows.ndjson", [row])
+    with pytest.raises(UserError, match="a row has no field `customer`"):
+        looked_up(tmp_path, rows, [event(1, "a")])
+
+
+@pytest.mark.parametrize("at", [None, "soon", {}])
+def test_a_row_without_its_time_is_told(at: Any, tmp_path: Path) -> None:
+    rows = ndjson(tmp_path / "rows.ndjson", [{"customer": "a", "income": 1, "at": at}])
+    with pytest.raises(UserError, match="not every row has a time in its field `at`"):
+        looked_up(tmp_path, rows, [event(1, "a")], profiles="at")

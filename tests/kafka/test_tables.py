@@ -156,6 +156,9 @@ def test_a_fresh_table_shows_all_that_is_committed(connection: Connection, topic
             for number in range(20):
                 await say(connection, name, {"a": {"income": number}})
                 assert (await table(ask("a"))).values == [(float(number), None)]
+                await say(connection, name, {"a": None} if number % 2 else {"a": {"income": -1}})
+                answer = await table(ask("a"))
+                assert (answer.values, answer.reasons) == ([None], ["no_such_key"])
 
     asyncio.run(story(topic(partitions=2, cleanup_policy="compact")))
 
