@@ -28,6 +28,8 @@ from tests.torture import checks
 from tests.torture.checks import CHECKS, Found, Replayed
 
 TOTALS = "car-loan.totals"
+SENT_AT = 1_800_000_000_000
+"""The timestamp of records, in milliseconds; those of the review agent's batches have one each."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp: int = 1_800_000_000_000
+    timestamp: int = SENT_AT
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def reviewed(pipeline: Pipeline, cases: list[Record]) -> dict[str, list[tuple[An
     verdicts = [Record(0, 0, b"", value, (*TYPED["verdict"], (SIGNED, b"0"))) for value in answers]
     for lane in range(2):
         processor, tables = ReviewProcessor(plan.pipeline, plan.review, plan.actions, 2), Tables(TABLES)
-        for records in (cases, verdicts, None):
+        for sent_at, records in enumerate((cases, verdicts, None), SENT_AT):
             own = [one for one in records or () if lane_of(orjson.loads(one.value or b"")["id"]) == lane]
             own = [replace(one, timestamp=int(NOW.timestamp() * 1000)) for one in own]
             whole = batch(plan.topics.cases, lane, own)
@@ -90,7 +92,7 @@ def reviewed(pipeline: Pipeline, cases: list[Record]) -> dict[str, list[tuple[An
             effects = run(step if own else processor.tick(tables, NOTHING_SEEN, NOW + plan.review.ttl + MARGIN), None)
             tables.apply(effects.state)
             for topic, sent in flat(effects).items():
-                found.setdefault(topic, []).extend(sent)
+                found.setdefault(topic, []).extend((*one, sent_at) for one in sent)
     return found
 
 
@@ -104,6 +106,19 @@ def test_a_sound_run_has_no_problems(found: Found) -> None:
 
 def lost(records: list[Any]) -> None:
     del records[7]
+
+
+def test_a_case_that_ran_out_in_the_batch_that_opened_it_need_not_be_shown(found: Found) -> None:
+    topics = found.pipeline.plan.topics
+    steps = [orjson.loads(record.value or b"") for record in found.outputs[topics.review_events]]
+    over = next(step["item"] for step in steps if step["step"] == "expired")
+    shown = found.outputs[topics.review]
+    shown[:] = [record for record in shown if orjson.loads(record.value or b"")["id"] != over]
+    assert "reviewed" in problems(found)
+    events = found.outputs[topics.review_events]
+    events[:] = [replace(record, timestamp=SENT_AT) if step["item"] == over else record
+                 for record, step in zip(events, steps, strict=True)]  # fmt: skip
+    assert problems(found) == {}
 
 
 def doubled(records: list[Any]) -> None:
