@@ -55,7 +55,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     drift = make_drift(document, file, scope, read, confidence, sensitive)
     outcomes = make_outcomes(document, file, scope, sensitive)
     fields = {} if contract is None else contract.columns
-    of_models = shown(file, read)
+    of_models = shown(models, scope, read)
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *_named(document)} if document.problems else set[str]()
