@@ -98,7 +98,9 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
         if test.score is not None and name in scoring:
             own = {} if test.model_confidence is None else {MODEL_CONFIDENCE: np.full(count, test.model_confidence)}
             return Answer([test.score] * count, [None] * count, columns=own)
-        if test.score is not None or test.no_score is not None:
+        if test.answer is not None and name == plan.models[0].name:
+            return Answer([orjson.dumps(test.answer).decode()] * count, [None] * count)
+        if test.score is not None or test.no_score is not None or test.answer is not None:
             return Answer.nothing(count, test.no_score or NOT_ASKED)
         if name not in kept:
             kept[name] = model(ask)

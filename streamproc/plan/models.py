@@ -16,7 +16,6 @@ from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart, Constant, Name, Part, Slug, Sql, Text, Topic
 from streamproc.plan.source_parts import StorePart, TablePart
 
-
 Kind: TypeAlias = Literal["onnx", "python", "http", "llm"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
@@ -59,7 +58,12 @@ class ModelPart(Part):
         frozen=True,
         strict=True,
         json_schema_extra={
-            "oneOf": [*({"required": [kind, "inputs"]} for kind in ("onnx", "python", "http")), {"required": ["llm"]}]
+            "oneOf": [
+                {"required": ["onnx", "inputs"]},
+                {"required": ["python", "inputs"]},
+                {"required": ["http", "inputs"]},
+                {"required": ["llm"]},
+            ]
         },
     )
 
@@ -320,6 +324,7 @@ class TestPart(Part):
         None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
     )
     model_confidence: float | None = Field(None, description="The model's own confidence, with `score`")
+    answer: dict[str, Any] | None = Field(None, description="Stands in for the answer of a language model")
     age: Age | None = Field(None, description="How old the event is when it is decided; 0s by default")
     drift: dict[str, DriftLevel] = Field(
         {}, description="How columns stand: `warning` or `drifting`; others are stable"

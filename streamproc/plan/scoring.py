@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 import polars as pl
 
 from streamproc.core.expressions import Expression
-from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
 from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
 from streamproc.core.plan import CONFIDENCE, SCORE, ModelPlan
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.plan.document import Document, Path_

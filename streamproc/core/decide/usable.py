@@ -27,8 +27,8 @@ _CAUSE_OF: Final[Mapping[str | None, int]] = {
 class Usable:
     """``scores`` is float64 of shape (n,), NaN where ``missing``; ``reasons`` say why it is.
 
-    ``columns`` is what else the model said, NaN or None for nothing; ``version`` what answered, ``versions`` per row where
-    that differs.
+    ``columns`` is what else the model said, NaN or None for nothing; ``version`` what answered, ``versions`` per
+    row where that differs.
     """
 
     scores: NDArray[np.float64]

@@ -7,6 +7,7 @@ who is not caught here meets marked data, a checked answer, and rules that hold 
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ RULES: Final[tuple[tuple[re.Pattern[str], float], ...]] = tuple(
     (re.compile(pattern), weight)
     for pattern, weight in (
         (rf"\b{_DROP} {_ALL}(?:{_BEFORE} )+{_ALL}{_ORDERS}\b", 0.9),
+        (rf"\b(?:ignore|disregard|override|bypass) (?:all|any) (?:\w+ )?{_ORDERS}\b", 0.8),
         (rf"\b{_DROP} {_ALL}(?:your|you were given|you have) (?:\w+ ){{0,3}}{_ORDERS}\b", 0.9),
         (rf"\b{_DROP} (?:everything|anything|all|what) (?:\w+ ){{0,3}}(?:above|before|told|said|so far)\b", 0.9),
-        (r"\byou are (?:now |no longer )(?:a |an |in |the )?(?:\w+ ){0,3}(?:mode|assistant|ai|bot|model|dan|bound)\b", 0.8),
+        (r"\byou are (?:now |no longer )(?:a |an |in |the )?(?:\w+ ){0,3}(?:mode|assistant|ai|bot|model|dan)\b", 0.8),
         (r"\b(?:reveal|print|show|repeat|output|display|tell me|give me|leak|dump|quote|translate) (?:\w+ ){0,4}"
          r"(?:system|hidden|initial|secret|original|developer) (?:prompt|instructions?|message|rules)\b", 0.9),
         (r"\bwhat (?:is|are|was|were) your (?:\w+ ){0,2}(?:prompt|instructions|system message)\b", 0.75),
@@ -115,8 +117,8 @@ def folded(text: str) -> str:
 
 
 def _rules(text: Cleaned) -> float:
-    plain = _APART.sub(" ", text.text.casefold())
-    heard = {plain, folded(text.text)}
+    bare = "".join(one for one in unicodedata.normalize("NFKD", text.text) if not unicodedata.combining(one))
+    heard = {_APART.sub(" ", text.text.casefold()), _APART.sub(" ", bare.casefold()), folded(bare)}
     return max((weight for pattern, weight in RULES if any(pattern.search(one) for one in heard)), default=0.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import polars as pl
@@ -40,7 +40,7 @@ class LlmPlan:
     answer_tokens: int = 300
     cut: Cut = "middle"
     most_chars: int = 20_000
-    counter: Tokens = Tokens()
+    counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
 
     @cached_property

@@ -14,13 +14,16 @@ _KEPT: Final = frozenset("\n\t")
 _LINES: Final = re.compile(r"\n{3,}")
 _SPACES: Final = re.compile(r"[^\S\n]{3,}")
 _SEEN: Final = re.compile(r"[\x20-\x7e\n\t]*")
+_JOINERS: Final = frozenset("\u00ad\u200c\u200d\u200e\u200f\ufeff")
+"""Emoji, Persian, Hindi, Arabic and word processors have use for them: they go, and count for nothing."""
 OTHER: Final = "other"
 NO_LETTERS: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """``text`` as people see it, ``hidden`` characters taken out of it, and whether it is only the beginning."""
+    """``text`` as people see it, how many characters were ``hidden`` in it without a use, and whether it is only the
+    beginning."""
 
     text: str
     hidden: int
@@ -41,7 +44,7 @@ def cleaned(raw: str, most: int) -> Cleaned:
     else:
         begin = begin.replace("\r\n", "\n").replace("\r", "\n")
         shown = "".join(one for one in begin if not _is_hidden(one))
-        hidden = len(begin) - len(shown)
+        hidden = len(begin) - len(shown) - sum(map(begin.count, _JOINERS))
         shown = unicodedata.normalize("NFKC", shown)
         cut |= len(shown) > most
         shown = "".join(one for one in shown[:most] if not _is_hidden(one))

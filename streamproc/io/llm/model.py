@@ -155,7 +155,7 @@ class LlmModel:
     async def _hedged(
         self, row: _Row, body: Mapping[str, Any], chosen: tuple[Endpoint, Permit], until: float
     ) -> Completion:
-        """One call, and a second one beside it where the first is slow and the share allows it: the first that is well."""
+        """One call, and a second one where the first is slow and the share allows it: whichever is well first."""
         self._latencies.began()
         calls = {asyncio.create_task(self._call(row, body, *chosen, until))}
         try:
