@@ -73,6 +73,7 @@ COUNTED = {
         "stale": "Events older than max_age, by topic",
         "late": "Events too old for their windows to be known (windows: lateness), by topic",
         "window_keys_left": "Keys of windows that left because a lane had more than max_keys, by topic",
+        "ids_left": "Ids that were forgotten before their time because a lane had more than max_ids, by topic",
         "panes": "Records of panes that the drift agent was given, by what became of them",
         "drift_windows": "Windows of drift monitors: full, thin (judged at max_age) or insufficient",
         "drift_changes": "Changes of drift monitors, by their new state",

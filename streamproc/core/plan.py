@@ -40,6 +40,8 @@ DRIFT_SEVERITY: Final = "drift_severity"
 DECISION: Final = "decision"
 WOULD_BE: Final = "would_be"
 DEAD_LETTERS: Final = "dead_letters"
+MOST_IDS: Final = 100_000_000
+"""So many ids a lane remembers at most, where a plan says nothing: 24 hours of 1,150 events/s, in 4 GB."""
 MISSING: Final = "_missing"
 """Ends the name of the column that says where a look-up gave nothing."""
 
@@ -51,7 +53,8 @@ class Events:
     ``topic`` is what the decide agent reads. Where events are first ``repartition_by`` a field, that is a topic of the
     pipeline's own, and ``source`` is the one that they come from.
 
-    An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither.
+    An event whose ``id`` was seen within ``dedupe`` before is a duplicate; both are there or neither. A lane remembers
+    ``max_ids`` at most.
     """
 
     topic: str
@@ -64,6 +67,7 @@ class Events:
     """Events whose time is further in the future than this are refused."""
     id: str | None = None
     dedupe: timedelta | None = None
+    max_ids: int = MOST_IDS
     repartition_by: str | None = None
     source: str | None = None
 

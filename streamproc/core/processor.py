@@ -68,6 +68,12 @@ class Batch:
 class State(Protocol):
     """The lane's own tables, as they are after every earlier batch of this lane."""
 
+    @property
+    def home(self) -> object:
+        """The same object from batch to batch, as long as the worker has the lane: what is held in memory beside the
+        tables goes with it, where it is kept by weak reference."""
+        ...
+
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """One value per key, ``None`` where the table has none."""
         ...

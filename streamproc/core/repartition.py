@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from streamproc.core.processor import Batch, Effects, Output, Records, Seen, State, Steps
 from streamproc.core.records import CAME_FROM, Source
+
+LEAST_INTEGER: Final = -(2**63)
+INTEGERS_END: Final = 2**64
+"""What is read as an integer is from the first of them up to before the second; others are doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,16 @@ def _own_key(value: bytes | None, path: Sequence[str]) -> bytes | None:
 
 
 def key_text(value: Any) -> bytes | None:
-    """A JSON value as a record's key: a text as it is, else its JSON; ``None`` for null."""
+    """A JSON value as a record's key: a text as it is, else its JSON; ``None`` for null.
+
+    Equal numbers have one key, that of the integer where there is one. What is written with a point or an exponent is
+    the nearest double first, and so is an integer of more than 64 bits.
+
+    >>> [key_text(value) for value in (1, 1.0, -0.0, 1e3, 0.5, 2.0**53, 1e300)]
+    [b'1', b'1', b'0', b'1000', b'0.5', b'9007199254740992', b'1e+300']
+    """
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer() and LEAST_INTEGER <= value < INTEGERS_END:
+        value = int(value)
     return value.encode() if isinstance(value, str) else orjson.dumps(value)

@@ -24,6 +24,11 @@ class Tables:
         self._half_steps = 0  # odd while changes are being taken over
 
     @property
+    def home(self) -> object:
+        """Itself: it is made when a worker opens the lane."""
+        return self
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The tables that were declared."""
         return tuple(self._tables)
@@ -81,6 +86,11 @@ class Overlay:
     def __init__(self, tables: Tables, pending: Sequence[Changes]) -> None:
         self._tables = tables
         self._pending = [changes for changes in pending if changes]
+
+    @property
+    def home(self) -> object:
+        """The committed tables."""
+        return self._tables
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """One value per key, the youngest change first."""

@@ -78,6 +78,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
             source=None if events.repartition_by is None else events.topic,
             id=events.id,
             dedupe=events.dedupe,
+            max_ids=events.max_ids,
         ),
         contract=contract,
         rules=tuple(rules),

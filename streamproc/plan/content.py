@@ -38,7 +38,7 @@ def _content(plan: Plan, file: PipelineFile) -> dict[str, Any]:
     return {
         "pipeline": plan.pipeline,
         "events": [events.input, events.key, events.time, str(events.max_age), sorted(events.sensitive)],
-        **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe)]}),
+        **({} if events.dedupe is None else {"dedupe": [events.id, str(events.dedupe), events.max_ids]}),
         **({} if events.repartition_by is None else {"repartition_by": events.repartition_by}),
         "contract": plan.contract.schema,
         "params": file.params,

@@ -67,6 +67,9 @@ def check_fields(document: Document, file: PipelineFile, contract: Contract | No
 
 def _check_dedupe(document: Document, file: PipelineFile, contract: Contract | None) -> None:
     id_, dedupe = file.events.id, file.events.dedupe
+    if document.has(("events", "max_ids")) and not document.has(("events", "dedupe")):
+        message = "`max_ids` changes nothing without `dedupe`"
+        document.problem(("events", "max_ids"), message, "add `dedupe: 24h`, or take it out")
     if id_ is None:
         if dedupe is not None and not document.has(("events", "id")):
             message = "`dedupe` needs to know by which field an event is the same one again"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, get_args
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from streamproc.core.names import VARIABLE
-from streamproc.core.plan import Mode
+from streamproc.core.plan import MOST_IDS, Mode
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 from streamproc.plan.feature_parts import FeaturePart, WindowsPart
@@ -31,6 +31,9 @@ class EventsPart(Part):
     id: str | None = Field(None, description="The field that is the same in an event that is sent twice")
     dedupe: Duration | None = Field(
         None, description="So long an id is remembered; an event that repeats it is refused"
+    )
+    max_ids: int = Field(
+        MOST_IDS, ge=1_000, le=10**12, description="A lane remembers so many ids at most, and then the newest ones"
     )
     sensitive: list[str] = Field([], description="Fields that leave only as keyed hashes")
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a new pipeline begins to read")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,22 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.decide import TABLES, DecideProcessor
-from streamproc.core.decide.dedupe import SKEW
 from streamproc.core.decide.drift import ACCEPTED, watched_columns
 from streamproc.core.dedupe.chunk import Chunk, dumps, loads
-from streamproc.core.dedupe.memory import TABLE, Memory
+from streamproc.core.dedupe.clock import AHEAD, NEVER, advance
+from streamproc.core.dedupe.memory import META, TABLE, Memory
 from streamproc.core.drift.budget import Budget
 from streamproc.core.plan import DEAD_LETTERS, DriftPlan, Plan
 from streamproc.core.processor import NOTHING_SEEN, Batch, Effects, Records, process_lanes, run
 from streamproc.core.sensitive import Masker
-from streamproc.core.state import Tables
+from streamproc.core.state import Overlay, Tables
 from tests.fast.plans import TOPIC, decisions, letters, make_plan
 from tests.record_schemas import record_problems
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
 SPAN = 1_000
-"""In milliseconds: so long ids are remembered here."""
+"""In milliseconds: so long an id counts here."""
+REACH = SPAN + AHEAD
+"""So long ids are remembered by the lane's clock."""
 
 
 def plan_of(field: str = "name", **more: Any) -> Plan:
@@ -57,19 +62,23 @@ def batch_of(events: list[Sent], partition: int) -> Batch:
     return Batch(partition, {TOPIC: Records(TOPIC, partition, *columns, offsets, stamps)})
 
 
-def plainly(events: list[Sent]) -> dict[int, int]:
+def plainly(events: list[Sent], most: int = 10**9) -> dict[int, int]:
     """The offset of each duplicate, with that of the event that it repeats."""
-    clock, accepted, repeats = -(10**18), list[tuple[Sent, int]](), dict[int, int]()
+    clock, remembered, repeats = None, list[tuple[Sent, int]](), dict[int, int]()
     for one in events:
-        time = min(one.stamp, max(clock, NOW_MS + SKEW // timedelta(milliseconds=1)))
-        clock = max(clock, time)
-        if one.broken or one.name is None:
+        if one.broken:
             continue
-        first = [own for own, when in accepted if own.name == one.name and when >= clock - SPAN]
-        if first:
-            repeats[one.offset] = first[0].offset
-        else:
-            accepted.append((one, time))
+        latest = NOW_MS + AHEAD
+        time = min(one.stamp, latest if clock is None else max(clock, latest))
+        clock = time if clock is None else max(clock, min(time, clock + AHEAD))
+        if one.name is None:
+            continue
+        since = max(time - SPAN, clock - REACH)
+        before = [own for own, when in remembered[-most:] if own.name == one.name and when >= since]
+        if before:
+            repeats[one.offset] = before[-1].offset
+        elif time >= clock - REACH:
+            remembered.append((one, time))
     return repeats
 
 
@@ -99,11 +108,12 @@ def streams(seed: int, count: int) -> list[Sent]:
     """Events of few ids, some late, some far ahead, some broken, some without an id."""
     chance = np.random.default_rng(seed)
     start = NOW_MS - int(chance.choice([0, 10 * SPAN, 10**9]))
-    steps = np.cumsum(chance.choice([0, 1, 40, SPAN + 1], count, p=[0.6, 0.3, 0.09, 0.01]))
+    jumps = [0, 1, 40, SPAN + 1, AHEAD // 3, 2 * AHEAD, 20 * AHEAD]
+    steps = np.cumsum(chance.choice(jumps, count, p=[0.57, 0.3, 0.09, 0.01, 0.02, 0.007, 0.003]))
     events, offset = [], 0
     for step in steps.tolist():
         offset += int(chance.choice([1, 1, 1, 70_000]))
-        odd, late = chance.random(), int(chance.choice([0, 0, 0, SPAN // 2, 2 * SPAN]))
+        odd, late = chance.random(), int(chance.choice([0, 0, 0, 0, SPAN // 2, 2 * SPAN, -AHEAD, REACH + 1]))
         stamp = start + step - late
         if odd < 0.01:
             stamp = NOW_MS + 10**10
@@ -113,11 +123,16 @@ def streams(seed: int, count: int) -> list[Sent]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 400), most=st.sampled_from([1, 7, 200, 1_000]))
-def test_the_stage_finds_what_a_plain_loop_finds(seed: int, count: int, most: int) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 400),
+    most=st.sampled_from([1, 7, 200, 1_000]),
+    ids=st.sampled_from([3, 20, 10**9]),
+)
+def test_the_stage_finds_what_a_plain_loop_finds(seed: int, count: int, most: int, ids: int) -> None:
     chance = np.random.default_rng(seed)
     events = [streams(seed, count), streams(seed + 1, count)]
-    lanes, at = Lanes(plan_of(), 2), [0, 0]
+    lanes, at = Lanes(plan_of(max_ids=ids), 2), [0, 0]
     while any(at[lane] < count for lane in (0, 1)):
         batches = []
         for lane in (0, 1):
@@ -133,7 +148,7 @@ def test_the_stage_finds_what_a_plain_loop_finds(seed: int, count: int, most: in
             lanes.processor = DecideProcessor.of(lanes.plan)  # another worker has the lanes
         lanes.commit(batches)
     for lane in (0, 1):
-        repeats = plainly(events[lane])
+        repeats = plainly(events[lane], ids)
         assert lanes.named[lane] == {own: lanes.first[lane][first] for own, first in repeats.items()}
         sound = {one.offset for one in events[lane] if not one.broken}
         assert set(lanes.first[lane]) == sound - set(repeats)
@@ -151,10 +166,88 @@ def test_ids_of_chunks_that_are_old_leave_the_state() -> None:
     lanes = Lanes(plan_of(), 1)
     for turn in range(50):
         offsets = range(100 * turn, 100 * turn + 100)
-        lanes.commit([batch_of([Sent(f"n{at}", NOW_MS - 10**7 + turn * 500, at) for at in offsets], 0)])
-    kept = sum(len(loads(value)) for key, value in lanes.tables[0].items(TABLE) if key[:1] == b"c")
-    assert 300 <= kept <= 300 + 2 * 228  # a chunk goes when all of it is old
+        lanes.commit([batch_of([Sent(f"n{at}", NOW_MS - 10**8 + turn * REACH // 2, at) for at in offsets], 0)])
+    assert 300 <= kept_in(lanes.tables[0]) <= 300 + 2 * 228  # a chunk goes when all of it is old
     assert len(lanes.first[0]) == 5_000
+
+
+def test_of_a_lane_whose_time_stands_still_the_oldest_ids_leave_and_are_counted() -> None:
+    lanes, left = Lanes(plan_of(max_ids=1_000), 1), 0
+    for first in range(0, 5_000, 100):
+        batch = batch_of([Sent(f"n{at}", NOW_MS, at) for at in range(first, first + 100)], 0)
+        left += lanes.compute([batch])[0].counts.get(("ids_left", TOPIC), 0)
+        lanes.commit([batch])
+    assert 1_000 <= kept_in(lanes.tables[0]) == 5_000 - left <= 1_000 + 228
+    again = [Sent(f"n{4_000 - 1}", NOW_MS, 5_000), Sent("n4999", NOW_MS, 5_001)]
+    lanes.commit([batch_of(again, 0)])
+    assert lanes.named[0] == {5_001: lanes.first[0][4_999]}
+
+
+def kept_in(tables: Tables) -> int:
+    return sum(len(loads(value)) for key, value in tables.items(TABLE) if key[:1] == b"c")
+
+
+@pytest.mark.parametrize("ahead", [AHEAD, 100 * AHEAD])
+@pytest.mark.parametrize("at", [0, 200 * AHEAD], ids=["now", "long ago"])
+def test_one_event_that_is_ahead_makes_no_other_forgotten(ahead: int, at: int) -> None:
+    lanes, now = Lanes(plan_of(), 1), NOW_MS - at
+    early = [Sent("a", now, 0), Sent("odd", now + ahead, 1), Sent("b", now + 1, 2)]
+    late = [Sent("a", now + SPAN, 3), Sent("b", now + SPAN + 1, 4), Sent("b", now + SPAN + 2, 5)]
+    for one in (*early, *late):
+        lanes.commit([batch_of([one], 0)])
+    assert lanes.named[0] == {3: lanes.first[0][0], 4: lanes.first[0][2]}
+    assert set(lanes.first[0]) == {0, 1, 2, 5}  # the last one comes later than `dedupe`, to the millisecond
+
+
+def test_dead_letters_do_not_move_the_clock() -> None:
+    lanes, long_ago = Lanes(plan_of(), 1), NOW_MS - 100 * AHEAD
+    broken = [Sent("x", long_ago + turn * AHEAD, turn, broken=True) for turn in range(1, 50)]
+    lanes.commit([batch_of([Sent("a", long_ago, 0), *broken, Sent("a", long_ago + 1, 50)], 0)])
+    assert lanes.named[0] == {50: lanes.first[0][0]}
+
+
+@given(st.lists(st.integers(0, 5 * AHEAD), max_size=40), st.sampled_from([NEVER, 0, AHEAD, 3 * AHEAD]), st.integers())
+def test_the_clock_does_not_depend_on_batches(times: list[int], clock: int, cut: int) -> None:
+    stamps, cut = np.array(times, np.int64), cut % (len(times) + 1)
+    whole = advance(stamps, clock).tolist()
+    first = advance(stamps[:cut], clock).tolist()
+    assert [*first, *advance(stamps[cut:], first[-1] if first else clock).tolist()] == whole
+    for time, now in zip(times, whole, strict=True):
+        clock = time if clock == NEVER else max(clock, min(time, clock + AHEAD))
+        assert now == clock
+
+
+def seen_at(memory: Memory, tables: Tables, digests: list[bytes], first: int) -> dict[int, tuple[int, int]]:
+    """What a batch of ids repeats, one after another from an offset on."""
+    times = np.full(len(digests), NOW_MS)
+    offsets = np.arange(first, first + len(digests))
+    memory.begin(tables, first)
+    repeats = memory.take(Chunk(b"".join(digests), offsets, times, times), times)
+    tables.apply({TABLE: memory.end(NOW_MS, first + len(digests))})
+    return repeats
+
+
+def test_ids_that_share_64_bits_do_not_hide_one_another() -> None:
+    memory, tables = Memory(SPAN, 10**9), Tables([TABLE])
+    alike = [b"8 equals" + bytes([0, 0, 0, number]) for number in range(4)]
+    assert seen_at(memory, tables, alike[:2], 0) == {}
+    assert seen_at(memory, tables, [alike[2], alike[0], alike[1]], 2) == {1: (0, NOW_MS), 2: (1, NOW_MS)}
+    assert seen_at(memory, tables, [alike[3], *alike], 5) == {
+        number + 1: (at, NOW_MS) for number, at in enumerate([0, 1, 2, 5])
+    }
+
+
+def test_a_lane_that_leaves_takes_what_is_remembered_with_it() -> None:
+    plan = plan_of()
+    processor, tables = DecideProcessor.of(plan), Tables(TABLES)
+    batch = batch_of([Sent(f"n{number}", NOW_MS, number) for number in range(100)], 0)
+    for state in (tables, Overlay(tables, [{}])):
+        run(process_lanes(processor, [batch], [state], NOTHING_SEEN, NOW), None)
+    [memory] = [weakref.ref(own) for own in gc.get_objects() if type(own) is Memory and own.meta.count == 100]
+    lane = weakref.ref(tables)
+    del tables, state
+    gc.collect()
+    assert lane() is None and memory() is None
 
 
 def test_after_a_reset_an_event_is_no_duplicate_of_itself() -> None:
@@ -226,24 +319,65 @@ def test_chunks_are_read_back(rows: list[tuple[bytes, int, int]]) -> None:
             assert getattr(again, name).tolist() == getattr(chunk, name).tolist()
 
 
-@pytest.mark.parametrize("batch", [100, 1_000])
-def test_a_remembered_id_takes_at_most_40_bytes(batch: int) -> None:
-    """All in: the lane's table, and what the memory holds beside it. An hour of 300 events/s, and then another."""
-    chance, rows, rate = np.random.default_rng(7), 200_000, 300
-    span = rows * 1000 // rate
+BRIEFLY = 12_000_000
+"""Bytes that merging takes for a moment, whatever is remembered."""
+
+
+def remember(memory: Memory, tables: Tables, rows: range, batch: int, rate: float) -> None:
+    """Different ids, so many a second."""
+    chance = np.random.default_rng(rows.start)
+    for first in rows[::batch]:
+        offsets = np.arange(first, first + batch)
+        times = NOW_MS + (offsets * 1000 / rate).astype(np.int64)
+        memory.begin(tables, first)
+        memory.take(Chunk(chance.bytes(12 * batch), offsets, times, times), times)
+        tables.apply({TABLE: memory.end(int(times[-1]), first + batch)})
+
+
+@pytest.fixture
+def traced() -> Iterator[Callable[[], tuple[int, int]]]:
+    """Gives the bytes in use, and the most of them since it was asked before."""
+
+    def sizes() -> tuple[int, int]:
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return now - before, most - before
+
     tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
     try:
-        memory, tables, most = Memory(), Tables([TABLE]), 0.0
-        before = tracemalloc.get_traced_memory()[0]
-        for first in range(0, 2 * rows, batch):
-            offsets = np.arange(first, first + batch)
-            times = NOW_MS + offsets * 1000 // rate
-            memory.begin(tables, first)
-            memory.take(Chunk(chance.bytes(12 * batch), offsets, times, times), times, span)
-            tables.apply({TABLE: memory.end(int(times[-1]), first + batch, int(times[-1]) - span)})
-            if first >= rows // 2:
-                kept = min(first + batch, rows)
-                most = max(most, (tracemalloc.get_traced_memory()[0] - before) / kept)
+        yield sizes
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("batch", [100, 1_000])
+def test_a_remembered_id_takes_at_most_40_bytes(batch: int, traced: Callable[[], tuple[int, int]]) -> None:
+    """All in: the lane's table, and what the memory holds beside it. Two hours, of which one is for what is ahead, and
+    then another two."""
+    rows = 200_000
+    memory, tables, most = Memory(AHEAD, 10**9), Tables([TABLE]), 0.0
+    for first in range(0, 2 * rows, batch):
+        remember(memory, tables, range(first, first + batch), batch, rows * 1000 / (2 * AHEAD))
+        if first >= rows // 2:
+            most = max(most, traced()[0] / min(first + batch, rows))
     assert most <= 40
+
+
+def test_it_takes_no_more_while_it_merges_what_it_has_and_while_a_lane_opens(
+    traced: Callable[[], tuple[int, int]],
+) -> None:
+    rows = 2_200_000
+    memory, tables = Memory(AHEAD, 10**9), Tables([TABLE])
+    for first in range(0, rows, 220_000):
+        remember(memory, tables, range(first, first + 220_000), 4_000, 10**6)
+        assert traced()[1] <= 40 * (first + 220_000) + BRIEFLY
+    del memory
+    opened = Memory(AHEAD, 10**9)
+    opened.begin(tables, rows)
+    assert traced()[1] <= 40 * rows + BRIEFLY
+    assert len(opened.take(Chunk(_some_digests(tables), *[np.full(100, NOW_MS)] * 3), np.full(100, NOW_MS))) == 100
+
+
+def _some_digests(tables: Tables) -> bytes:
+    return b"".join(loads(value).digests[:12] for key, value in list(tables.items(TABLE))[:101] if key != META)[:1_200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -22,12 +23,13 @@ from streamproc.core.control import loads as load_said
 from streamproc.core.drift.alarms import instant
 from streamproc.core.index import Index
 from streamproc.core.outcomes import early, kept, measures
-from streamproc.core.outcomes.book import standing
+from streamproc.core.outcomes.book import Book, standing
 from streamproc.core.outcomes.intervals import kappa, mean, weighted, wilson
 from streamproc.core.outcomes.kept import Chunk
 from streamproc.core.outcomes.measures import MOST_GROUPS, Window, buckets, merged, quantile
 from streamproc.core.outcomes.outcome import loads as load_outcome
 from streamproc.core.outcomes.summary import cohorts, summary
+from streamproc.core.state import Tables
 from streamproc.errors import UserError
 from streamproc.late import Join, Outcomes, outcome_of
 from streamproc.recovery import of_drift, of_model, of_modes
@@ -60,6 +62,35 @@ def test_the_index_finds_the_newest_position(batches: list[list[int]], forgotten
     index.forget(forgotten)
     found = index.find(np.arange(40, dtype=np.uint64)).tolist()
     assert found == [at if (at := newest.get(value, -1)) >= forgotten else -1 for value in range(40)]
+    everything = np.concatenate([np.zeros(0, np.int64), *(np.array(batch, np.int64) for batch in batches)])
+    for value in range(40):
+        own = np.flatnonzero(everything == value)[::-1]
+        assert list(index.positions(value)) == own[own >= forgotten].tolist()
+
+
+@pytest.mark.parametrize("base", [0, 1 << 40])
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_an_index_in_parts_finds_the_same(base: int, data: st.DataObject) -> None:
+    chance, index = np.random.default_rng(data.draw(st.integers(0, 2**32))), Index()
+    values = chance.integers(0, 2**64, 300, np.uint64)
+    everything, forgotten, position = list[tuple[int, int]](), 0, base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamproc.core.index.PART", 16)
+        for _ in range(data.draw(st.integers(1, 40))):
+            batch = chance.choice(values, int(chance.integers(0, 100)))
+            positions = position + np.cumsum(chance.choice([1, 3, 1 << 31], len(batch), p=[0.9, 0.09, 0.01]))
+            index.add(batch, positions)
+            everything += zip(batch.tolist(), positions.tolist(), strict=True)
+            position = int(positions[-1]) if len(batch) else position
+            if everything and chance.random() < 0.2:
+                forgotten = max(forgotten, everything[int(chance.integers(len(everything)))][1])
+                index.forget(forgotten)
+    newest = {value: at for value, at in everything if at >= forgotten}
+    assert index.find(values).tolist() == [newest.get(value, -1) for value in values.tolist()]
+    for value in values[:20].tolist():
+        own = [at for one, at in everything if one == value and at >= forgotten]
+        assert list(index.positions(value)) == own[::-1]
 
 
 def test_the_index_of_many_small_batches_has_few_levels() -> None:
@@ -68,6 +99,17 @@ def test_the_index_of_many_small_batches_has_few_levels() -> None:
         index.add(np.array([number], np.uint64), np.array([number]))
     assert len(index._levels) < 60
     assert index.find(np.array([0, 4_999, 5_000], np.uint64)).tolist() == [0, 4_999, -1]
+
+
+def test_decisions_whose_ids_share_64_bits_do_not_hide_one_another() -> None:
+    book, tables, whole = Book(3600), Tables(["outcomes"]), chunk_of(3)
+    alike = [b"8 equals" + bytes([0, 0, 0, number]) for number in range(4)]
+    for row in range(3):
+        book.begin(tables, 0, b"step")
+        book.append(replace(whole.part(row, row + 1), ids=alike[row]))
+        tables.apply({"outcomes": book.end()})
+    book.begin(tables, 0, b"step")
+    assert [at >= 0 and book.row(at)[0].id(book.row(at)[1]) for at in book.find(alike)] == [*alike[:3], False]
 
 
 def chunk_of(count: int) -> Chunk:

@@ -84,4 +84,5 @@ def test_models_without_ids_are_called_by_their_kind(tmp_path: Path) -> None:
 def test_what_is_a_duplicate_is_in_the_hash(tmp_path: Path) -> None:
     old = "schema: event.schema.json"
     pairs = ["", ", id: id, dedupe: 24h", ", id: id, dedupe: 48h", ", id: time, dedupe: 24h"]
+    pairs.append(", id: id, dedupe: 24h, max_ids: 5000")
     assert len({plan_of(tmp_path, ONE, (old, old + pair)).hash for pair in pairs}) == len(pairs)

@@ -1,9 +1,9 @@
 """Stage 2, dedupe: an event whose id was seen before in its lane is a dead letter that names the first decision.
 
-Time is the record timestamp, but no more than an hour after now, or the lane's clock where that is further: a record
-that is far in the future must not make all the others old. The clock is the greatest time so far, in the order of
-offsets. What was seen counts while its time is not more than ``dedupe`` behind the clock; so an event that is itself
-later than that is decided, and not remembered.
+Time is the record timestamp, but no more than an hour after now, or the lane's clock where that is further. An event
+repeats another if it has its id and a time that is at most ``dedupe`` later. For how long ids are remembered the lane's
+clock says, which only events that the contract takes move, and none by more than an hour: one that is ahead of its time
+must not make the others forgotten.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from streamproc.core.contract import json_path
 from streamproc.core.decide.events import decision_ids
 from streamproc.core.decide.frame import Context, Frame, Numbers, Stage
 from streamproc.core.dedupe.chunk import DIGEST_BYTES, Chunk
+from streamproc.core.dedupe.clock import AHEAD, advance
 from streamproc.core.dedupe.memory import TABLE, Memory
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Ask
@@ -27,8 +29,6 @@ from streamproc.core.records import DUPLICATE, DeadLetter
 from streamproc.core.sensitive import Masker
 
 STAGE: Final = "dedupe"
-SKEW: Final = timedelta(hours=1)
-"""A record's time counts as at most so much after now: by default brokers (Kafka 4) let it be no more."""
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 Digests: TypeAlias = Callable[[Sequence[bytes]], bytes]
@@ -43,25 +43,28 @@ def dedupe_stage(plan: Plan, masker: Masker | None = None) -> Stage:
     assert events.id is not None and events.dedupe is not None
     name, span = events.id, events.dedupe // MILLISECOND
     [path] = [json_path(field.path) for field in plan.contract.fields if field.name == name]
-    digests, memories = _digests(plan, masker), dict[int, Memory]()
+    digests = _digests(plan, masker)
+    memories = WeakKeyDictionary[object, Memory]()  # a lane that leaves takes its own with it
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         if not context.states:
             return
-        latest = int(context.now.timestamp() * 1000) + SKEW // MILLISECOND
+        latest = int(context.now.timestamp() * 1000) + AHEAD
         seen = _Seen(frame, frame.columns[name], digests, latest)
         rows, firsts = list[int](), list[tuple[int, int]]()
         begin = 0
         for lane, end in enumerate(frame.records.ends.tolist()):
             if end > begin:
-                memory = memories.setdefault(int(frame.records.partitions[begin]), Memory())
-                memory.begin(context.states[lane], int(frame.records.offsets[begin]))
+                state = context.states[lane]
+                if (memory := memories.get(state.home)) is None:
+                    memory = memories[state.home] = Memory(span, events.max_ids)
+                memory.begin(state, int(frame.records.offsets[begin]))
                 chunk, numbers, clocks, clock = seen.of_lane(begin, end, memory.meta.clock)
-                repeats = memory.take(chunk, clocks, span)
+                repeats = memory.take(chunk, clocks)
                 rows += numbers[list(repeats)].tolist()
                 firsts += repeats.values()
-                changes = memory.end(clock, int(frame.records.offsets[end - 1]) + 1, clock - span)
-                frame.change(lane, TABLE, changes)
+                frame.change(lane, TABLE, memory.end(clock, int(frame.records.offsets[end - 1]) + 1))
+                frame.count("ids_left", events.topic, memory.left)
             begin = end
         if rows:
             _refuse(plan, frame, path, rows, firsts)
@@ -75,21 +78,21 @@ class _Seen:
     """The events of a frame that have an id: of each its row, and the digest of its id."""
 
     def __init__(self, frame: Frame, ids: pl.Series, digests: Digests, latest: int) -> None:
-        self._records = frame.records
+        self._records, self._rows, self._latest = frame.records, frame.rows, latest
         self._named = np.flatnonzero(ids.is_not_null().to_numpy())
-        self._numbers = frame.rows[self._named]
-        self._latest = latest
         self._digests = digests(_texts(ids.drop_nulls()))
 
     def of_lane(self, begin: int, end: int, clock: int) -> tuple[Chunk, Numbers, Numbers, int]:
         """What one lane saw in records ``begin`` to ``end``, its rows, the clock at each, and after all of them."""
-        times = np.minimum(self._records.timestamps[begin:end], max(self._latest, clock))
-        clocks = np.maximum(np.maximum.accumulate(times), clock)
-        first, last = np.searchsorted(self._numbers, [begin, end]).tolist()
-        own = self._numbers[first:last]
-        digests = self._digests[DIGEST_BYTES * first : DIGEST_BYTES * last]
-        seen = Chunk(digests, self._records.offsets[own], times[own - begin], self._records.timestamps[own])
-        return seen, self._named[first:last], clocks[own - begin], int(clocks[-1])
+        taken = np.searchsorted(self._rows, [begin, end])
+        stamps = self._records.timestamps[self._rows[slice(*taken)]]
+        times = np.minimum(stamps, max(self._latest, clock))
+        clocks = advance(times, clock)
+        first, last = np.searchsorted(self._named, taken).tolist()
+        named, digests = self._named[first:last], self._digests[DIGEST_BYTES * first : DIGEST_BYTES * last]
+        own = named - taken[0]
+        seen = Chunk(digests, self._records.offsets[self._rows[named]], times[own], stamps[own])
+        return seen, named, clocks[own], int(clocks[-1]) if len(clocks) else clock
 
 
 def _digests(plan: Plan, masker: Masker | None) -> Digests:

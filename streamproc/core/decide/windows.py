@@ -166,6 +166,8 @@ class _Keys:
 
     @classmethod
     def of(cls, column: pl.Series, masker: Masker | None) -> Self:
+        if column.dtype.is_float():
+            column = column.set((column == 0).fill_null(value=False), 0.0)  # -0.0 is 0.0
         if masker is not None:
             column = hashes(column, masker).alias(column.name)
         named = pl.concat_str(pl.lit(key_prefix(column.name)), pl.col(column.name).cast(pl.String).fill_null(""))

@@ -32,6 +32,7 @@ class _Value(msgspec.Struct, array_like=True):
     time: int
     times: bytes
     stamps: bytes
+    first: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,12 +45,14 @@ def _none() -> Numbers:
 @dataclass(slots=True)
 class Chunk:
     """Rows of seen ids. Their digests, of 12 bytes each; and of shape (n,) their offsets, ascending, the times by which
-    they are forgotten, and their record timestamps, both in milliseconds since the epoch."""
+    they are forgotten, and their record timestamps, both in milliseconds since the epoch. ``first`` is how many ids the
+    lane had remembered before."""
 
     digests: bytes = b""
     offsets: Numbers = field(default_factory=_none)
     times: Numbers = field(default_factory=_none)
     stamps: Numbers = field(default_factory=_none)
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -61,7 +64,7 @@ class Chunk:
         """The rows from ``begin`` up to ``end``."""
         rows = slice(begin, end)
         digests = self.digests[DIGEST_BYTES * begin : DIGEST_BYTES * end]
-        return Chunk(digests, self.offsets[rows], self.times[rows], self.stamps[rows])
+        return Chunk(digests, self.offsets[rows], self.times[rows], self.stamps[rows], self.first + begin)
 
     def only(self, rows: NDArray[np.bool_]) -> Chunk:
         """Some rows; itself where that is all of them."""
@@ -77,6 +80,7 @@ class Chunk:
             np.concatenate([self.offsets, more.offsets]),
             np.concatenate([self.times, more.times]),
             np.concatenate([self.stamps, more.stamps]),
+            self.first,
         )
 
 
@@ -85,11 +89,8 @@ def dumps(chunk: Chunk) -> bytes:
     offset, time = int(chunk.offsets[0]), int(chunk.times.min())
     later = chunk.stamps - chunk.times
     stamps = _narrow(later) if later.any() else b""
-    return _encode(
-        _Value(
-            VERSION, chunk.digests, offset, _narrow(chunk.offsets - offset), time, _narrow(chunk.times - time), stamps
-        )
-    )
+    offsets, times = _narrow(chunk.offsets - offset), _narrow(chunk.times - time)
+    return _encode(_Value(VERSION, chunk.digests, offset, offsets, time, times, stamps, chunk.first))
 
 
 def loads(raw: bytes) -> Chunk:
@@ -98,7 +99,7 @@ def loads(raw: bytes) -> Chunk:
     rows = len(value.digests) // DIGEST_BYTES
     times = value.time + _wide(value.times, rows)
     stamps = times + _wide(value.stamps, rows) if value.stamps else times
-    return Chunk(value.digests, value.offset + _wide(value.offsets, rows), times, stamps)
+    return Chunk(value.digests, value.offset + _wide(value.offsets, rows), times, stamps, value.first)
 
 
 def _narrow(numbers: Numbers) -> bytes:

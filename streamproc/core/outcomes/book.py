@@ -6,16 +6,16 @@ chained hash of all that the lane was given says whether the two still agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streamproc.core.index import Index, Positions
+from streamproc.core.index import NOT_FOUND, Hashes, Index, Positions
 from streamproc.core.outcomes import kept, known
 from streamproc.core.outcomes.kept import ROW_BITS, Chunk
 from streamproc.core.outcomes.known import Known
@@ -69,6 +69,7 @@ class Meta(msgspec.Struct, array_like=True):
     dirty: list[int] = msgspec.field(default_factory=list)
 
 
+Wanted = TypeVar("Wanted")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 _decode_windows = msgspec.msgpack.Decoder(list[int]).decode
@@ -265,11 +266,12 @@ class Book:
 
     def find(self, ids: Sequence[bytes]) -> list[int]:
         """The position of each decision; -1 where it is not kept."""
-        found = self._ids.find(kept.id_hashes(b"".join(ids))) if ids else _NOTHING
-        return [
-            at if at >= 0 and self.chunk(at >> ROW_BITS).id(at & _ROW) == own else -1
-            for at, own in zip(found.tolist(), ids, strict=True)
-        ]
+        hashes = kept.id_hashes(b"".join(ids))
+
+        def there(at: int, own: bytes) -> bool:
+            return self.chunk(at >> ROW_BITS).id(at & _ROW) == own
+
+        return _settled(self._ids, hashes, ids, there)
 
     def kept_already(self, ids: bytes) -> Positions:
         """The rows of many ids, 12 bytes each, that may be kept: nearly always none."""
@@ -277,11 +279,11 @@ class Book:
 
     def find_keys(self, keys: Sequence[str]) -> list[int]:
         """The position of the newest decision with each event's key; -1 where there is none."""
-        found = self._keys.find(kept.key_hashes(keys)[1])
-        return [
-            at if at >= 0 and self.chunk(at >> ROW_BITS).keys[at & _ROW] == key else -1
-            for at, key in zip(found.tolist(), keys, strict=True)
-        ]
+
+        def there(at: int, key: str) -> bool:
+            return self.chunk(at >> ROW_BITS).keys[at & _ROW] == key
+
+        return _settled(self._keys, kept.key_hashes(keys)[1], keys, there)
 
     def row(self, position: int) -> tuple[Chunk, int]:
         """The chunk at a position, and the row in it."""
@@ -355,7 +357,15 @@ class Book:
 
 
 _ROW: Final = (1 << ROW_BITS) - 1
-_NOTHING: Final = np.zeros(0, np.int64)
+
+
+def _settled(index: Index, hashes: Hashes, wanted: Sequence[Wanted], there: Callable[[int, Wanted], bool]) -> list[int]:
+    """The newest position at which each of what is wanted is ``there``; else -1. Others may have its hash."""
+    found: list[int] = index.find(hashes).tolist()
+    for row, (at, own) in enumerate(zip(found, wanted, strict=True)):
+        if at >= 0 and not there(at, own):
+            found[row] = next((older for older in index.positions(int(hashes[row])) if there(older, own)), NOT_FOUND)
+    return found
 
 
 def standing(state: State) -> Meta | None:

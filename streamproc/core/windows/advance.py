@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.windows.distinct import DistinctBatch
-from streamproc.core.windows.kept import NEVER, Entries, Kept
-from streamproc.core.windows.layout import EVER, NEEDED, Column, Layout, Series, Statistic, steps_of, unit_of
-from streamproc.core.windows.level import FOLDS, IDENTITY, LevelBatch, Pairs
+from streamproc.core.windows.kept import NEVER, Entries, Kept, horizons
+from streamproc.core.windows.layout import NEEDED, Column, Layout, Series, Statistic, steps_of, unit_of
+from streamproc.core.windows.level import FOLDS, IDENTITY, MOMENTS, LevelBatch, Pairs
+from streamproc.core.windows.moments import Moments, by_window
 from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows
-from streamproc.core.windows.scan import Ints, Segments
+from streamproc.core.windows.scan import Segments
 
 MICROSECONDS = 1e6
 _Steps = tuple[int, int, bool]
@@ -45,53 +46,25 @@ def advance(
     rows.late = (newest != NEVER) & (rows.times < newest - lateness)
     clock = kept.clock.copy()
     clock[rows.keys] = after  # of a key's rows the last one stays
-    shifts = _shifts(layout, kept, rows)
-    spread = [_spread(layout, shifts, rows, number) for number in range(len(layout.series))]
     floors = kept.floors
     places = len(layout.levels)
     levels = [
-        LevelBatch(level, kept.levels[number], floors[:, number], rows, spread)
-        for number, level in enumerate(layout.levels)
+        LevelBatch(level, kept.levels[number], floors[:, number], rows) for number, level in enumerate(layout.levels)
     ]
     distincts = [
         DistinctBatch(distinct, kept.distincts[number], floors[:, places + number], rows)
         for number, distinct in enumerate(layout.distincts)
     ]
-    results = _results(layout, features, levels, distincts, rows, spread)
+    results = _results(layout, features, levels, distincts, rows)
     cut = floors.copy()
     entries, pairs = list[Entries](), list[Entries]()
     for number, (level, batch) in enumerate(zip(layout.levels, levels, strict=True)):
-        made, cut[:, number] = batch.result(_horizons(clock, lateness, level.unit, level.steps))
+        made, cut[:, number] = batch.result(horizons(clock, lateness, level.unit, level.steps))
         entries.append(made)
     for number, (distinct, listed) in enumerate(zip(layout.distincts, distincts, strict=True), places):
-        made, cut[:, number] = listed.result(_horizons(clock, lateness, distinct.unit, distinct.steps))
+        made, cut[:, number] = listed.result(horizons(clock, lateness, distinct.unit, distinct.steps))
         pairs.append(made)
-    return results, Kept(clock, shifts, cut, entries, pairs)
-
-
-def _horizons(clock: Ints, lateness: int, unit: int, steps: int) -> Ints:
-    """The newest bucket of each key that no window reaches any more."""
-    if unit == EVER:
-        return np.full(len(clock), NEVER)
-    known = clock != NEVER
-    return np.where(known, (np.where(known, clock, 0) - lateness) // unit - steps, NEVER)
-
-
-def _shifts(layout: Layout, kept: Kept, rows: Rows) -> NDArray[np.float64]:
-    """The first value of each key's series, where sums of squares are taken about it."""
-    shifts = kept.shifts.copy()
-    for place, number in enumerate(layout.shifted):
-        series = rows.series[number]
-        wanted = np.flatnonzero(series.counts & np.isnan(shifts[rows.keys, place]))[::-1]
-        shifts[rows.keys[wanted], place] = series.numbers[wanted]  # of several, the first row is written last
-    return shifts
-
-
-def _spread(layout: Layout, shifts: NDArray[np.float64], rows: Rows, number: int) -> NDArray[Any]:
-    if number not in layout.shifted:
-        return np.zeros(0)
-    own = shifts[rows.keys, layout.shifted.index(number)]
-    return np.where(np.isnan(own), 0.0, own)
+    return results, Kept(clock, cut, entries, pairs)
 
 
 def _results(
@@ -100,7 +73,6 @@ def _results(
     levels: Sequence[LevelBatch],
     distincts: Sequence[DistinctBatch],
     rows: Rows,
-    shifts: Sequence[NDArray[Any]],
 ) -> list[Result]:
     units = [level.unit for level in layout.levels]
     wanted: dict[_Steps, dict[Column, None]] = {}
@@ -123,7 +95,7 @@ def _results(
             found, capped = batch.numbers(steps_of(feature), feature.include_self)
             results.append(Result(found, late, capped))
         else:
-            result = _aggregate(feature, series, folded[_window(feature)], rows, shifts[series])
+            result = _aggregate(feature, series, folded[_window(feature)], rows)
             results.append(Result(result.values, result.missing | late))
     return results
 
@@ -140,16 +112,22 @@ class _Folded:
         self.cut = pairs.cut
         self._some = np.flatnonzero(pairs.counts)
         self._begins = pairs.starts[self._some]
+        self._moments: dict[int, Moments] = {}
 
     def of(self, series: int, statistic: Statistic) -> NDArray[Any]:
         """A statistic, shape (rows,)."""
-        values = self._pairs.values[self._columns.index(Column(series, statistic))]
-        return self._fold(FOLDS[statistic], values, IDENTITY[statistic])
+        return self._fold(FOLDS[statistic], self._values(series, statistic), IDENTITY[statistic])
+
+    def moments(self, series: int) -> Moments:
+        """Those of each window, of shape (3, rows)."""
+        if series not in self._moments:
+            entries = [self._values(series, one) for one in MOMENTS]
+            self._moments[series] = by_window(entries, self._pairs.counts)
+        return self._moments[series]
 
     def end(self, series: int, statistic: Statistic, *, newest: bool) -> NDArray[Any]:
         """A statistic of the newest or oldest entry of each window that has anything of the series."""
-        counts = self._pairs.values[self._columns.index(Column(series, "n"))]
-        values = self._pairs.values[self._columns.index(Column(series, statistic))]
+        counts, values = self._values(series, "n"), self._values(series, statistic)
         places = np.arange(len(counts))
         none = -1 if newest else len(counts)
         found = self._fold(np.maximum if newest else np.minimum, np.where(counts > 0, places, none), none)
@@ -158,6 +136,9 @@ class _Folded:
         made[some] = values[found[some]]
         return made
 
+    def _values(self, series: int, statistic: Statistic) -> NDArray[Any]:
+        return self._pairs.values[self._columns.index(Column(series, statistic))]
+
     def _fold(self, ufunc: Any, values: NDArray[Any], identity: Any) -> NDArray[Any]:
         made = np.full(len(self._pairs.counts), identity, values.dtype)
         if len(self._some):
@@ -165,7 +146,7 @@ class _Folded:
         return made
 
 
-def _aggregate(feature: WindowFeature, series: int, folded: _Folded, rows: Rows, shift: NDArray[Any]) -> Result:
+def _aggregate(feature: WindowFeature, series: int, folded: _Folded, rows: Rows) -> Result:
     count = folded.of(series, "n")
     none = count == 0
     match feature.aggregate:
@@ -188,21 +169,17 @@ def _aggregate(feature: WindowFeature, series: int, folded: _Folded, rows: Rows,
             since = rows.times - folded.end(series, "last_time", newest=True)
             values = np.maximum(since, 0) / MICROSECONDS
         case "std":
-            values, none = _spread_of(folded, series, count)
+            none = count < 2
+            _, values = _mean_and_spread(folded.moments(series))
         case _:
-            spread, few = _spread_of(folded, series, count)
+            mean, spread = _mean_and_spread(folded.moments(series))
             own = rows.series[series]
-            none = few | (spread == 0) | ~own.counts
-            mean = shift + folded.of(series, "shifted") / np.maximum(count, 1)
+            none = (count < 2) | (spread == 0) | ~np.isfinite(spread) | ~own.counts
             values = (own.numbers - mean) / np.where(none, 1.0, spread)
     return Result(values, folded.cut | none)
 
 
-def _spread_of(folded: _Folded, series: int, count: Ints) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The standard deviation of a sample, from sums about a shift, and where there are less than two values.
-
-    Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983, (1.5).
-    """
-    some = np.maximum(count, 2)
-    total, squares = folded.of(series, "shifted"), folded.of(series, "squares")
-    return np.sqrt(np.maximum(squares - total * total / some, 0.0) / (some - 1)), count < 2
+def _mean_and_spread(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The means, and the standard deviations of a sample; 0 for less than two values."""
+    count, mean, deviations = moments
+    return mean, np.sqrt(deviations / np.maximum(count - 1, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from streamproc.core.windows.policy import WindowFeature
 from streamproc.core.windows.rows import Rows, SeriesRows
 from streamproc.core.windows.scan import Ints, Segments, starts_of
 
+MOST_AT_ONCE: Final = 1_000
+"""Rows of a key: each of them may meet each other one, so more would take memory and time by their square."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyedRows:
@@ -28,6 +32,12 @@ class KeyedRows:
     times: Ints
     clocks: Ints
     series: list[SeriesRows]
+
+    def between(self, begin: int, end: int) -> KeyedRows:
+        """Some that stand one behind another."""
+        own = slice(begin, end)
+        series = [part.where(own) for part in self.series]
+        return KeyedRows(self.lanes[own], self.keys[own], self.times[own], self.clocks[own], series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,13 @@ class By:
         """One result per feature and row, the numbers of those rows that are late, and the memories changed."""
         layout = self.layout
         lanes, codes, names, ends = _numbered(keyed)
+        if len(codes) > MOST_AT_ONCE and int(np.bincount(codes).max()) > MOST_AT_ONCE:
+            return self._run_in_parts(memories, keyed)
         values = list[bytes | None]()
         for lane, (begin, end) in zip(lanes, pairwise([0, *ends]), strict=True):
             values += memories[lane].read(names[begin:end])
         layouts = (one for lane in lanes for one in memories[lane].meta.layouts)
-        kept = unpacked(layout, brought(values, layouts, layout))
+        kept = unpacked(layout, brought(values, layouts, layout, self.lateness))
         kept, codes, order, origins = self._lives(kept, codes, keyed)
         rows = Rows(codes[order], keyed.times[order], [series.where(order) for series in keyed.series])
         results, after = advance(layout, self.features, kept, rows, self.lateness)
@@ -64,6 +76,13 @@ class By:
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return [_reordered(result, back) for result in results], order[rows.late]
+
+    def _run_in_parts(self, memories: Sequence[LaneMemory], keyed: KeyedRows) -> tuple[list[Result], Ints]:
+        """As `run`, so many rows after so many others."""
+        begins = range(0, len(keyed.keys), MOST_AT_ONCE)
+        parts = [self.run(memories, keyed.between(begin, begin + MOST_AT_ONCE)) for begin in begins]
+        late = np.concatenate([own + begin for begin, (_, own) in zip(begins, parts, strict=True)])
+        return [_joined(results) for results in zip(*(results for results, _ in parts), strict=True)], late
 
     def _lives(self, kept: Kept, codes: Ints, keyed: KeyedRows) -> tuple[Kept, Ints, Ints, list[int]]:
         """Where a key was forgotten before a row, the rows from there on are those of another one.
@@ -101,6 +120,14 @@ def _numbered(keyed: KeyedRows) -> tuple[list[int], Ints, list[bytes], list[int]
         names += distinct
         ends.append(len(names))
     return keyed.lanes[starts].tolist(), np.array(codes, np.int64), names, ends
+
+
+def _joined(results: Sequence[Result]) -> Result:
+    capped = [one.capped for one in results if one.capped is not None]
+    values, missing = (
+        np.concatenate(part) for part in ([one.values for one in results], [one.missing for one in results])
+    )
+    return Result(values, missing, np.concatenate(capped) if capped else None)
 
 
 def _reordered(result: Result, back: Ints) -> Result:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamproc.core.windows.layout import HEAD, WORD, Layout, Level, buckets_of
+from streamproc.core.windows.layout import EVER, HEAD, MOST_NARROW, WORD, Layout, Level, buckets_of
 from streamproc.core.windows.scan import Ints, ramps
 
 NEVER: Final = np.iinfo(np.int64).min
@@ -53,11 +53,10 @@ class Entries:
 
 @dataclass(slots=True)
 class Kept:
-    """What is kept of n keys. ``clock``: their newest times; ``shifts``, shape (n, series that have one), NaN where
-    there is none yet; ``floors``, shape (n, lists): the newest bucket of which anything was cut off."""
+    """What is kept of n keys. ``clock``: their newest times; ``floors``, shape (n, lists): the newest bucket of which
+    anything was cut off."""
 
     clock: Ints
-    shifts: NDArray[np.float64]
     floors: Ints
     levels: list[Entries]
     distincts: list[Entries]
@@ -69,7 +68,6 @@ class Kept:
         """With so many keys more, of which nothing is kept."""
         return Kept(
             np.concatenate([self.clock, np.full(count, NEVER)]),
-            np.vstack([self.shifts, np.full((count, self.shifts.shape[1]), np.nan)]),
             np.vstack([self.floors, np.full((count, self.floors.shape[1]), NEVER)]),
             self.levels,
             self.distincts,
@@ -81,11 +79,18 @@ def empty(layout: Layout, count: int) -> Kept:
     none = np.zeros(0, np.int64)
     return Kept(
         np.full(count, NEVER),
-        np.full((count, len(layout.shifted)), np.nan),
         np.full((count, layout.lists), NEVER),
         [Entries(none, none, [np.zeros(0, in_memory(one.dtype)) for one in lv.columns]) for lv in layout.levels],
         [Entries(none, none, [np.zeros(0, np.uint64)]) for _ in layout.distincts],
     )
+
+
+def horizons(clock: Ints, lateness: int, unit: int, steps: int) -> Ints:
+    """The newest bucket of each key that no window reaches any more."""
+    if unit == EVER:
+        return np.full(len(clock), NEVER)
+    known = clock != NEVER
+    return np.where(known, (np.where(known, clock, 0) - lateness) // unit - steps, NEVER)
 
 
 def in_memory(dtype: str) -> Any:
@@ -129,9 +134,7 @@ def unpacked(layout: Layout, values: Values) -> Kept:
     kept.clock[rows] = words[at + 1]
     at = at + HEAD
     counts = _block(words, at, layout.counts_words).view("<u2").reshape(len(rows), -1).astype(np.int64)
-    at = at + layout.counts_words
-    kept.shifts[rows] = _block(words, at, len(layout.shifted)).view("<f8").reshape(len(rows), -1)
-    at = at + len(layout.shifted)
+    at = at + layout.counts_words + layout.shifts
     if cut.any():
         kept.floors[rows[cut]] = _block(words, at[cut], layout.lists).reshape(-1, layout.lists)
         at = at + np.where(cut, layout.lists, 0)
@@ -170,7 +173,7 @@ def packed(layout: Layout, kept: Kept) -> list[bytes]:
     counts = np.stack([np.bincount(one.owners, minlength=total) for one in lists], axis=1)
     sizes = np.array([*(level.words for level in layout.levels), *(2 for _ in layout.distincts)], np.int64)
     cut = (kept.floors != NEVER).any(axis=1)
-    head = HEAD + layout.counts_words + len(layout.shifted)
+    head = HEAD + layout.counts_words
     lengths = head + np.where(cut, layout.lists, 0) + counts @ sizes
     ends = np.cumsum(lengths)
     at = ends - lengths
@@ -179,8 +182,7 @@ def packed(layout: Layout, kept: Kept) -> list[bytes]:
     words[at + 1] = kept.clock
     small = np.zeros((total, layout.counts_words * WORD // 2), "<u2")
     small[:, : layout.lists] = counts
-    own = np.concatenate([small.view("<i8"), kept.shifts.view("<i8")], axis=1)
-    words[(at[:, None] + np.arange(HEAD, head))] = own
+    words[at[:, None] + np.arange(HEAD, head)] = small.view("<i8")
     at = at + head
     if cut.any():
         words[at[cut][:, None] + np.arange(layout.lists)] = kept.floors[cut]
@@ -199,7 +201,10 @@ def packed(layout: Layout, kept: Kept) -> list[bytes]:
 
 def _level_words(level: Level, entries: Entries, clock: Ints) -> Ints:
     records = np.zeros(len(entries), level.dtype)
-    records["bucket"] = buckets_of(level.unit, clock)[entries.owners] - entries.buckets
+    distances = buckets_of(level.unit, clock)[entries.owners] - entries.buckets
+    if level.narrow and len(distances) and not 0 <= int(distances.min()) <= int(distances.max()) < MOST_NARROW:
+        raise AssertionError("an entry that no window reaches was to be kept: in 4 bytes it would come back as another")
+    records["bucket"] = distances
     for number, column in enumerate(entries.columns):
         records[str(number)] = column
     return records.view("<i8").reshape(-1)

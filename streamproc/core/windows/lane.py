@@ -8,7 +8,7 @@ not matter how events fall into batches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ import numpy as np
 from streamproc.core.processor import State
 from streamproc.core.versioned import read_kept
 from streamproc.core.windows.kept import NEVER
-from streamproc.core.windows.layout import HEAD, WORD, Layout
+from streamproc.core.windows.layout import HEAD, ID_BYTES, WORD, Layout
 from streamproc.core.windows.scan import Ints
 
 TABLE: Final = "windows"
@@ -34,7 +34,8 @@ SEPARATOR: Final = "\x00"
 
 class Meta(msgspec.Struct, array_like=True):
     """``clock`` is the newest time of an event, in microseconds, ``events`` counts them; ``layouts`` are those in which
-    anything may still be kept; ``swept`` is the event, and ``cursor`` the key, after which the last sweep ended."""
+    anything may still be kept: no more than the windows were changed while a key is remembered; ``swept`` is the event,
+    and ``cursor`` the key, after which the last sweep ended."""
 
     version: int = VERSION
     clock: int = int(NEVER)
@@ -53,6 +54,7 @@ class LaneMemory:
     def __init__(self, state: State) -> None:
         self._state = state
         self._changes: dict[bytes, bytes | None] = {}
+        self._more_layouts = False
         [raw] = state.get_many(TABLE, [META])
         self.meta = Meta() if raw is None else read_kept(raw, Meta, VERSION, "what a lane keeps for windows")
 
@@ -68,6 +70,7 @@ class LaneMemory:
         """Remember keys, in this layout."""
         if layout not in self.meta.layouts:
             self.meta.layouts.append(layout)
+            self._more_layouts = True
         self._changes.update(entries)
 
     def could_exceed(self, most: int, more: int) -> bool:
@@ -104,7 +107,20 @@ class LaneMemory:
 
     def changes(self) -> Mapping[bytes, bytes | None]:
         """What the batch changes of the table."""
+        if self._more_layouts:
+            self._drop_layouts()
         return {**self._changes, META: _encode(self.meta)}
+
+    def _drop_layouts(self) -> None:
+        """Let go of the layouts that no value is in any more. It looks at all values, and so only when there are more
+        layouts than before: when the windows have changed."""
+        values = chain(
+            (value for key, value in self._state.items(TABLE) if key != META and key not in self._changes),
+            (value for value in self._changes.values() if value is not None),
+        )
+        used = {value[:ID_BYTES] for value in values}
+        self.meta.layouts = [one for one in self.meta.layouts if one.id.to_bytes(ID_BYTES, "little") in used]
+        self._more_layouts = False
 
 
 def _clocks(entries: Sequence[tuple[bytes, bytes]]) -> tuple[list[bytes], Ints]:

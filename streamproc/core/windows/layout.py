@@ -4,7 +4,7 @@ Windows with buckets of one length share a *level*, whose *entries* are the buck
 aggregated is a *series*: the values of an expression where a condition holds. All of a key is one value of the lane's
 table, in words of 8 bytes::
 
-    layout and flags | newest time | numbers of entries, 2 bytes each | shifts | floors, where anything was cut off
+    layout and flags | newest time | numbers of entries, 2 bytes each | floors, where anything was cut off
     | entries, by level | distinct values
 """
 
@@ -24,8 +24,21 @@ from numpy.typing import NDArray
 from streamproc.core.windows.policy import Aggregate, WindowFeature
 
 Statistic: TypeAlias = Literal[
-    "n", "sum", "shifted", "squares", "min", "max", "last_time", "last", "first_time", "first"
+    "n",
+    "sum",
+    "centre",
+    "deviations",
+    "min",
+    "max",
+    "last_time",
+    "last",
+    "first_time",
+    "first",
+    "shifted",
+    "squares",
 ]
+"""``centre`` is the mean, ``deviations`` the sum of squared distances from it. The last two are sums about a first
+value, which earlier versions kept: they are read, and no window needs them."""
 NEEDED: Final[dict[Aggregate, tuple[Statistic, ...]]] = {
     "count": ("n",),
     "rate": ("n",),
@@ -33,8 +46,8 @@ NEEDED: Final[dict[Aggregate, tuple[Statistic, ...]]] = {
     "mean": ("n", "sum"),
     "min": ("n", "min"),
     "max": ("n", "max"),
-    "std": ("n", "shifted", "squares"),
-    "zscore": ("n", "shifted", "squares"),
+    "std": ("n", "centre", "deviations"),
+    "zscore": ("n", "centre", "deviations"),
     "last": ("n", "last_time", "last"),
     "first": ("n", "first_time", "first"),
     "time_since_last": ("n", "last_time"),
@@ -46,7 +59,8 @@ MOST_NARROW: Final = 1 << 32
 WORD: Final = 8
 HEAD: Final = 2
 """Words in front that every layout has: layout and flags, newest time."""
-_ID_BYTES: Final = 4
+ID_BYTES: Final = 4
+"""Every value begins with its layout's number."""
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
@@ -120,7 +134,7 @@ class Distinct(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """What is kept of each key of one ``by``. ``shifted`` are the series whose first value is kept too."""
+    """What is kept of each key of one ``by``."""
 
     by: str
     series: tuple[Series, ...]
@@ -156,13 +170,13 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def id(self) -> int:
         """A number of 32 bits for this layout."""
         raw = orjson.dumps(msgspec.to_builtins(self))
-        return int.from_bytes(hashlib.blake2b(raw, digest_size=_ID_BYTES).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(raw, digest_size=ID_BYTES).digest(), "little")
 
     @cached_property
-    def shifted(self) -> tuple[int, ...]:
-        """Series that need a shift: their sums of squares are taken about their first value."""
+    def shifts(self) -> int:
+        """Words of first values, one for each series with ``squares``: only layouts of earlier versions have them."""
         columns = (column for level in self.levels for column in level.columns)
-        return tuple(sorted({column.series for column in columns if column.statistic == "squares"}))
+        return len({column.series for column in columns if column.statistic == "squares"})
 
     @property
     def lists(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.windows.kept import NEVER, Entries
 from streamproc.core.windows.layout import EVER, Column, Level, Statistic, buckets_of
+from streamproc.core.windows.moments import Moments, of_values, running
 from streamproc.core.windows.rows import Rows
 from streamproc.core.windows.scan import Ints, Segments, ramps
 
@@ -20,8 +21,8 @@ FIRST_EVER: Final = np.iinfo(np.int64).max
 IDENTITY: Final[dict[Statistic, Any]] = {
     "n": 0,
     "sum": 0.0,
-    "shifted": 0.0,
-    "squares": 0.0,
+    "centre": 0.0,
+    "deviations": 0.0,
     "min": np.inf,
     "max": -np.inf,
     "last_time": NEVER,
@@ -32,12 +33,11 @@ IDENTITY: Final[dict[Statistic, Any]] = {
 FOLDS: Final[dict[Statistic, np.ufunc]] = {
     "n": np.add,
     "sum": np.add,
-    "shifted": np.add,
-    "squares": np.add,
     "min": np.minimum,
     "max": np.maximum,
 }
-"""How values of a statistic are put together, of rows and of entries."""
+"""How values of a statistic are put together, of rows and of entries, where it needs no other."""
+MOMENTS: Final[tuple[Statistic, ...]] = ("n", "centre", "deviations")
 
 
 @dataclass(slots=True)
@@ -57,9 +57,10 @@ class Pairs:
 class LevelBatch:
     """The entries of a level while a batch is counted in them."""
 
-    def __init__(self, level: Level, entries: Entries, floors: Ints, rows: Rows, shifts: list[NDArray[Any]]) -> None:
-        """``floors`` has one for each key, ``shifts`` one array of shape (rows,) for each series, where it has one."""
-        self._level, self._rows, self._floors, self._shifts = level, rows, floors, shifts
+    def __init__(self, level: Level, entries: Entries, floors: Ints, rows: Rows) -> None:
+        """``floors`` has one for each key."""
+        self._level, self._rows, self._floors = level, rows, floors
+        self._moments: dict[int, Moments] = {}
         self._buckets = buckets_of(level.unit, rows.times)
         self._number(entries)
         counted = np.zeros(len(rows), np.bool_)
@@ -136,13 +137,21 @@ class LevelBatch:
                 return self._segments.running(np.add, counts.astype(np.int64), begin)
             case "last_time" | "first_time" | "last" | "first":
                 return self._ends(column)
-            case "shifted" | "squares":
-                values = series.numbers[self._updates] - self._shifts[column.series][self._updates]
-                values = values if column.statistic == "shifted" else values * values
+            case "centre" | "deviations":
+                found: NDArray[Any] = self._running_moments(column.series)[MOMENTS.index(column.statistic)]
+                return found
             case _:
-                values = series.numbers[self._updates]
-        values = np.where(counts, values, IDENTITY[column.statistic])
-        return self._segments.running(FOLDS[column.statistic], values, begin)
+                values = np.where(counts, series.numbers[self._updates], IDENTITY[column.statistic])
+                return self._segments.running(FOLDS[column.statistic], values, begin)
+
+    def _running_moments(self, number: int) -> Moments:
+        """Those of a series, as `_running` gives a column."""
+        if number not in self._moments:
+            series = self._rows.series[number]
+            own = of_values(series.numbers[self._updates], series.counts[self._updates])
+            begin = np.stack([self._begin(Column(number, one)) for one in MOMENTS])
+            self._moments[number] = running(self._segments, own, begin)
+        return self._moments[number]
 
     def _begin(self, column: Column) -> NDArray[Any]:
         """What each segment of updates begins with."""

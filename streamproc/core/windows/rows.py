@@ -23,8 +23,8 @@ class SeriesRows:
     numbers: NDArray[np.float64]
     hashes: NDArray[np.uint64] | None = None
 
-    def where(self, order: NDArray[Any]) -> SeriesRows:
-        """The rows at positions."""
+    def where(self, order: NDArray[Any] | slice) -> SeriesRows:
+        """The rows at positions, or of a slice."""
         hashes = None if self.hashes is None else self.hashes[order]
         return SeriesRows(self.counts[order], self.numbers[order], hashes)
 

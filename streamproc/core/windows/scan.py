@@ -48,12 +48,13 @@ class Segments:
         return np.repeat(np.arange(len(self.starts)), self.lengths)
 
     @cached_property
-    def _waves(self) -> list[Ints]:
+    def waves(self) -> list[Ints]:
+        """The second rows of all segments that have one, then the third ones, and so on to a bound."""
         longest = min(int(self.lengths.max(initial=0)), WAVES)
         return [self.starts[self.lengths > step] + step for step in range(1, longest)]
 
     @cached_property
-    def _rests(self) -> list[slice]:
+    def rests(self) -> list[slice]:
         """Where segments are long, their rows from the last wave on."""
         ends = self.starts + self.lengths
         places = np.flatnonzero(self.lengths > WAVES).tolist()
@@ -67,9 +68,9 @@ class Segments:
         """
         made = values.copy()
         made[self.starts] = ufunc(begin, values[self.starts])
-        for rows in self._waves:
+        for rows in self.waves:
             made[rows] = ufunc(made[rows - 1], made[rows])
-        for rest in self._rests:
+        for rest in self.rests:
             made[rest] = ufunc.accumulate(made[rest])
         return made
 
