@@ -20,10 +20,12 @@ from examples.counter.counter import TABLE, Counter
 from streamproc.core.state import Tables, changelog_key
 from streamproc.kafka import admin
 from streamproc.kafka.agent import Agent
+from streamproc.kafka.changelogs import Changelogs
 from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
-from streamproc.kafka.lane import Lane, Logged
+from streamproc.kafka.lane import Lane
+from streamproc.kafka.logged import Logged
 from streamproc.kafka.restore import bounds, restore
 
 TOPIC, PARTITIONS = "bench.state.changelog", 4
@@ -58,11 +60,11 @@ async def run(connection: Connection, keys: int, folder: Path) -> list[Took]:
         return result
 
     infos = await admin.describe(connection, [TOPIC])
-    lanes, checkpoints = made(), Checkpoints(folder, "bench", 300.0)
+    lanes, checkpoints = made(), Checkpoints(folder, "bench", 300.0, Changelogs(connection))
     _, ends = await timed("restored from the changelog", lanes, restore(connection, tables(lanes), lambda read: None))
     for lane in lanes:
         offset = ends[TopicPartition(TOPIC, lane.partition)]
-        lane.logged = Logged(infos[TOPIC].topic_id, offset, time.time())
+        lane.logged = Logged(infos[TOPIC].topic_id, offset, time.time(), infos[TOPIC].epochs[lane.partition])
     await timed("checkpoints written", lanes, checkpoints.leave(lanes))
 
     async def again(lanes: Sequence[Lane]) -> None:

@@ -3,20 +3,21 @@
 A lane stops rather than lose or repeat something silently. A reset says what would be lost and what repeated,
 and then commits an offset with a new claim, as nobody in particular: brokers take that from a non-member only
 while the group has no members, so a worker that starts in between makes the reset fail and not the other way
-round.
+round. State is dropped in one transaction with the new offsets, after such a claim on the old ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.structs import OffsetAndMetadata
 
 from streamproc.core.processor import Changes
 from streamproc.core.state import LANE_TABLE, Tables, changelog_key
@@ -34,7 +35,7 @@ Target: TypeAlias = Literal["earliest", "latest", "committed"] | int | datetime
 
 UNSTABLE_SECONDS = 10.0
 POLL_SECONDS = 0.1
-TOMBSTONES = 10_000  # per transaction
+TRANSACTION_MS = 600_000  # a million tombstones take a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,14 @@ class Move:
         return claim is not None and bool(claim.topic_id) and claim.topic_id != self.topic_id
 
     @property
+    def begun_ever(self) -> bool:
+        """Whether a topic of that name was read before."""
+        return self.before.offset != UNKNOWN_OFFSET
+
+    @property
     def begun(self) -> bool:
         """Whether this topic was read before."""
-        return self.before.offset != UNKNOWN_OFFSET and not self.made_anew
+        return self.begun_ever and not self.made_anew
 
     @property
     def skipped(self) -> int:
@@ -94,6 +100,9 @@ class _Keys(Tables):
     def __init__(self) -> None:
         super().__init__()
         self.live: dict[bytes, None] = {}
+
+    def clear(self) -> None:
+        self.live.clear()
 
     def apply(self, changes: Changes) -> None:
         for table, entries in changes.items():
@@ -168,30 +177,58 @@ async def survey(
 
 
 async def carry_out(connection: Connection, app: str, resets: Sequence[LaneReset], *, drop_state: bool) -> None:
-    """Do it: tombstones first, then the offsets of all lanes in one request.
+    """Do it: the offsets of all lanes in one request, or in one transaction with the tombstones for their state.
 
-    Raises UserError where a worker has started meanwhile; the offsets are then as they were.
+    Raises UserError where a worker has started meanwhile, or had; all is then as it was.
     """
-    if drop_state:
-        await _drop_state(connection, app, resets)
-    offsets = {}
-    for move in (move for reset in resets for move in reset.moves):
-        number = move.before.claim.number + 1 if move.before.claim else 1
-        claim = Claim(f"{app}-reset", number, move.topic_id, move.partitions)
-        offsets[move.tp] = (move.target, claim)
+    moves = [move for reset in resets for move in reset.moves]
+    await _check_unmoved(connection, app, moves)
+    offsets = {move.tp: (move.target, _claim(app, move)) for move in moves}
+    if not drop_state:
+        await _commit(connection, app, offsets)
+        return
+    # Whoever comes now knows by these claims whose transaction it is that is open, and ends it.
+    await _commit(
+        connection, app, {move.tp: (move.before.offset, _claim(app, move)) for move in moves if move.begun_ever}
+    )
+    await _drop_state(connection, app, resets, {move.tp: (move.target, _claim(app, move)) for move in moves})
+
+
+def _claim(app: str, move: Move) -> Claim:
+    number = move.before.claim.number if move.before.claim else 0
+    return Claim(_owner(app), number + 1, move.topic_id, move.partitions)
+
+
+def _owner(app: str) -> str:
+    """The transactional id of resets, as it stands in their claims."""
+    return f"{app}-reset"
+
+
+async def _check_unmoved(connection: Connection, app: str, moves: Sequence[Move]) -> None:
+    """What was surveyed may have waited for an answer for long."""
+    now = await _stable(connection, app, [move.tp for move in moves])
+    if any(now[move.tp] != move.before for move in moves):
+        raise UserError(f"a worker of {app} has run meanwhile: nothing was changed", "run the reset again")
+
+
+async def _commit(connection: Connection, app: str, offsets: dict[TopicPartition, tuple[int, Claim]]) -> None:
+    """As nobody in particular. Raises UserError where the group has members."""
+    if not offsets:
+        return
     group = GroupOffsets(connection, app)
     await group.start()
     try:
         await group.commit(Member(app), offsets)
     except FencedOffsets as error:
-        dropped = "; the state was dropped already: run the reset again" if drop_state else ""
-        raise UserError(
-            f"a worker of {app} has started meanwhile: no offset was changed{dropped}", "stop it first"
-        ) from error
+        raise _started(app) from error
     except kafka_errors.KafkaError as error:
         raise BrokerUnavailable(f"the offsets were not taken: {error}") from error
     finally:
         await group.stop()
+
+
+def _started(app: str) -> UserError:
+    return UserError(f"a worker of {app} has started meanwhile: nothing was changed", "stop it first")
 
 
 def _target(move: Move, target: Target, at: int | None) -> int:
@@ -257,15 +294,34 @@ async def _state(
     return {name: tuple(tables.live) for name, (_, tables) in keys.items()}
 
 
-async def _drop_state(connection: Connection, app: str, resets: Sequence[LaneReset]) -> None:
-    producer = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=f"{app}-reset")
+async def _drop_state(
+    connection: Connection,
+    app: str,
+    resets: Sequence[LaneReset],
+    offsets: Mapping[TopicPartition, tuple[int, Claim]],
+) -> None:
+    """Tombstones and offsets in one transaction.
+
+    A worker that opens lanes waits while offsets are pending, or ends our transaction and with it all that it holds.
+    One that has read them before is in the group by then, and is looked for.
+    """
+    producer = AIOKafkaProducer(
+        **connection.client_kwargs(), transactional_id=_owner(app), transaction_timeout_ms=TRANSACTION_MS
+    )
     await producer.start()
     try:
-        for reset in resets:
-            topic = reset.agent.changelog(app)
-            for first in range(0, len(reset.state), TOMBSTONES):
-                async with producer.transaction():
-                    for key in reset.state[first : first + TOMBSTONES]:
-                        await producer.send(topic, None, key=key, partition=reset.partition)
+        async with producer.transaction():
+            pending = {tp: OffsetAndMetadata(at, claim.encode()) for tp, (at, claim) in offsets.items()}
+            await producer.send_offsets_to_transaction(pending, app)
+            if await group_members(connection, app):
+                raise _started(app)
+            for reset in resets:
+                topic = reset.agent.changelog(app)
+                for key in reset.state:
+                    await producer.send(topic, None, key=key, partition=reset.partition)
+    except (kafka_errors.ProducerFenced, kafka_errors.InvalidProducerEpoch) as error:
+        raise _started(app) from error
+    except kafka_errors.KafkaError as error:
+        raise BrokerUnavailable(f"the state was not deleted: {error}", "nothing was changed: try again") from error
     finally:
         await producer.stop()

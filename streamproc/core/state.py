@@ -73,6 +73,13 @@ class Tables:
                     table[key] = value
         self._half_steps += 1
 
+    def clear(self) -> None:
+        """Forget every entry."""
+        self._half_steps += 1
+        for table in self._tables.values():
+            table.clear()
+        self._half_steps += 1
+
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
 

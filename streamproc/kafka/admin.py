@@ -16,7 +16,7 @@ from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest, De
 
 from streamproc.errors import BrokerUnavailable, EnvironmentFault, UserError
 from streamproc.kafka.connection import Connection, probe
-from streamproc.kafka.metadata import TopicsRequest
+from streamproc.kafka.metadata import NO_ID, TopicsRequest
 
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -59,7 +59,11 @@ class TopicSpec:
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """A topic as it is. ``topic_id`` is Kafka's text form of the id; a topic made anew has another one."""
+    """A topic as it is. ``topic_id`` is Kafka's text form of the id; a topic made anew has another one.
+
+    A broker without topic ids (with metadata of before 2.8) gives none: the text is empty then, and nothing follows
+    from two that are alike. ``epochs`` are the epochs of the partitions' leaders, by number.
+    """
 
     name: str
     topic_id: str
@@ -67,6 +71,7 @@ class TopicInfo:
     replication: int
     configs: Mapping[str, str]
     has_leaders: bool
+    epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,12 @@ async def describe(connection: Connection, names: Sequence[str] | None = None) -
         return await _describe(client, names)
 
 
+async def leader_epochs(connection: Connection, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The epochs of the leaders of those topics that exist, by partition. A broker may be behind, never ahead."""
+    async with _client(connection) as client:
+        return {name: topic.epochs for name, topic in (await _topics(client, names)).items()}
+
+
 async def create(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
     """Make the topics that do not exist, wait until each has its leaders, and return the names of those made.
 
@@ -193,6 +204,7 @@ async def watermarks(connection: Connection, topic: str) -> dict[int, tuple[int,
 class _Topic:
     topic_id: bytes
     leaders: tuple[int, ...]
+    epochs: tuple[int, ...]
     partitions: tuple[int, ...]
     replication: int
 
@@ -226,6 +238,7 @@ async def _topics(client: Any, names: Sequence[str] | None) -> dict[str, _Topic]
         found[name] = _Topic(
             topic_id=topic_id,
             leaders=tuple(row[2] for row in rows),
+            epochs=tuple(row[3] for row in rows),
             partitions=tuple(row[1] for row in rows),
             replication=min((len(row[4]) for row in rows), default=0),
         )
@@ -238,14 +251,24 @@ async def _describe(client: Any, names: Sequence[str] | None) -> dict[str, Topic
     return {
         name: TopicInfo(
             name=name,
-            topic_id=base64.urlsafe_b64encode(topic.topic_id).decode().rstrip("="),
+            topic_id=id_text(topic.topic_id),
             partitions=len(topic.partitions),
             replication=topic.replication,
             configs=configs[name],
             has_leaders=_has_leaders(topic),
+            epochs=topic.epochs,
         )
         for name, topic in topics.items()
     }
+
+
+def id_text(topic_id: bytes) -> str:
+    """A topic's id as Kafka writes it, or an empty text where the broker knows none.
+
+    >>> id_text(bytes(15) + b"1"), id_text(bytes(16))
+    ('AAAAAAAAAAAAAAAAAAAAMQ', '')
+    """
+    return "" if topic_id == NO_ID else base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
 
 
 async def _configs(client: Any, names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -7,8 +7,9 @@ all that. What cannot be read for any reason is no error: the changelog has ever
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
@@ -19,9 +20,10 @@ import msgspec
 
 from streamproc.core.state import Tables
 
-MAGIC: Final = b"streamproc state 1\n"
+MAGIC: Final = b"streamproc state 2\n"
 """It ends in the version of the layout."""
 SUFFIX: Final = ".state"
+NAME: Final = re.compile(r"(?P<app>.+)\.[^.]+\.\d+\.state(?P<unfinished>\..+)?", re.S)
 LENGTH_BYTES: Final = 4
 DIGEST_BYTES: Final = 16
 MOST_HEADER: Final = 1 << 16
@@ -35,8 +37,8 @@ class Header(msgspec.Struct, frozen=True):
     """Whose state it is, and as of when.
 
     The tables hold what is committed in the changelog, the topic with that id, before ``offset``; there may be more in
-    them. ``time``, in seconds since the epoch, is when the lane was known to be its writer's. ``tables`` are their
-    names.
+    them. ``time``, in seconds since the epoch, is when the changelog was seen to have no more. ``tables`` are their
+    names. ``epoch`` is one that the changelog's leader had before it gave or took the last of this.
     """
 
     app: str
@@ -46,6 +48,7 @@ class Header(msgspec.Struct, frozen=True):
     offset: int
     time: float
     tables: list[str]
+    epoch: int
 
 
 class Unusable(Exception):
@@ -67,9 +70,11 @@ def write(path: Path, header: Header, entries: Entries, pause: float = 0.0) -> i
 
     Sleeps so many seconds after each block: it is for a thread beside others.
     """
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    # A process id would not do: it is 1 in every container, and the same in all threads.
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    new = Path(name)
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             digest = blake2b(digest_size=DIGEST_BYTES)
             for part in _parts(header, entries):
                 digest.update(part)
@@ -110,10 +115,13 @@ def _framed(raw: bytes) -> bytes:
     return len(raw).to_bytes(LENGTH_BYTES, "big") + raw
 
 
-def read(path: Path, fits: Callable[[Header], str | None]) -> tuple[Header, Tables] | None:
+def read(
+    path: Path, fits: Callable[[Header], str | None], progress: Callable[[], object] = lambda: None
+) -> tuple[Header, Tables] | None:
     """What a file holds; ``None`` where there is none. ``fits`` says what is wrong with a header.
 
-    Raises Unusable for any other reason not to use it. Reads one block at a time, never more than the file has.
+    Raises Unusable for any other reason not to use it. Reads one block at a time, never more than the file has, and
+    calls ``progress`` after each.
     """
     try:
         with path.open("rb") as file:
@@ -137,6 +145,7 @@ def read(path: Path, fits: Callable[[Header], str | None]) -> tuple[Header, Tabl
             while length := int.from_bytes(take(LENGTH_BYTES, LENGTH_BYTES), "big"):
                 block = _decode_block(take(length, left))
                 tables.apply({block.table: block.entries})
+                progress()
             if left or file.read(DIGEST_BYTES + 1) != digest.digest():
                 raise Unusable("it is damaged")
             return header, tables
@@ -146,12 +155,25 @@ def read(path: Path, fits: Callable[[Header], str | None]) -> tuple[Header, Tabl
         raise Unusable(f"it cannot be read: {type(error).__name__}") from error
 
 
-def remove_old(folder: Path, app: str, before: float) -> int:
-    """Remove an application's files, and what is left of unfinished ones, that nobody has written since; how many."""
+def path_of(folder: Path, app: str, agent: str, partition: int) -> Path:
+    """Where the checkpoint of a lane is. Only the application's name has dots in it there."""
+    return folder / f"{app}.{agent.replace('.', '%2E')}.{partition}{SUFFIX}"
+
+
+def remove_old(folder: Path, app: str, before: float, unfinished: float | None = None) -> int:
+    """Remove an application's files that nobody has written since; how many. Raises OSError where nobody can look.
+
+    ``unfinished`` is the time for what is left of files that were never finished, the same unless stated.
+    """
     removed = 0
-    for path in folder.glob(f"{glob.escape(app)}.*{SUFFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else removed it
-            if path.is_file() and path.stat().st_mtime < before:
-                path.unlink()
-                removed += 1
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = NAME.fullmatch(entry.name)
+            if name is None or name["app"] != app:
+                continue
+            limit = before if name["unfinished"] is None or unfinished is None else unfinished
+            with contextlib.suppress(OSError):  # somebody else removed it
+                if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < limit:
+                    Path(entry.path).unlink()
+                    removed += 1
     return removed

@@ -25,6 +25,7 @@ from streamproc.kafka.batches import Batches, encode
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
+from streamproc.kafka.logged import Sent
 from streamproc.kafka.producer import LaneProducer, side_by_side, transactional_ids
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class Cycle:
         self._number += 1
         shares = [share for work in works for share in work.shares]
         claims = {tp: replace(claim, cycle=self._number) for share in shares for tp, claim in share.lane.claims.items()}
+        for share in shares:
+            share.landed, share.sent = (), Sent(time.time(), share.lane.epoch)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
@@ -143,7 +146,7 @@ class Cycle:
         offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
         written = await producer.commit(offsets, member, _encoded(works))
         for share in shares:
-            share.logged = written.get((share.lane.agent.changelog(self._app), share.lane.partition))
+            share.landed = written.get((share.lane.agent.changelog(self._app), share.lane.partition), ())
         self._producers.rotate()
         self.broker.back()
 

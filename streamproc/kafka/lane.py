@@ -8,8 +8,7 @@ Lanes of one agent that have something due compute it together, as one *work* in
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -21,6 +20,7 @@ from streamproc.core.processor import Batch, Effects, Headers, Records
 from streamproc.core.state import LANE_TABLE, Overlay, Tables
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.group import Claim, Member
+from streamproc.kafka.logged import NO_EPOCH, NOT_SENT, Landed, Logged, Sent
 
 IDENTITY = b"lane"
 
@@ -70,23 +70,12 @@ class Fetched:
     records: RecordsByPartition
 
 
-class Logged(NamedTuple):
-    """How far the changelog, the topic with that id, is in a lane's tables: all that is committed before an offset.
-
-    ``time``, in seconds since the epoch, is when the lane was known to be ours.
-    """
-
-    topic_id: str
-    offset: int
-    time: float
-
-
 @dataclass(slots=True)
 class Share:
     """One lane's part of a work: a batch, or a tick where ``records`` is ``None``.
 
     ``view`` and ``reached`` are where the lane stood before it, ``positions`` and ``effects`` what it comes to.
-    ``logged`` is the changelog's offset after its changes, where the broker told it.
+    ``landed`` is where its changes are in the changelog, where the broker told it, ``sent`` how things were before.
     """
 
     lane: Lane
@@ -95,7 +84,8 @@ class Share:
     reached: dict[TopicPartition, int]
     positions: dict[TopicPartition, int]
     effects: Effects = field(default_factory=Effects)
-    logged: int | None = None
+    landed: Sequence[Landed] = ()
+    sent: Sent = NOT_SENT
 
     @classmethod
     def of(cls, lane: Lane, records: RecordsByPartition | None) -> Share:
@@ -138,6 +128,9 @@ class Lane:
     claims: dict[TopicPartition, Claim]
     tables: Tables
     logged: Logged | None = None
+    """What its tables hold of its changelog; ``None`` where that is not known any more."""
+    epoch: int = NO_EPOCH
+    """An epoch that the leader of its changelog has had already."""
     computing: asyncio.Task[None] | None = None
     waiting: Share | None = None
     committing: Share | None = None
@@ -196,8 +189,7 @@ class Lane:
         assert all(share.positions[tp] >= at for tp, at in self.positions.items()), "a committed offset went back"
         self.tables.apply(share.effects.state)
         if self.logged is not None:
-            offset = self.logged.offset if share.logged is None else share.logged
-            self.logged = self.logged._replace(offset=offset, time=time.time())
+            self.logged = self.logged.after(share.landed, share.sent)
         self.positions = share.positions
         self.committing = None
 

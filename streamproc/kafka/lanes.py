@@ -23,6 +23,7 @@ from streamproc import metrics
 from streamproc.core.processor import NOTHING_SEEN, Records
 from streamproc.errors import FencedOffsets, LaneStopped
 from streamproc.kafka.agent import Agent, Answerer, SeenNow, by_topic
+from streamproc.kafka.changelogs import Changelogs
 from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.cycle import Cycle, is_away
@@ -77,7 +78,9 @@ class Lanes:
         self._group = GroupOffsets(connection, app)
         self._cycle = Cycle(connection, self._group, app, self._owner, self._encoder)
         self._checkpoints = (
-            None if settings.state_dir is None else Checkpoints(settings.state_dir, app, settings.checkpoint)
+            None
+            if settings.state_dir is None
+            else Checkpoints(settings.state_dir, app, settings.checkpoint, Changelogs(connection))
         )
         self._opener = Opener(connection, self._group, app, self._owner, self._checkpoints)
         self._router = Router(connection, dead_letters)
@@ -100,7 +103,7 @@ class Lanes:
         await self._cycle.broker.waiting(self._group.start)
         await self._cycle.start()
         await self._cycle.broker.waiting(partial(self._router.learn, self._written))
-        self._cycle.broker.on_back = lambda: self._vitals.refresh(self._held.lanes)
+        self._cycle.broker.on_back = self._back
         self._watchdog.start()
         self._tasks = [
             asyncio.create_task(guard(routine()), name=routine.__name__)
@@ -109,6 +112,11 @@ class Lanes:
         if self._checkpoints is not None:
             keeping = self._checkpoints.keep(self._held)
             self._tasks.append(asyncio.create_task(guard(keeping), name="checkpoints"))
+
+    def _back(self) -> None:
+        self._vitals.refresh(self._held.lanes)
+        if self._checkpoints is not None:
+            self._checkpoints.broker_is_back()
 
     async def stop(self) -> None:
         """Finish the batches in flight, commit them, and let go. Bounded by ``settings.drain``."""

@@ -23,7 +23,8 @@ from streamproc.kafka.checkpoints import Checkpoints
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import UNKNOWN_OFFSET, Claim, Committed, GroupOffsets, Member
-from streamproc.kafka.lane import Lane, LaneId, Logged
+from streamproc.kafka.lane import Lane, LaneId
+from streamproc.kafka.logged import Logged
 from streamproc.kafka.producer import end_transactions_of
 from streamproc.kafka.restore import bounds, restore
 
@@ -54,7 +55,7 @@ class Opener:
 
         Raises LaneStopped where going on would lose or repeat something, FencedOffsets when the group moved on.
         """
-        started = time.monotonic()
+        started, moment = time.monotonic(), time.time()
         partitions = {
             TopicPartition(topic, lane.partition): lane for lane, agent in wanted.items() for topic in agent.topics
         }
@@ -83,9 +84,9 @@ class Opener:
         self._check_begun(fresh)
         await self._claim(fresh, member)
         for lane in fresh:
-            changelog = lane.agent.changelog(self.app)
-            end = ends[TopicPartition(changelog, lane.partition)]
-            lane.logged = Logged(topics[changelog].topic_id, end, time.time())
+            tp = TopicPartition(lane.agent.changelog(self.app), lane.partition)
+            lane.epoch = topics[tp.topic].epochs[tp.partition]
+            lane.logged = Logged(topics[tp.topic].topic_id, ends[tp], moment, lane.epoch)
         if fresh:
             log.info(
                 "opened %d lanes (%d kept, %d from checkpoints) in %.2f s, %d changelog records read",

@@ -32,6 +32,7 @@ from streamproc.kafka.batches import Batches, RecordBatch
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
 from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member, coordinator_of
+from streamproc.kafka.logged import Landed
 from streamproc.kafka.protocol import TxnOffsetCommitRequest
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ STOP_SECONDS = 3.0
 END_SECONDS = 20.0
 
 Codes: TypeAlias = set[int]
-Written: TypeAlias = dict[tuple[str, int], int]
-"""Offsets by topic and partition."""
+Bases: TypeAlias = dict[tuple[str, int], int]
+"""Base offsets of batches by topic and partition."""
+Written: TypeAlias = dict[tuple[str, int], list[Landed]]
+"""Where batches are, in their order, by topic and partition."""
 
 
 class LaneProducer:
@@ -91,7 +94,7 @@ class LaneProducer:
     ) -> Written:
         """One transaction: offsets with their metadata, then the records. Tries for as long as trying can help.
 
-        Returns the offset after the last of its records in each partition, where the broker told it.
+        Returns where its records are in each partition, where the broker told it.
 
         Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset; no record
         is sent before the broker has them. Raises FencedOffsets when the group has moved on, and KafkaError otherwise.
@@ -205,7 +208,7 @@ class LaneProducer:
             for target, base in taken.items():
                 batch = left[target].popleft()
                 if base >= 0:
-                    written[target] = base + batch.records
+                    written.setdefault(target, []).append(Landed(base, batch.records))
                 if not left[target]:
                     del left[target]
             if len(taken) < sum(map(len, by_node.values())):  # the same batch goes again, with its sequence number
@@ -218,7 +221,7 @@ class LaneProducer:
 
     async def _send(
         self, node: int, targets: Collection[tuple[str, int]], left: Mapping[tuple[str, int], deque[RecordBatch]]
-    ) -> Written:
+    ) -> Bases:
         """Send the first batch of each target. The base offsets of those that the broker has now; -1 where it does not
         say. Raises what a retry does not mend."""
         topics: dict[str, list[Any]] = defaultdict(list)

@@ -1,4 +1,5 @@
-"""Requests that aiokafka 0.14 lacks: KIP-447's checked offsets in a transaction, and stable offset reads.
+"""Requests that aiokafka 0.14 lacks: KIP-447's checked offsets in a transaction, stable offset reads, and KIP-320's
+question of how far a log agrees with one that was seen before.
 
 Field order and types follow Apache Kafka's message definitions (``TxnOffsetCommitRequest.json`` and the others).
 aiokafka negotiates per connection: a broker without these versions answers with ``IncompatibleBrokerVersion``.
@@ -146,6 +147,64 @@ class OffsetCommitRequest_v8(RequestStruct):  # noqa: N801
         ),
         TAGS,
     )
+
+
+class OffsetForLeaderEpochResponse_v4(Response):  # noqa: N801
+    """Where the records of the youngest epoch end that is not after the one asked for; -1 where there is none."""
+
+    API_KEY = 23
+    API_VERSION = 4
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        _array(
+            "topics",
+            ("name", TEXT),
+            _array(
+                "partitions",
+                ("error_code", Int16),
+                ("partition", Int32),
+                ("leader_epoch", Int32),
+                ("end_offset", Int64),
+            ),
+        ),
+        TAGS,
+    )
+
+
+class OffsetForLeaderEpochRequest_v4(RequestStruct):  # noqa: N801
+    """The first flexible version. A client's replica id is -1; so is the current epoch, where it does not matter."""
+
+    API_KEY = 23
+    API_VERSION = 4
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = OffsetForLeaderEpochResponse_v4
+    SCHEMA = Schema(
+        ("replica_id", Int32),
+        _array(
+            "topics",
+            ("name", TEXT),
+            _array(
+                "partitions",
+                ("partition", Int32),
+                ("current_leader_epoch", Int32),
+                ("leader_epoch", Int32),
+            ),
+        ),
+        TAGS,
+    )
+
+
+class OffsetForLeaderEpochRequest(Request[OffsetForLeaderEpochRequest_v4]):
+    """Where epochs of leaders end in their partitions' logs: to be asked of the leaders."""
+
+    API_KEY = 23
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: type[OffsetForLeaderEpochRequest_v4]) -> OffsetForLeaderEpochRequest_v4:
+        """The request of the version that was negotiated."""
+        return request_struct_class(-1, *self._fields, {})
 
 
 class TxnOffsetCommitRequest(Request[TxnOffsetCommitRequest_v3]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streamproc.core.processor import Batch, Effects, Seen, State, Steps
 from streamproc.core.state import changelog_key
@@ -19,11 +19,15 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, Committed, GroupOffsets, Member
 from streamproc.kafka.members import group_members
+from streamproc.kafka.producer import end_transactions_of
+from streamproc.pipeline import open_pipeline
 from streamproc.reset import carry_out, survey, wait_until_empty
+from streamproc.worker import agents
 from tests.kafka import car_loan
 from tests.kafka.car_loan import Example, command
 from tests.kafka.conftest import TopicFactory
 from tests.kafka.records import read_all
+from tests.kafka.test_dedupe import DEDUPE
 
 STOPS_WITHIN = 60.0
 
@@ -125,6 +129,87 @@ def test_not_under_a_running_worker(connection: Connection) -> None:
         with pytest.raises(UserError, match=r"a worker of .* has started meanwhile"):
             asyncio.run(carry_out(connection, made.name, loaded, drop_state=False))
     assert asyncio.run(group_members(connection, "never-heard-of")) == []
+
+
+def test_a_worker_that_starts_while_it_asks_keeps_its_state(connection: Connection) -> None:
+    made = car_loan.make(connection, changes=DEDUPE)
+    car_loan.produce(connection, made.topic("events"), car_loan.events(40, damaged=False))
+    car_loan.run_worker_until(made, 40)
+    asyncio.run(wait_until_empty(connection, made.name, 20))
+    deciding = agents(open_pipeline(made.file), 2)[:1]
+    changelog = deciding[0].changelog(made.name)
+    asked = asyncio.run(survey(connection, made.name, deciding, None, "earliest"))
+    before = asyncio.run(read_all(connection, changelog))
+    assert all(lane.state for lane in asked)
+
+    with car_loan.worker(made):
+        car_loan.produce(connection, made.topic("events"), car_loan.events(80, damaged=False)[40:])
+        car_loan.wait_for_results(made, 80)
+        with pytest.raises(UserError, match="meanwhile: nothing was changed"):
+            asyncio.run(carry_out(connection, made.name, asked, drop_state=True))
+    asyncio.run(wait_until_empty(connection, made.name, 20))
+    with pytest.raises(UserError, match="has run meanwhile: nothing was changed"):
+        asyncio.run(carry_out(connection, made.name, asked, drop_state=True))
+    after = asyncio.run(read_all(connection, changelog))
+    assert len(after) > len(before)
+    assert [record.key for record in after if record.value is None] == []
+
+
+@pytest.mark.parametrize("comes", ["joins", "ends what is open"])
+def test_a_worker_that_comes_in_between_keeps_its_state(
+    connection: Connection, topic: TopicFactory, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """At the one moment at which the group was empty and the offsets are pending."""
+    app, events = topic(1), topic(1)
+    counting = agent(events, tables=("counts",))
+    changelog, key = counting.changelog(app), changelog_key("counts", b"a")
+    asyncio.run(admin.create(connection, [admin.TopicSpec(changelog, 1, cleanup_policy="compact")]))
+    tp, claim = TopicPartition(events, 0), Claim("somebody", 4, "", 1)
+
+    async def between(connection: Connection, group: str) -> list[object]:
+        monkeypatch.undo()
+        if comes == "joins":
+            joining = AIOKafkaConsumer(events, **connection.client_kwargs(), group_id=app)
+            await joining.start()
+            try:
+                return list(await group_members(connection, group))
+            finally:
+                await joining.stop()
+        pending = GroupOffsets(connection, app)
+        await pending.start()
+        try:
+            assert await pending.fetch([tp], stable=True) == {}
+            [last] = (await pending.fetch([tp], stable=False)).values()
+        finally:
+            await pending.stop()
+        assert last.offset == 1 and last.claim is not None  # where it was
+        await end_transactions_of(connection, last.claim.owner)
+        return []
+
+    async def run() -> None:
+        producer = AIOKafkaProducer(**connection.client_kwargs())
+        await producer.start()
+        try:
+            await producer.send_and_wait(events, b"e", partition=0)
+            await producer.send_and_wait(changelog, b"1", key=key, partition=0)
+        finally:
+            await producer.stop()
+
+    asyncio.run(run())
+    asyncio.run(commit(connection, app, {tp: (1, claim)}))
+    lanes = asyncio.run(survey(connection, app, [counting], None, "earliest"))
+    monkeypatch.setattr("streamproc.reset.group_members", between)
+    with pytest.raises(UserError, match="has started meanwhile: nothing was changed"):
+        asyncio.run(carry_out(connection, app, lanes, drop_state=True))
+    assert [record.value for record in asyncio.run(read_all(connection, changelog))] == [b"1"]
+    found = asyncio.run(committed(connection, app, [tp]))[tp]
+    assert found.offset == 1
+
+    asyncio.run(wait_until_empty(connection, app, 20))
+    again = asyncio.run(survey(connection, app, [counting], None, "earliest"))
+    asyncio.run(carry_out(connection, app, again, drop_state=True))
+    assert [record.value for record in asyncio.run(read_all(connection, changelog))] == [b"1", None]
+    assert asyncio.run(committed(connection, app, [tp]))[tp].offset == 0
 
 
 class Nothing:
