@@ -166,7 +166,7 @@ def _check_expect(
             _known(document, (*at, key, number), name, names, what)
         if isinstance(value, str):
             _known(document, (*at, key), value, names, what)
-    if not any(document.is_broken((part,)) for part in ("features", "params")):
+    if not any(path[:1] == ("model",) or path in (("features",), ("params",), ()) for path in document.broken):
         for name in expect.features or ():
             _known(document, (*at, "features", name), name, recorded, "features", at_key=True)
 

@@ -149,9 +149,11 @@ def _made(
     _check_inputs(document, at, part, scope)
     _check_classes(document, at, part)
     llm = None if part.llm is None else make_llm(document, (*at, "llm"), name, part.llm)
-    if part.llm is not None and llm is None:
-        return None
-    facts = _inspected(document, at, name, part, inspect, secrets)
+    sound = part.llm is None or llm is not None
+    facts = _inspected(document, at, name, part, inspect, secrets) if sound else None
+    if facts is None and part.llm is not None:
+        document.broken.add((*at, "llm"))
+        scope.open = True  # nobody knows the fields of its answers
     return ModelPlan(name, tuple(part.columns), facts.version, tuple(part.classes), llm) if facts is not None else None
 
 
@@ -173,7 +175,7 @@ def _check_inputs(document: Document, path: Path_, part: ModelPart, scope: Scope
             if not (scope.open or name in scope.uncertain):
                 hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
                 document.problem(at, f"the model's input `{name}` is no field and no feature", hint)
-        elif part.onnx and not (kind.is_numeric() or kind == pl.Boolean):
+        elif part.kind == "onnx" and part.llm is None and not (kind.is_numeric() or kind == pl.Boolean):
             message = f"`{name}` is {'text' if kind == pl.String else 'a time'}, and the model wants numbers"
             document.problem(at, message, "make a number of it in a feature: CASE … WHEN … THEN 1.0 … END")
 
@@ -195,7 +197,7 @@ def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:
 def _inspected(
     document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect, secrets: frozenset[str]
 ) -> ModelFacts | None:
-    if sum(one is not None for one in (part.onnx, part.python, part.http)) != 1:
+    if sum(getattr(part, kind) is not None for kind in KINDS) != 1:
         if not any(document.is_broken((*path, kind)) for kind in KINDS):
             hint = "state exactly one of them"
             document.problem(

@@ -116,7 +116,7 @@ def test_an_event_that_must_not_be_cut_is_not_asked_about() -> None:
     assert requests(replace(PLAN, cut="refuse"), frame, ["0-1", "0-2"]).reasons == [None, "budget"]
     assert requests(PLAN, frame, ["0-1", "0-2"]).reasons == [None, None]
     assert (
-        requests(PLAN, pl.DataFrame({"subject": ["", None], "body": [None, "​"]}), ["1", "2"]).reasons
+        requests(PLAN, pl.DataFrame({"subject": ["", None], "body": [None, "\u200b"]}), ["1", "2"]).reasons
         == ["no_input"] * 2
     )
 
@@ -134,10 +134,9 @@ def test_marks_differ_by_event_and_prompt_and_stand_around_the_data() -> None:
 
 
 def test_attacks_are_caught_and_harmless_texts_are_not() -> None:
-    """The rates stand in docs/llm.md."""
+    """The rates stand in docs/llm.md, by `python -m benchmarks.guards`."""
     caught = sum(guarded(cleaned(text, 10_000)).risk > FLAG_ABOVE for text in ATTACKS)
     flagged = [text for text in HARMLESS if guarded(cleaned(text, 10_000)).risk > FLAG_ABOVE]
-    print(f"caught {caught} of {len(ATTACKS)} attacks, flagged {len(flagged)} of {len(HARMLESS)} harmless texts")
     assert caught >= 0.85 * len(ATTACKS)
     assert len(flagged) <= 0.03 * len(HARMLESS), flagged
 

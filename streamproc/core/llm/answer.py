@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.llm.policy import SCORES, LlmPlan
+from streamproc.core.llm.policy import SCORES, TOOK, LlmPlan
 from streamproc.core.llm.request import CANARY, SYSTEM
 from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Answer
@@ -43,8 +44,9 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
 
     What holds numbers are scores already: those of a test, or of decisions that are made again.
     """
+    took = {plan.name(name) if name in TOOK else name: column for name, column in answer.columns.items()}
     if not any(isinstance(value, str) for value in answer.values):
-        return answer
+        return replace(answer, columns=took)
     reasons = list(answer.reasons)
     texts: list[bytes | None] = [None] * len(reasons)
     for row, value in enumerate(answer.values):
@@ -59,7 +61,6 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     rows = np.array(places, np.int64)[reading.rows]
     spread = {name: _spread(reading.columns[name], rows, len(reasons)) for name in reading.columns.columns}
     scores = spread.get("score", np.full(len(reasons), np.nan))
-    took = {plan.name(name): column for name, column in answer.columns.items()}
     columns = {**took, **{name: column for name, column in spread.items() if name not in SCORES}}
     if "confidence" in spread:
         columns[MODEL_CONFIDENCE] = spread["confidence"]

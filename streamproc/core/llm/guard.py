@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from streamproc.core.llm.guard_rules import RULES
 from streamproc.core.llm.text import Cleaned
 
 FLAG_ABOVE: Final = 0.7
@@ -23,42 +24,6 @@ _SHORTEST_REPEATED: Final = 400
 _FOLD: Final = str.maketrans("013457@$!|", "oieastasii")
 _APART: Final = re.compile(r"[\W_]+")
 
-_ALL: Final = r"(?:(?:all|any|each|every|the|of|these|those|your|my|our|other|and|or) )*"
-_BEFORE: Final = r"(?:previous|prior|preceding|above|earlier|former|initial|original|foregoing|existing|system|safety)"
-_ORDERS: Final = (
-    r"(?:instructions?|prompts?|rules?|directions?|directives?|guidelines?|orders?|commands?|context|programming|"
-    r"restrictions?|constraints?|polic(?:y|ies))"
-)
-_DROP: Final = r"(?:ignore|disregard|forget|override|bypass|neglect|discard|overlook|skip|drop|violate|dismiss)"
-
-RULES: Final[tuple[tuple[re.Pattern[str], float], ...]] = tuple(
-    (re.compile(pattern), weight)
-    for pattern, weight in (
-        (rf"\b{_DROP} {_ALL}(?:{_BEFORE} )+{_ALL}{_ORDERS}\b", 0.9),
-        (rf"\b(?:ignore|disregard|override|bypass) (?:all|any) (?:\w+ )?{_ORDERS}\b", 0.8),
-        (rf"\b{_DROP} {_ALL}(?:your|you were given|you have) (?:\w+ ){{0,3}}{_ORDERS}\b", 0.9),
-        (rf"\b{_DROP} (?:everything|anything|all|what) (?:\w+ ){{0,3}}(?:above|before|told|said|so far)\b", 0.9),
-        (r"\byou are (?:now |no longer )(?:a |an |in |the )?(?:\w+ ){0,3}(?:mode|assistant|ai|bot|model|dan)\b", 0.8),
-        (r"\b(?:reveal|print|show|repeat|output|display|tell me|give me|leak|dump|quote|translate) (?:\w+ ){0,4}"
-         r"(?:system|hidden|initial|secret|original|developer) (?:prompt|instructions?|message|rules)\b", 0.9),
-        (r"\bwhat (?:is|are|was|were) your (?:\w+ ){0,2}(?:prompt|instructions|system message)\b", 0.75),
-        (r"\b(?:pretend|act|behave|respond|answer) as (?:if|though) (?:\w+ ){0,4}(?:no |without )"
-         r"(?:\w+ ){0,2}(?:rules|restrictions|limits|filters?|guidelines)\b", 0.85),
-        (r"\b(?:jailbreak|jailbroken|do anything now|developer mode|god mode|dan mode)\b", 0.75),
-        (r"\bnew (?:system )?(?:instructions?|rules|directives?) ?(?:are|follow|for you|from now)\b", 0.75),
-        (r"\b(?:classify|mark|label|score|rate|treat|approve|set) (?:this|it|the) (?:\w+ ){0,3}(?:as|to|with|at) "
-         r"(?:\w+ ){0,3}(?:regardless|no matter|whatever|always|and nothing else)\b", 0.8),
-        (r"\b(?:respond|answer|reply|output) (?:only )?with (?:the )?(?:following|exactly|json)\b", 0.5),
-        (r"\b(?:ai|assistant|model|llm|chatbot|gpt|claude) (?:you )?(?:must|should|shall|has to|need to|will) "
-         r"(?:now )?(?:approve|score|set|output|respond|return|classify|answer|ignore|send|call)\b", 0.8),
-        (r"\bignor(?:iere|ieren sie|a|ez?|e as|e todas)? (?:\w+ ){0,4}(?:anweisungen|instrucciones|instructions "
-         r"(?:precedentes|anterieures)|istruzioni|instrucoes|vorgaben)\b", 0.9),
-        (r"(?:игнорируй|забудь) (?:\w+ ){0,3}(?:инструкции|указания|правила)", 0.9),
-        (r"(?:忽略|无视|忘记).{0,8}(?:指令|指示|提示|规则)", 0.9),
-        (r"(?:以前|上記|これまで|前).{0,6}(?:指示|命令|プロンプト).{0,4}(?:無視|忘れ)", 0.9),
-    )
-)  # fmt: skip
-"""Patterns for a folded text, with what each says. Every repetition in them is bounded."""
 MARKUP: Final = re.compile(
     r"<\|[a-z_]{2,20}\|>|\[/?INST\]|<</?SYS>>|</?(?:system|assistant|instructions?|tool_call|function_calls?)\b[^>]{0,40}>"
     r"|^\s{0,3}(?:#{1,4}\s{0,3})?(?:system|assistant|developer)\s{0,3}:|\"role\"\s{0,3}:\s{0,3}\"(?:system|assistant)\"",
@@ -117,9 +82,15 @@ def folded(text: str) -> str:
 
 
 def _rules(text: Cleaned) -> float:
-    bare = "".join(one for one in unicodedata.normalize("NFKD", text.text) if not unicodedata.combining(one))
+    bare = _without_accents(text.text)
     heard = {_APART.sub(" ", text.text.casefold()), _APART.sub(" ", bare.casefold()), folded(bare)}
-    return max((weight for pattern, weight in RULES if any(pattern.search(one) for one in heard)), default=0.0)
+    return max(rule.says(one) for one in heard for rule in RULES)
+
+
+def _without_accents(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
 
 
 def _markup(text: Cleaned) -> float:

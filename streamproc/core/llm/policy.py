@@ -21,6 +21,8 @@ PROMPT = "prompt"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
 GUARD = "guard_"
+TOOK = (OUTPUT_TOKENS, CALLS)
+"""What asking took: of these the shell tells."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,15 @@ class LlmPlan:
     @property
     def said(self) -> Mapping[str, pl.DataType]:
         """The columns that its answer gives beside the score."""
-        own = {self.name(OUTPUT_TOKENS): pl.Float64(), self.name(CALLS): pl.Float64()}
-        return {**own, **{name: dtype for name, dtype in self.output.columns.items() if name not in SCORES}}
+        return {
+            **dict.fromkeys(map(self.name, TOOK), pl.Float64()),
+            **{name: dtype for name, dtype in self.output.columns.items() if name not in SCORES},
+        }
 
     @property
     def spent(self) -> frozenset[str]:
         """Those of them that say what asking took."""
-        return frozenset(map(self.name, (OUTPUT_TOKENS, CALLS)))
+        return frozenset(map(self.name, TOOK))
 
     def name(self, of: str) -> str:
         """The name of one of its own columns."""
