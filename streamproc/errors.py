@@ -7,6 +7,7 @@ What data can cause is a value (a dead letter, an answer with a reason) and neve
     │   ├── PipelineError                  a pipeline file with problems, all of them
     │   ├── ExpressionError                one expression, with the place inside it
     │   └── LaneStopped                    a lane that must not go on by itself; the hint says how to
+    │       └── HeaderNotText              a record that cannot be read with its headers
     └── EnvironmentFault          exit 3   the surroundings: no broker, no Java
         ├── BrokerUnavailable
         └── BrokerTooOld
@@ -67,6 +68,18 @@ class BrokerTooOld(EnvironmentFault):
 
 class LaneStopped(UserError):
     """A lane that would lose or repeat something if it went on. ``streamproc reset`` is the way out."""
+
+
+class HeaderNotText(LaneStopped):
+    """A record whose header has a name that is not UTF-8, at ``offset`` or shortly after it."""
+
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        place = f"at offset {offset} or shortly after it"
+        super().__init__(
+            f"{topic}-{partition}: the name of a record's header is not UTF-8, {place}",
+            f"go on behind it with `streamproc reset FILE --lane {partition} --to …`",
+        )
+        self.partition = partition
 
 
 class FencedOffsets(StreamprocError):

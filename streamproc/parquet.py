@@ -52,7 +52,7 @@ class ParquetFile:
     def finish(self, beside: pl.DataFrame | None = None, on: str = "") -> None:
         """Make the file. ``beside``, in memory, adds its columns to the rows with its value in the column ``on``."""
         self._flush()
-        rows = pl.scan_ipc(self._parts)
+        rows = pl.scan_ipc(self._parts, glob=False)
         if beside is not None:
             rows = rows.join(beside.lazy(), on=on, how="left", maintain_order="left")
         whole = self._folder / "whole"

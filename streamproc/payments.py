@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 import polars as pl
 
 from streamproc.sample import card_payments
 
-REPORTED_AFTER: Final = pl.duration(days=10)
+REPORTED_AFTER: Final = timedelta(days=10)
 """The data say which payments were frauds, and not when that was learned: this is assumed."""
 PAYMENTS: Final = 100_000
 """Ids of payments are below this; the report of a payment has its id and this much."""

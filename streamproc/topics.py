@@ -174,8 +174,20 @@ async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, cre
         problem for row in rows for problem in differences(row, infos[row.spec.name]) if matters(row, problem.what)
     ]
     if wrong:
-        raise UserError("; ".join(map(str, wrong)), "change the topic, or give this pipeline another name")
+        raise UserError("; ".join(map(str, wrong)), _remedy(rows, wrong))
     return infos
+
+
+def _remedy(rows: Sequence[TopicRole], wrong: Sequence[Mismatch]) -> str:
+    """What to do about topics that do not fit. Another name of the pipeline changes no table."""
+    tables = {row.spec.name for row in rows if row.role == "table-by-lane"}
+    of_tables = [one for one in wrong if one.topic in tables and one.what == "its partition count"]
+    if len(of_tables) < len(wrong):
+        return "change the topic, or give this pipeline another name"
+    return (
+        f"`hold: lanes` needs {of_tables[0].expected} partitions, as the events topic has, and the same keys in each:"
+        " write the rows to such a topic, or take `hold: lanes` out, so that every worker holds all rows"
+    )
 
 
 def differences(row: TopicRole, info: TopicInfo) -> list[Mismatch]:

@@ -26,10 +26,11 @@ from streamproc.core.outcomes.labels import OUTCOME, OUTCOME_TIME, ROW
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import EVENT_TIME, Plan
 from streamproc.core.processor import NOTHING_SEEN, Batch, Output, run
+from streamproc.core.repartition import at_path, keys_by
 from streamproc.errors import UserError
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
-from streamproc.rows import key_of
+from streamproc.rows import field_of, key_of
 
 KEY: Final = "key"
 OWN: Final = (ROW, KEY, EVENT_TIME, OUTCOME, OUTCOME_TIME)
@@ -52,7 +53,8 @@ class History:
     """Takes the events of a history in the order in which they arrived, so many lanes as its topic had partitions.
 
     Each counts as written when it happened: a file does not say when it arrived, and what has to forget goes by that.
-    ``key`` names the field that keyed the records, if it is not the one that the pipeline names. ``fields`` adds all
+    ``key`` names the field that keyed the records, if it is not the one that the pipeline names. Where this one brings
+    events to lanes by another field, so it is here. ``fields`` adds all
     fields of the contract to what is computed and to what decisions record, but for the one that is the ``outcome``.
     ``now`` tells what is in the future.
     """
@@ -100,6 +102,8 @@ class History:
         keys: list[bytes | None] = [None] * len(values)
         if self._key is not None:
             keys = [key_of(value, self._key) for value in values]
+        if (field := self._plan.events.repartition_by) is not None:
+            keys = keys_by(field, keys, values)
         lane_of, times = partitions(keys, self._lanes, 0), self._times(values)
         places = [np.flatnonzero(lane_of == lane) for lane in range(self._lanes)]
         batches = []
@@ -173,12 +177,16 @@ class LabelField:
             event = orjson.loads(row)
         except orjson.JSONDecodeError:  # a dead letter
             return row, None
-        if not isinstance(event, dict) or (value := event.get(self._field)) is None:
+        if (value := field_of(event, self._field)) is None:
             return row, None
         if not isinstance(value, str | bool | int | float):
             raise UserError(f"`{self._field}` is no outcome in {row[:80].decode(errors='replace')}", "name another")
         if not self._keep:
-            del event[self._field]
+            holder, name = event, self._field
+            if name not in event:
+                *path, name = name.split(".")
+                holder = at_path(event, path)
+            del holder[name]
             row = orjson.dumps(event)
         return row, text(value)
 

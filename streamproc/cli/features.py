@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,6 +82,9 @@ def features(
         raise UserError("--outcomes and --outcome-field both say what came true", "leave one of them out")
     if known_by is not None and data is None:
         raise UserError("--known-by is about outcomes with a time", "name them with --outcomes")
+    read = [file, Path(source), *([Path(data)] if data is not None else []), *tables.values()]
+    written = [out, *([dead_letters] if dead_letters is not None else [])]
+    _check_files(read, written)
     pipeline = with_tables(open_before_models(file), tables, table_times)
     _check_lookups(pipeline, table_times)
     now = datetime.now(UTC)
@@ -164,6 +167,15 @@ async def _outcomes(source: str, plan: Plan, until: datetime | None) -> list[Out
         if len(found) > MOST:
             raise UserError(f"more than {MOST:,} outcomes", "give a history in parts")
     return found
+
+
+def _check_files(read: Sequence[Path], written: Sequence[Path]) -> None:
+    """Raise UserError where what is read would be written over, or two files have one name."""
+    places = [path.resolve() for path in read]
+    for path in written:
+        if path.resolve() in places:
+            raise UserError(f"{path} is read, and would be written over", "give --out and --dead-letters other names")
+        places.append(path.resolve())
 
 
 def _check_lookups(pipeline: Pipeline, table_times: Mapping[str, str]) -> None:

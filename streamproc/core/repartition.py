@@ -42,9 +42,7 @@ class RepartitionProcessor:
         yield []
 
     def _routed(self, records: Records) -> Output:
-        path = self.field.split(".")
-        found = (_own_key(value, path) for value in records.values)
-        keys = [before if key is None else key for before, key in zip(records.keys, found, strict=True)]
+        keys = keys_by(self.field, records.keys, records.values)
         places = zip(records.offsets.tolist(), records.timestamps.tolist(), strict=True)
         headers = [
             (*own, (CAME_FROM, Source(records.topic, records.partition, offset, timestamp).text.encode()))
@@ -53,16 +51,28 @@ class RepartitionProcessor:
         return Output(self.target, keys, records.values, headers)
 
 
+def keys_by(field: str, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> list[bytes | None]:
+    """The keys with which records go on: that of the field, or else the record's own."""
+    path = field.split(".")
+    found = (_own_key(value, path) for value in values)
+    return [before if key is None else key for before, key in zip(keys, found, strict=True)]
+
+
 def _own_key(value: bytes | None, path: Sequence[str]) -> bytes | None:
     try:
-        here = orjson.loads(value or b"null")
+        found = at_path(orjson.loads(value or b"null"), path)
     except orjson.JSONDecodeError:
         return None
+    return None if isinstance(found, dict | list) else key_text(found)
+
+
+def at_path(here: Any, path: Sequence[str]) -> Any:
+    """What stands in a JSON value under names, one in the other; ``None`` for nothing."""
     for part in path:
         if not isinstance(here, dict):
             return None
         here = here.get(part)
-    return None if isinstance(here, dict | list) else key_text(here)
+    return here
 
 
 def key_text(value: Any) -> bytes | None:

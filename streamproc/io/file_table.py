@@ -13,11 +13,13 @@ from streamproc.core.table import Row
 class FileTable:
     """Rows by key. With ``times``, in µs since the epoch, a row holds from its time on, and up to the next one's."""
 
-    def __init__(self, keys: Sequence[bytes], rows: Sequence[Row], times: Sequence[int] | None, version: str) -> None:
-        """Of rows with one key and one time the last one counts."""
+    def __init__(
+        self, keys: Sequence[bytes], rows: Sequence[Row | None], times: Sequence[int] | None, version: str
+    ) -> None:
+        """Of rows with one key and one time the last one counts; ``None`` says that the key has no row from then on."""
         order = range(len(keys)) if times is None else sorted(range(len(keys)), key=times.__getitem__)
         self._version = version
-        self._rows: dict[bytes, list[Row]] = {}
+        self._rows: dict[bytes, list[Row | None]] = {}
         self._times: dict[bytes, list[int]] | None = None if times is None else {}
         for number in order:
             self._rows.setdefault(keys[number], []).append(rows[number])

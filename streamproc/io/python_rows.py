@@ -65,7 +65,10 @@ class PythonRows:
             raise Rejected("a column has another number of values than there are keys")
         rows = list(zip(*(map(_value, given[name].tolist()) for name in self._fields), strict=True))
         if FOUND in given:
-            return [row if there is True else None for row, there in zip(rows, given[FOUND].tolist(), strict=True)]
+            found = given[FOUND].tolist()
+            if not all(isinstance(there, bool) for there in found):
+                raise Rejected(f"its column {FOUND} is not of true and false alone")
+            return [row if there else None for row, there in zip(rows, found, strict=True)]
         return [None if all(value is None for value in row) else row for row in rows]
 
     async def disconnect(self) -> None:

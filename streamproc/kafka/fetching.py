@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult, PartitionRecords
 
 from streamproc.core.processor import Records
-from streamproc.errors import LaneStopped
+from streamproc.errors import HeaderNotText
 
 LITTLE = 1_000
 MORE_SECONDS = 0.01
@@ -87,18 +87,19 @@ def _drain(
             if type(result) is not FetchResult:
                 result.check_raise()
             raw = _raw(result, most)
-        except kafka_errors.KafkaError:
+        except (kafka_errors.KafkaError, HeaderNotText):
             del fetcher._records[tp]  # the partition is fetched again from where it was
             fetcher._notify(fetcher._wait_consume_future)
             if taken:
                 break
             raise
         except UnicodeDecodeError as error:
-            raise LaneStopped(
-                f"{tp.topic}-{tp.partition}: the name of a record's header is not UTF-8, at offset"
-                f" {result._partition_records.next_fetch_offset} or shortly after it",
-                f"go on behind it with `streamproc reset FILE --lane {tp.partition} --to …`",
-            ) from error
+            told = HeaderNotText(tp.topic, tp.partition, result._partition_records.next_fetch_offset)
+            if taken:
+                fetcher._records[tp] = FetchError(error=told, backoff=0.0)
+                break
+            del fetcher._records[tp]
+            raise told from error
         if not result.has_more():
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)  # it may be fetched again

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -20,7 +20,8 @@ from streamproc import metrics
 from streamproc.core.names import NO_SUCH_KEY, STALE
 from streamproc.core.processor import Answer, Lookup, Records
 from streamproc.core.table import Row, RowReader
-from streamproc.errors import BrokerUnavailable
+from streamproc.errors import BrokerUnavailable, HeaderNotText
+from streamproc.kafka.by_hand import read_by_hand
 from streamproc.kafka.fetching import take
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ LOAD_SECONDS = 30.0
 """For a partition that is asked for the first time, which its lane waits for."""
 LET_GO_SECONDS = 300.0
 """A partition that nobody has asked for so long is held no longer."""
+NO_SUCH_PARTITION = "no_such_partition"
+"""The reason for lanes that the topic has no partition for."""
 EVERYTHING = -1
 """Where the rows of a table are that is held as a whole."""
 
@@ -72,7 +75,7 @@ class Table:
         """Ends that are not reached yet, and when they were asked for."""
         self._polled = asyncio.Condition()
         self._check, self._want = asyncio.Event(), asyncio.Event()
-        self._told = float("-inf")
+        self._told = self._lacked = float("-inf")
         self._in_vain = False
         """Whether a batch has waited for what did not come: those after it need not."""
 
@@ -169,7 +172,15 @@ class Table:
         return lanes
 
     def _reach(self, lanes: list[int] | None) -> Collection[int]:
-        return range(self._partitions) if lanes is None else sorted(set(lanes))
+        """The partitions that are asked for. What the topic lacks would never be read, and keep the others waiting."""
+        if lanes is None:
+            return range(self._partitions)
+        wanted = sorted(set(lanes))
+        if wanted and wanted[-1] >= self._partitions and time.monotonic() - self._lacked > STUCK_SECONDS:
+            self._lacked = time.monotonic()
+            there = f"{self._policy.topic} has {self._partitions} partitions and so none for lane {wanted[-1]}"
+            log.error("%s: with `hold: lanes` it needs as many as the events topic", there)
+        return [partition for partition in wanted if partition < self._partitions]
 
     def _answer(self, ask: Lookup, lanes: list[int] | None, partitions: Collection[int], health: str) -> Answer:
         if lanes is None:
@@ -177,6 +188,9 @@ class Table:
         else:
             values = [self._of(lane).get(key) for key, lane in zip(ask.keys, lanes, strict=True)]
         reasons = [NO_SUCH_KEY if row is None else None for row in values]
+        if lanes is not None and max(lanes, default=0) >= self._partitions:
+            there = [lane < self._partitions for lane in lanes]
+            reasons = [why if here else NO_SUCH_PARTITION for why, here in zip(reasons, there, strict=True)]
         return Answer(values, reasons, self._version(partitions), health)
 
     async def _ask_ends(self) -> None:
@@ -191,9 +205,10 @@ class Table:
     def _note_more_partitions(self) -> None:
         """Read partitions that were added too, once the client knows of them; lanes ask for theirs."""
         count = len(self._consumer.partitions_for_topic(self._policy.topic) or ())
-        if count > self._partitions and not self._policy.by_lane:
+        if count > self._partitions:
             log.info("%s has %d partitions now, and had %d", self._policy.topic, count, self._partitions)
-            self._wanted |= dict.fromkeys(range(self._partitions, count), time.monotonic())
+            if not self._policy.by_lane:
+                self._wanted |= dict.fromkeys(range(self._partitions, count), time.monotonic())
             self._partitions = count
 
     def _note_whole(self) -> None:
@@ -212,14 +227,33 @@ class Table:
         if not tps:
             await _set_or_after(self._want, POLL_SECONDS)
             return
-        for tp, records in (await take(self._consumer, tps, seconds=POLL_SECONDS, most=MOST_RECORDS)).items():
-            self._apply(tp.partition, records)
+        try:
+            taken = await take(self._consumer, tps, seconds=POLL_SECONDS, most=MOST_RECORDS)
+        except HeaderNotText as error:
+            await self._step_by_hand(error.partition)
+        else:
+            for tp, records in taken.items():
+                self._apply(tp.partition, records)
         for tp in tps:
             position = await self._consumer.position(tp)
             if position < self._next.get(tp.partition, 0):
                 self._begin_again(tp.partition)
             self._next[tp.partition] = position
         self._note_whole()
+
+    async def _step_by_hand(self, partition: int) -> None:
+        """Take what is new of a partition with a record whose headers cannot be read: it is refused as others are."""
+        [tp] = self._tps([partition])
+        records, nameless, behind = await read_by_hand(self._consumer, tp)
+        if nameless:
+            values = list(records.values)
+            for place in nameless:
+                values[place] = None
+            first = int(records.offsets[nameless[0]])
+            self._tell_refused(partition, first, len(nameless), "the name of a header is not UTF-8")
+            records = replace(records, values=values)
+        self._apply(partition, records)
+        self._consumer.seek(tp, behind)
 
     async def _assign(self) -> None:
         """Have the consumer read what is wanted: it forgets where it was when that changes."""

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from streamproc.cli import main
 from streamproc.core.outcomes.labels import Labels
 from streamproc.core.outcomes.outcome import Outcome
-from streamproc.pipeline import SECRET
+from streamproc.core.partitioner import partitions
+from streamproc.core.processor import NOTHING_SEEN, Answer
+from streamproc.core.processor import run as run_processor
+from streamproc.core.repartition import RepartitionProcessor
+from streamproc.core.state import Tables
+from streamproc.offline import batch_of
+from streamproc.pipeline import SECRET, open_before_models
+from streamproc.training import History
 
 SCHEMA = {
     "type": "object",
@@ -182,9 +189,6 @@ def test_labels_are_what_a_plain_loop_finds(
 
 
 def test_an_outcome_may_name_the_decision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from streamproc.pipeline import open_before_models
-    from streamproc.training import History
-
     file = pipeline(folder)
     rows = [event(number) for number in range(3)]
     [_, second, _] = History(open_before_models(file), START).take([orjson.dumps(row) for row in rows]).ids
@@ -202,6 +206,29 @@ def test_a_field_of_the_rows_may_be_the_outcome(folder: Path, capsys: pytest.Cap
     assert "fraud" not in found.columns
     rows = [event(0, label="bad"), event(1, label=2)]
     assert made(capsys, folder, rows, "--outcome-field", "label")["outcome"].to_list() == ["bad", "2"]
+
+
+def test_the_field_that_is_the_outcome_may_stand_in_an_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = {"type": "object", "properties": {"fraud": {"type": "boolean"}, "by": {"type": "string"}}}
+    changed = SCHEMA | {"properties": {**SCHEMA["properties"], "said": schema}}  # type: ignore[dict-item]
+    (folder / "event.schema.json").write_bytes(orjson.dumps(changed))
+    pipeline(folder, features="by_bank: said.by = 'bank'")
+    rows = [
+        event(0, said={"fraud": True, "by": "bank"}),
+        event(1, said={"by": "bank"}),
+        event(2, said=None),
+        event(3, **{"truth.fraud": False, "truth": {"fraud": True}}),
+        event(4, truth={"fraud": False}),
+    ]
+    found = made(capsys, folder, rows[:2], "--outcome-field", "said.fraud", "--fields")
+    assert found["outcome"].to_list() == ["true", None] and "said.fraud" not in found.columns
+    assert found["by_bank"].to_list() == [True, True]
+    found = made(capsys, folder, rows[3:], "--outcome-field", "truth.fraud")
+    assert found["outcome"].to_list() == ["false", "false"]
+    code, _, told = run(
+        capsys, folder / "pipeline.yaml", folder / "in.ndjson", "--out", folder / "t", "--outcome-field", "said.by"
+    )
+    assert code == 1 and "`said.by` is read to decide events" in told
 
 
 @pytest.mark.parametrize("field", ["country", "amount", "id", "at"])
@@ -262,3 +289,64 @@ def test_what_is_looked_up_is_what_was_known_then(folder: Path, capsys: pytest.C
         capsys, file, folder / "in.ndjson", "--out", folder / "other.parquet", "--table", f"profiles={table}"
     )
     assert code == 0 and "as it is now" in err
+
+
+def test_what_is_read_is_not_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, rows = pipeline(folder), write(folder / "in.ndjson", [event(0)])
+    outcomes = write(folder / "outcomes.ndjson", [])
+    (folder / "link").symlink_to(rows)
+    there = {path: path.read_bytes() for path in folder.iterdir()}
+    for out in (rows, folder / "link", folder / "." / "in.ndjson", file, outcomes):
+        code, _, told = run(capsys, file, rows, "--out", out, "--outcomes", outcomes)
+        assert code == 1 and "is read, and would be written over" in told
+    letters = folder / "t.parquet"
+    code, _, told = run(capsys, file, rows, "--out", letters, "--dead-letters", letters)
+    assert code == 1 and "written over" in told
+    assert {path: path.read_bytes() for path in folder.iterdir()} == there
+
+
+@pytest.mark.parametrize("name", ["train[1].parquet", "tr*in?.parquet", "a[!b]/c[d]*.parquet"])
+def test_names_are_no_patterns(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = pipeline(folder), folder / name
+    out.parent.mkdir(exist_ok=True)
+    rows = folder / "in[1]*.csv"
+    pl.DataFrame([event(number) for number in range(3)]).write_csv(rows)
+    code, _, told = run(capsys, file, rows, "--out", out)
+    assert code == 0, told
+    assert pl.read_parquet(out, glob=False)["row"].to_list() == [0, 1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {"card": st.sampled_from(["a", "b", "c"])},
+            optional={"who": st.sampled_from([{}, {"id": None}, {"id": "x"}, {"id": ""}, {"id": "ü"}])},
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    lanes=st.integers(1, 4),
+    size=st.integers(1, 5),
+)
+def test_events_are_in_the_lane_that_the_repartition_agent_brings_them_to(
+    rows: list[dict[str, Any]], lanes: int, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "repartitioned"
+    folder.mkdir(exist_ok=True)
+    who = {"type": "object", "properties": {"id": {"type": ["string", "null"]}}}
+    properties = {**SCHEMA["properties"], "who": who}  # type: ignore[dict-item]
+    (folder / "event.schema.json").write_bytes(orjson.dumps(SCHEMA | {"properties": properties}))
+    counts = "everyone: CASE WHEN amount >= 0 THEN 'all' ELSE 'none' END, seen: {by: everyone, agg: count}"
+    file = pipeline(folder, ", repartition_by: who.id", counts)
+    values = [orjson.dumps(event(number, **row)) for number, row in enumerate(rows)]
+    history = History(open_before_models(file), START + timedelta(days=1), lanes=lanes)
+    found = [history.take(values[at : at + size]).columns["seen"] for at in range(0, len(values), size)]
+    plan = open_before_models(file).plan
+    assert plan.events.source is not None
+    agent = RepartitionProcessor("who.id", plan.events.topic)
+    before = batch_of("e", values, keys=[row["card"].encode() for row in rows])
+    [sent] = run_processor(agent.process(before, Tables(()), NOTHING_SEEN, START), lambda ask: Answer([], [])).records
+    lane_of = partitions(sent.keys, lanes, 0).tolist()
+    expected = [lane_of[:number].count(lane) for number, lane in enumerate(lane_of)]
+    assert pl.concat(found).to_list() == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from streamproc.core.processor import NOTHING_SEEN, Answer, Ask, Batch, Effects,
 from streamproc.core.state import Tables
 from streamproc.explain import read_plan
 from streamproc.offline import EPOCH, Offline, batch_of
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.table_files import with_tables
 from tests.fast.lookup_plans import PIPELINE, ROWS, TABLES, event, from_rows, write
 from tests.fast.plans import sent
@@ -100,6 +101,62 @@ def test_a_value_of_another_type_is_missing_and_its_neighbours_are_not(pipeline:
     assert (first["features"]["income_missing"], first["features"]["tier"]) == (True, "gold")
     assert (second["features"]["income"], second["features"]["tier_missing"]) == (200.0, True)
     assert effects.counts[("missing_lookups", "profiles/wrong_type")] == 2
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([2**63 - 1, 2**63, -(2**63), 10**400]),
+    st.floats(),
+    st.integers(-3, 3).map(float),
+    st.text(max_size=3),
+    st.sampled_from(["1", "true", "\ud800"]),
+    st.binary(max_size=2),
+    st.lists(st.integers(0, 1), max_size=2),
+    st.just({"a": 1}),
+)
+TYPED = """
+pipeline: looks
+events: {topic: looks.events, schema: event.schema.json, key: id}
+stores:
+  geo: {redis: "redis://localhost", key: customer, types: {n: number, i: integer, b: boolean, t: text}}
+features:
+  n: {lookup: geo, field: n}
+  i: {lookup: geo, field: i}
+  b: {lookup: geo, field: b}
+  t: {lookup: geo, field: t}
+  alone: n > 1
+rules: [{id: rest, when: n = 1 OR i = 1 OR b OR t = 'x', decide: review}, {id: all, decide: review}]
+"""
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return open_pipeline(write(tmp_path_factory.mktemp("typed"), TYPED, ""))
+
+
+@settings(deadline=None)
+@given(rows=st.lists(ANYTHING, min_size=1, max_size=8))
+def test_what_a_value_is_depends_on_no_other(rows: list[Any], typed: Pipeline) -> None:
+    held = {str(number).encode(): (value,) * 4 for number, value in enumerate(rows)}
+
+    def shown(values: Sequence[bytes]) -> list[dict[str, Any]]:
+        def answer(ask: Ask) -> Answer:
+            assert isinstance(ask, Lookup)
+            return Answer([held[key] for key in ask.keys], [None] * len(ask.keys))
+
+        return [one["features"] for one in decided(typed, values, answer)]
+
+    values = [event(number, str(number)) for number in range(len(rows))]
+    together = shown(values)
+    assert together == [one for value in values for one in shown([value])]
+    for value, features in zip(rows, together, strict=True):
+        known = {name: not features[f"{name}_missing"] for name in "nibt"}
+        number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        assert known["n"] == number and known["b"] == (type(value) is bool)
+        assert known["t"] == (type(value) is str and value != "\ud800")
+        assert not known["i"] or (features["i"] == value and number)
 
 
 @pytest.mark.parametrize(
@@ -264,3 +321,46 @@ def test_an_archived_plan_knows_what_its_rules_read_of_tables(pipeline: Pipeline
     assert archived is not None
     assert archived.reads["income_missing"] == {"income_missing"}
     assert archived.reads["tier = 'gold'"] == {"tier"}
+
+
+HIDDEN = """
+pipeline: looks
+events: {topic: looks.events, schema: event.schema.json, time: time, sensitive: [customer]}
+tables:
+  cards: {topic: cards, schema: card.schema.json, key: customer}
+  profiles: {topic: profiles, schema: profile.schema.json, key: owner}
+features:
+  owner: {lookup: cards, field: owner}
+  tier: {lookup: profiles, field: tier, default: none}
+  income: {lookup: profiles, field: income}
+  twice: income * 2
+rules: [{id: all, when: tier = 'golden-tier' AND income > 5 AND twice > 1, decide: review}, {id: rest, decide: review}]
+review: {ttl: 1h, on_expiry: escalate}
+actions: {escalate: looks.escalated}
+"""
+SECRETS = ("who-it-is", "golden-tier", "424242", "owner-name")
+
+
+def test_nothing_that_a_sensitive_key_leads_to_leaves_unhashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SECRET, "x" * 32)
+    (tmp_path / "card.schema.json").write_bytes(
+        orjson.dumps({"type": "object", "properties": {"owner": {"type": "string"}}})
+    )
+    pipeline = open_pipeline(write(tmp_path, HIDDEN))
+    held = {"cards": {b"who-it-is": ("owner-name",)}, "profiles": {b"owner-name": ("golden-tier", 424242.0)}}
+
+    def answer(ask: Ask) -> Answer:
+        assert isinstance(ask, Lookup)
+        row = [held[ask.source].get(key) for key in ask.keys]
+        return Answer(row, [None if one else "no_such_key" for one in row], "v1")
+
+    effects = _effects(pipeline, [event(1, "who-it-is"), event(2, "who-it-is", time=7)], answer)
+    [one] = sent(effects, "looks.decisions")
+    assert one["rule"] == "all"
+    hashed = [one["features"][name] for name in ("owner", "owner_missing", "tier", "income", "income_missing", "twice")]
+    assert all(value.startswith("hash:") for value in hashed)
+    assert effects.records
+    left = repr((effects.records, effects.counts, effects.state))
+    assert not [secret for secret in SECRETS if secret in left or secret in caplog.text]

@@ -249,6 +249,24 @@ def test_a_function_that_fails_stops_nothing(who: str, reason: str, tmp_path: Pa
     assert counts[("missing_lookups", f"geo/{reason}")] == 1
 
 
+FOUND = """
+def lookup(keys):
+    return {"country": ["NL"] * len(keys), "distance": [1.0] * len(keys), "found": FOUND}
+"""
+
+
+@pytest.mark.parametrize("found", ["[1]", "[None]", "['yes']", "[float('nan')]"])
+def test_what_says_whether_a_key_is_there_is_true_or_false(
+    found: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "geo_store.py").write_text(FOUND.replace("FOUND", found))
+    file = write(tmp_path, PIPELINE)
+    one, counts = decided(file, event(1, "a"))
+    assert one["features"]["country_missing"]
+    assert counts[("missing_lookups", "geo/error")] == 1
+    assert "its column found is not of true and false alone" in caplog.text
+
+
 def test_a_function_that_is_not_there_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "geo_store.py").write_text("")
     with pytest.raises(UserError, match="the store geo: 'geo_store' has no function 'lookup'"):

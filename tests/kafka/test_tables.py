@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.producer import message_accumulator, producer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from click.testing import CliRunner
 
 from streamproc.cli import cli
@@ -25,6 +28,7 @@ from streamproc.kafka import admin
 from streamproc.kafka import table as tables
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.table import Table
+from streamproc.metrics import REGISTRY
 from streamproc.pipeline import open_pipeline
 from streamproc.tables import holding
 from streamproc.topics import check_topics
@@ -96,12 +100,65 @@ def test_a_table_shows_the_newest_row_of_each_key(connection: Connection, topic:
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
 
 
+class NotText(str):
+    """The name of a header as clients in other languages may send it."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_record_whose_header_has_no_name_is_a_refused_row(
+    follows: bool,
+    connection: Connection,
+    topic: TopicFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(name: str) -> None:
+        client = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=f"t-{uuid4().hex}")
+        await client.start()
+        async with client.transaction():
+            await client.send(name, b'{"income": 7}', key=b"d")
+            await client.send(name, b'{"income": 8}', key=b"b", headers=[("sound", None), (NotText("x"), b"x")])
+            await client.send(name, b'{"income": 9}', key=b"c", headers=[("sound", b"x")])
+        await client.begin_transaction()
+        await client.send_and_wait(name, b'{"income": 10}', key=b"c", headers=[(NotText("x"), b"x")])
+        await client.abort_transaction()
+        await client.stop()
+        await say(connection, name, {"e": {"income": 11}})
+
+    async def story(name: str) -> None:
+        await say(connection, name, {one: {"income": 1} for one in "abc"})
+        if not follows:
+            await broken(name)
+        before = REGISTRY.get_sample_value("streamproc_table_refused_total", {"table": "profiles"}) or 0.0
+        async with table_of(connection, tmp_path, name) as table:
+            if follows:
+                await broken(name)
+            rows = [(1.0, None), None, (9.0, None), (7.0, None), (11.0, None)]
+            await until(table, ask("a", "b", "c", "d", "e"), rows)
+            await say(connection, name, {"b": {"income": 2}})
+            await until(table, ask("b"), [(2.0, None)])
+        assert REGISTRY.get_sample_value("streamproc_table_refused_total", {"table": "profiles"}) == before + 1
+        assert f"{name}-0, offset 5: the name of a header is not UTF-8" in caplog.text
+
+    caplog.set_level(logging.WARNING)
+    for module in (producer, message_accumulator):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    asyncio.run(story(topic(partitions=1, cleanup_policy="compact")))
+
+
 def test_a_fresh_table_shows_all_that_is_committed(connection: Connection, topic: TopicFactory, tmp_path: Path) -> None:
     async def story(name: str) -> None:
         async with table_of(connection, tmp_path, name, f", fresh: true, timeout: {PATIENCE:.0f}s") as table:
             for number in range(20):
                 await say(connection, name, {"a": {"income": number}})
                 assert (await table(ask("a"))).values == [(float(number), None)]
+                await say(connection, name, {"a": None} if number % 2 else {"a": {"income": -1}})
+                answer = await table(ask("a"))
+                assert (answer.values, answer.reasons) == ([None], ["no_such_key"])
 
     asyncio.run(story(topic(partitions=2, cleanup_policy="compact")))
 
@@ -177,6 +234,39 @@ def test_lanes_hold_what_they_ask_for(
             assert (await table(ask("a", lanes=[2]))).values == [(5.0, None)]
 
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
+
+
+def test_a_lane_that_the_table_has_no_partition_for_blocks_no_other(
+    connection: Connection, topic: TopicFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(name: str) -> None:
+        await say(connection, name, {"a": {"income": 5}}, 0)
+        async with table_of(replace(connection, metadata_max_age_ms=500), tmp_path, name, ", hold: lanes") as table:
+            answer = await table(ask("a", "a", lanes=[0, 3]))
+            assert (answer.values, answer.reasons) == ([(5.0, None), None], [None, "no_such_partition"])
+            client = AIOKafkaAdminClient(**connection.client_kwargs())
+            await client.start()
+            await client.create_partitions({name: NewPartitions(4)})
+            await client.close()
+            await say(connection, name, {"a": {"income": 7}}, 3)
+            await until(table, ask("a", "a", lanes=[0, 3]), [(5.0, None), (7.0, None)])
+
+    asyncio.run(story(topic(partitions=2, cleanup_policy="compact")))
+    assert "has 2 partitions and so none for lane 3" in caplog.text
+
+
+def test_a_worker_does_not_start_where_lanes_and_partitions_of_a_table_differ(
+    connection: Connection, tmp_path: Path
+) -> None:
+    name = f"looks-{uuid4().hex[:8]}"
+    lanes = TABLES.replace("customer}", "customer, hold: lanes}")
+    file = write(tmp_path, PIPELINE.replace("looks", name), lanes.replace("looks", name))
+    asyncio.run(admin.create(connection, [admin.TopicSpec(f"{name}.events", 4)]))
+    asyncio.run(admin.create(connection, [admin.TopicSpec(f"{name}.profiles", 3, cleanup_policy="compact")]))
+    result = CliRunner().invoke(cli, ["run", str(file), "--kafka", connection.address])
+    assert isinstance(result.exception, UserError)
+    assert f"topic {name}.profiles: its partition count is 3, not 4" in result.exception.message
+    assert "needs 4 partitions" in result.exception.hint and "take `hold: lanes` out" in result.exception.hint
 
 
 def test_partitions_that_are_added_are_read_too(connection: Connection, topic: TopicFactory, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ class Sample:
 @dataclass(frozen=True)
 class Recovery:
     """Seconds from the end of a fault: until there was new input for every partition, until every partition moved,
-    until each had once not been behind; and the longest time that any partition had work and stood still, from the fault's
-    beginning until every worker had lanes again."""
+    until each had once not been behind; and the longest time that any partition had work and stood still, from the
+    fault's beginning until every worker had lanes again."""
 
     fed: float
     moved: float

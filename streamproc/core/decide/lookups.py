@@ -7,9 +7,9 @@ default, and is flagged: no look-up stops an event.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,13 @@ NO_KEY = "no_key"
 NO_VALUE = "no_value"
 """The row does not have the field, or null there."""
 COUNTED = "missing_lookups"
+EXACTLY: Final[Mapping[pl.DataType, type]] = {
+    pl.Float64(): float,
+    pl.Int64(): int,
+    pl.Boolean(): bool,
+    pl.String(): str,
+}
+"""The type whose values a column holds as they are."""
 
 
 def lookups_stage(plan: Plan, features: Sequence[LookupFeature]) -> Stage:
@@ -110,13 +117,17 @@ def _take(frame: Frame, source: LookupSource, features: Sequence[LookupFeature],
 
 
 def _column(given: list[Any], dtype: pl.DataType) -> tuple[pl.Series, set[int]]:
-    """The values as a column, null for what is of another type, and the places of those."""
-    try:
-        column = pl.Series(given, dtype=dtype)
-        if dtype != pl.Float64 or column.is_finite().all():
-            return column, set()
-    except (TypeError, OverflowError):
-        pass
+    """The values as a column, null for what is of another type, and the places of those.
+
+    What becomes of a value depends on it alone: Polars, given values of several types, has ideas of its own.
+    """
+    if set(map(type, given)) <= {EXACTLY[dtype], type(None)}:
+        try:
+            column = pl.Series(given, dtype=dtype)
+            if dtype != pl.Float64 or column.is_finite().all():
+                return column, set()
+        except (TypeError, OverflowError, UnicodeEncodeError):
+            pass
     fitting = [_fit(value, dtype) for value in given]
     wrong = {place for place, value in enumerate(given) if value is not None and fitting[place] is None}
     return pl.Series(fitting, dtype=dtype), wrong
@@ -126,10 +137,21 @@ def _fit(value: Any, dtype: pl.DataType) -> Any:
     """The value as its column can hold it, or ``None``: anything at all may come from a store."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str) and not _is_utf8(value):
+        return None
     try:
         return fit(value, dtype)
     except OverflowError:
         return None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which Python's texts may have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _why(answer: Answer, given: list[Any], wrong: set[int]) -> list[str | None]:
