@@ -24,6 +24,7 @@ from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import DriftPart, LimitsPart, PipelineFile, VolumePart
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope
+from streamproc.plan.scoring import placed
 
 JUDGED = (DECISION, WOULD_BE, DEAD_LETTERS)
 """What is known of an event only when it is judged."""
@@ -62,6 +63,9 @@ def make_drift(
     part = file.drift
     if part is None:
         return None
+    if any(model.llm is not None for group in placed(file) for _, _, model in group):
+        message = "the baseline of drift would ask the language model about every row of the reference"
+        document.problem(("drift",), message, "take `drift` out; a pipeline without the model can watch", at_key=True)
     for key in ("watch", "exclude", "segments"):
         named = getattr(part, key)
         for index, name in enumerate(named if isinstance(named, list) else ()):

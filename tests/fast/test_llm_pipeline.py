@@ -191,6 +191,11 @@ PROBLEMS = {
         "take it out",
     ),
     "a fallback that reads the answer": (("llm_risk > 0.7", "category = 'fraud'"), "no usable score", "use features"),
+    "drift": (
+        ("rules:\n", "drift: {reference: r.ndjson, false_alarms: 1 per 30d, watch: [subject]}\nrules:\n"),
+        "would ask the language model about every row",
+        "take `drift` out",
+    ),
     "a test that asks": (("    no_score: timeout\n", ""), "a test asks no language model", "answer"),
     "two answers": (
         ("    no_score: timeout\n", "    no_score: timeout\n    answer: {score: 1}\n"),
