@@ -28,7 +28,7 @@ def open_llm(part: LlmPart, breaker: BreakerPart, folder: Path, environ: Mapping
     """
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     if part.key is not None and environ is not None:
-        headers["Authorization"] = f"Bearer {filled(part.key, environ, '`model.llm.key`')}"
+        headers["Authorization"] = f"Bearer {filled(part.key, environ, '`model.llm.key`').strip()}"
     urls = part.endpoint if environ is None else [filled(one, environ, "`model.llm.endpoint`") for one in part.endpoint]
     endpoints = [
         Endpoint(UNSET if environ is None and VARIABLE.search(url) else url, headers, policy_of(breaker))

@@ -22,6 +22,7 @@ class Connections:
     def __init__(self, **settings: Any) -> None:
         """``settings`` are those of the session beside the usual ones."""
         self._settings = settings
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: aiohttp.ClientSession | None = None
         self._thread: threading.Thread | None = None
@@ -30,6 +31,9 @@ class Connections:
     def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
         """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
         with self._starting:
+            if self._closed:
+                routine.close()
+                raise Unavailable("closed")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
@@ -49,7 +53,7 @@ class Connections:
     def close(self) -> None:
         """Close what is open, and end the thread."""
         with self._starting:
-            loop, thread, self._loop = self._loop, self._thread, None
+            loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
         if loop is None or thread is None:
             return
         closed = asyncio.run_coroutine_threadsafe(self._disconnect(), loop)

@@ -10,9 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from streamproc.core.contract import Contract
-from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.policy import TOOK, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.tokens import Tokens
+from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORED_BY
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
@@ -21,15 +22,22 @@ from streamproc.wording import counted
 
 LABELS = "labels.yaml"
 LARGEST_PROMPT = 256 << 10
+MOST_CHARS = 400_000
+INT64 = range(-(2**63), 2**63)
+OWN_PARAMETERS = frozenset(
+    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n",
+     "best_of", "tools", "tool_choice", "functions", "function_call", "store"}
+)  # fmt: skip
 LEAST_ROOM = 64
 """Tokens for the texts of an event; with fewer there is no use in asking."""
 
 
 def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan | None:
     """What the core needs of it; ``None`` with what is wrong with it noted."""
+    bounded = _check_bounds(document, at, part)
     prompt = _prompt(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
-    if prompt is None or output is None:
+    if not bounded or prompt is None or output is None:
         return None
     plan = LlmPlan(
         prefix=re.sub(r"\W", "_", name),
@@ -43,6 +51,11 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
     )
+    own = {*plan.given, *map(plan.name, TOOK), MODEL_STATUS, SCORED_BY, MODEL_CONFIDENCE}
+    if odd := sorted(own & set(output.columns)):
+        message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
+        document.problem((*at, "output"), message, "give it another name there")
+        return None
     if plan.room < LEAST_ROOM:
         taken = plan.tokens - plan.answer_tokens - plan.room
         message = (
@@ -54,21 +67,33 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
     return plan
 
 
+def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
+    """What no single key says: whether all inputs together are bounded, and what else requests hold."""
+    before = len(document.problems)
+    if part.most_chars * len(part.input) > MOST_CHARS:
+        message = (
+            f"{counted(len(part.input), 'input')} of {part.most_chars:,} characters are too much work for one event"
+        )
+        hint = f"let `most_chars` be {MOST_CHARS // len(part.input):,} at most"
+        document.problem((*at, "most_chars") if "most_chars" in part.model_fields_set else at, message, hint)
+    for name, value in part.parameters.items():
+        if name in OWN_PARAMETERS:
+            message = f"`{name}` is not for `parameters`: it would break what is promised of requests"
+            document.problem((*at, "parameters", name), message, "take it out", at_key=True)
+        elif type(value) is int and value not in INT64:
+            hint = "write a smaller one"
+            document.problem((*at, "parameters", name), f"`{name}` is a number of more than 64 bits", hint)
+    return len(document.problems) == before
+
+
 def read_prompt(folder: Path) -> Prompt:
     """The version of a prompt that is labelled ``production``. Raises UserError where there is none, or it changed."""
     try:
         labels = LabelsPart.model_validate(yaml.safe_load((folder / LABELS).read_text("utf-8")))
         raw = (folder / f"{labels.production}.md").read_bytes()
         text = raw.decode()
-    except OSError as error:
-        name = Path(error.filename or LABELS).name
-        hint = "a prompt is a folder with `1.md` and `labels.yaml`, where `production: 1` stands"
-        raise UserError(f"cannot read {name} of the prompt {folder.name}: {error.strerror}", hint) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the prompt {folder.name} is not UTF-8", "save it as UTF-8") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        hint = 'write `production: "1"`, and under `versions:` for each version the SHA-256 of its file'
-        raise UserError(f"{LABELS} of the prompt {folder.name} does not say which version is used", hint) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _unreadable(folder, error) from error
     found = hashlib.sha256(raw).hexdigest()
     version = labels.production
     if len(raw) > LARGEST_PROMPT:
@@ -81,6 +106,22 @@ def read_prompt(folder: Path) -> Prompt:
     if not text.strip():
         raise UserError(f"version {version} of the prompt {folder.name} is empty", "write what the model is to do")
     return Prompt(folder.name, version, text, found)
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    """Why a prompt cannot be read."""
+    match error:
+        case OSError():
+            name = Path(error.filename or LABELS).name
+            hint = "a prompt is a folder with `1.md` and `labels.yaml`, where `production: 1` stands"
+            return UserError(f"cannot read {name} of the prompt {folder.name}: {error.strerror}", hint)
+        case UnicodeDecodeError():
+            return UserError(f"the prompt {folder.name} is not UTF-8", "save its files as UTF-8")
+        case ValidationError() | yaml.YAMLError():
+            hint = "write `production: 1`, and under `versions:` for each version the SHA-256 of its file"
+            return UserError(f"{LABELS} of the prompt {folder.name} does not say which version is used", hint)
+        case _:
+            return UserError("the prompt has a name that no folder can have", "write a path")
 
 
 def _prompt(document: Document, at: Path_, part: LlmPart) -> Prompt | None:
@@ -100,6 +141,10 @@ def _output(document: Document, at: Path_, part: LlmPart) -> Contract | None:
     if output is None:
         return None
     score = output.columns.get("score")
+    confidence = output.columns.get("confidence")
+    if confidence is not None and not confidence.is_numeric():
+        document.problem(at, "`confidence` of the answer is no number", "make it one, or give it another name there")
+        return None
     if score is None or not score.is_numeric():
         document.problem(at, "the answer has no number `score`", "describe it there: 0 for no, 1 for yes")
         return None

@@ -29,11 +29,19 @@ class LatencyPart(Part):
     hedges: Share = Field(100_000, description="At most such a share of calls are second ones beside slow ones: `10%`")
 
 
+def _as_version(value: object) -> object:
+    """YAML reads ``1`` as a number; as a version it is a name."""
+    return str(value) if type(value) is int else value
+
+
+Version = Annotated[Slug, BeforeValidator(_as_version)]
+
+
 class LabelsPart(Part):
     """``prompts/NAME/labels.yaml``: which version is which, and what its file must be."""
 
-    production: Slug = Field(description="The version that is used")
-    versions: dict[Slug, str] = Field({}, description="By version, the SHA-256 of its file")
+    production: Version = Field(description="The version that is used")
+    versions: dict[Version, str] = Field({}, description="By version, the SHA-256 of its file")
 
 
 def _several(value: object) -> object:
@@ -54,7 +62,7 @@ class LlmPart(Part):
     output: Text = Field(description="A JSON Schema that its answer must satisfy, with a number `score`")
     budget: LlmBudgetPart = Field(LlmBudgetPart(), description="What a request may take")  # type: ignore[call-arg]
     cut: Cut = Field("middle", description="What is kept of what is too long: `head`, `tail`, `middle` or `refuse`")
-    most_chars: int = Field(20_000, ge=100, le=1_000_000, description="Of each input no more is read")
+    most_chars: int = Field(20_000, ge=100, le=200_000, description="Of each input no more is read")
     bytes_per_token: float = Field(
         1.0, ge=1, le=8, description="Of texts, by the model's tokenizer; 1 is never too few tokens"
     )

@@ -14,6 +14,7 @@ from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCOR
 from streamproc.core.plan import CONFIDENCE, SCORE, ModelPlan
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.plan.document import Document, Path_
+from streamproc.plan.durations import in_words
 from streamproc.plan.inspect import Inspect, ModelFacts
 from streamproc.plan.llm import make_llm
 from streamproc.plan.models import KINDS, ModelPart, PipelineFile
@@ -80,6 +81,7 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
     made = [[_made(document, *one, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
     first, *others = (tuple(one for one in group if one is not None) for group in made)
     models = Models(first, *others)
+    _check_shadows(document, chain, shadows)
     _add_columns(document, chain, models, scope)
     return models
 
@@ -104,6 +106,12 @@ def shown(models: Models, scope: Scope, read: list[Expression]) -> tuple[str, ..
     return tuple(name for name in scope.of_models if name in reads or name in of_words or name.startswith(SCORE_OF))
 
 
+def texts_of_sensitive(models: Models, sensitive: frozenset[str]) -> frozenset[str]:
+    """The texts that a language model may write freely where it is shown something sensitive: they may repeat it."""
+    found = [model.llm.free_texts for model in models.chain if model.llm is not None and sensitive & {*model.inputs}]
+    return frozenset[str]().union(*found)
+
+
 def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope) -> None:
     own: dict[str, tuple[Path_, pl.DataType]] = {
         MODEL_STATUS: (("model",), pl.String()),
@@ -117,13 +125,26 @@ def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope
         if (llm := plans.get(id_)) is not None:
             scope.given.update(llm.given)
             for name, kind in {**llm.given, **llm.said}.items():
-                own.setdefault(name, ((*at, "llm", "output"), kind))
+                place, known = own.setdefault(name, ((*at, "llm", "output"), kind))
+                if known != kind or (name in llm.given and place[: len(at)] != at):
+                    hint = "give it another name there, or the model another `id`"
+                    document.problem((*at, "llm", "output"), f"another model gives a column `{name}` too", hint)
     for name, (place, kind) in own.items():
         if name in scope.known or name in scope.params:
             what = "param" if name in scope.params else "column"
             remedy = f"give that {what} another name"
             document.problem(place, f"the model gives a column `{name}`, and a {what} has that name", remedy)
         scope.known[name] = scope.of_models[name] = kind
+
+
+def _check_shadows(document: Document, chain: Placed, shadows: Placed) -> None:
+    """A shadow is asked beside the first model and has no more time than it: the calls of a language model would
+    cost, and be given up."""
+    first = chain[0][2].time
+    for at, _, part in shadows:
+        if part.llm is not None and part.llm.deadline > first:
+            message = "a shadow has as much time as the first model, and this language model has more"
+            document.problem((*at, "llm", "deadline"), message, f"let `deadline` be {in_words(first)} at most")
 
 
 def _check_ids(document: Document, models: Placed) -> None:

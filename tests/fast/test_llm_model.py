@@ -20,6 +20,7 @@ from streamproc.errors import UserError
 from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
+from streamproc.io.model import Unavailable
 from tests.llm_server import DONE, USAGE, Behaviour, Server, chunk, hang, in_turn, reset, said, serving, status, stream
 
 TEXT = '{"score": 0.5}'
@@ -196,6 +197,83 @@ def test_second_calls_cut_the_tail_and_stay_few() -> None:
     assert slowest[0.1] <= slowest[0.0] / 3, slowest
 
 
+def slowly(seconds: float) -> Behaviour:
+    """A whole answer after so long."""
+    return stream(chunk(TEXT), chunk(finish="stop"), USAGE, DONE, wait=seconds / 4)
+
+
+def test_an_endpoint_is_not_blamed_for_what_had_no_time() -> None:
+    breaker = BreakerPolicy(calls=5, wait=60)
+    with model([slowly(0.3)], LatencyPolicy(hedges=0.0), breaker, in_flight=8) as (made, _):
+        assert "busy" in answered(made, 100, seconds=1.0).reasons
+        assert set(made.answer(ask(20), time.monotonic() - 1).reasons) == {"timeout"}
+        assert answered(made, 2).reasons == [None, None]
+
+
+def test_an_endpoint_that_always_loses_is_left_alone() -> None:
+    breaker = BreakerPolicy(calls=5, wait=60)
+    with model([hang(), said(TEXT)], LatencyPolicy(p95=0.05, p99=1.0, hedges=1.0), breaker) as (made, [dead, there]):
+        for _ in range(16):
+            assert answered(made).reasons == [None]
+        before = len(dead.asked)
+        assert answered(made, 10).reasons == [None] * 10
+        assert len(dead.asked) == before
+        assert len(there.asked) >= 26
+
+
+def test_second_calls_do_not_pass_the_bound_of_calls_in_flight() -> None:
+    now, peak = 0, 0
+
+    async def counted(server: Server, request: web.Request, body: dict[str, Any]) -> Any:
+        nonlocal now, peak
+        now, peak = now + 1, max(peak, now + 1)
+        try:
+            return await slowly(0.2)(server, request, body)
+        finally:
+            now -= 1
+
+    with model([counted], LatencyPolicy(p95=0.02, p99=1.0, hedges=1.0), in_flight=3) as (made, _):
+        assert answered(made, 12, seconds=10.0).reasons == [None] * 12
+    assert peak <= 4  # the server hears of a call's end later than who began another one
+
+
+def test_connections_are_used_again() -> None:
+    peers = set[Any]()
+
+    async def behaviour(server: Server, request: web.Request, body: dict[str, Any]) -> Any:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        return await said(TEXT)(server, request, body)
+
+    with model([behaviour]) as (made, _):
+        for _ in range(10):
+            answered(made)
+    assert len(peers) <= 5  # the end of a stream may come too late now and then
+
+
+def test_what_the_server_calls_itself_is_bounded() -> None:
+    parts = (chunk(TEXT, model="m" * 10_000), chunk(finish="stop", model="m" * 10_000), DONE)
+    with model([stream(*parts)]) as (made, _):
+        [version] = answered(made).versions or []
+        assert len(version) < 200
+
+
+def test_nothing_is_asked_once_it_is_closed() -> None:
+    with model([said(TEXT)]) as (made, [server]):
+        answered(made)
+        made.close()
+        with pytest.raises(Unavailable):
+            made.answer(ask(), time.monotonic() + 1)
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("value", ["Bearer a\nb", "Bearer \x00"])
+def test_a_key_that_no_header_can_hold_is_told_of_without_itself(value: str) -> None:
+    with pytest.raises(UserError) as told:
+        Endpoint("http://host/v1", {"Authorization": value})
+    assert value not in str(told.value)
+
+
 def test_a_packed_answer_is_not_unpacked() -> None:
     async def packed(server: Server, request: web.Request, body: dict[str, Any]) -> web.Response:
         response = web.Response(text='{"choices":[]}' * 1000, content_type="application/json")
@@ -207,7 +285,9 @@ def test_a_packed_answer_is_not_unpacked() -> None:
         assert answered(made).reasons == ["model_error"]
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "http://user:pass@host/v1", "host/v1", "http://host/v1?key=1", ""])
+@pytest.mark.parametrize(
+    "url", ["ftp://x/v1", "http://user:pass@host/v1", "host/v1", "http://host/v1?key=1", "http://host:99999/v1", ""]
+)
 def test_an_address_that_is_none_is_told_of_without_itself(url: str) -> None:
     with pytest.raises(UserError) as told:
         Endpoint(url, {})

@@ -188,6 +188,30 @@ def test_answers_that_leak_or_act_are_not_used(category: str, reason: str | None
     assert np.isnan(answer.values[0]) == (reason is not None)
 
 
+def test_what_an_answer_hides_behind_escapes_is_seen() -> None:
+    canary = "".join(f"\\u{ord(one):04x}" for one in Marks.of(PROMPT, "0-1").canary)
+    link = "\\u0068ttps://evil.example/"
+    answer = answered(*(f'{{"score": 0.5, "category": "{text}"}}' for text in (canary, link)))
+    assert answer.reasons == ["leaked", "unwanted_output"]
+    assert np.isnan(answer.values).all()
+
+
+@pytest.mark.parametrize("text", ["metadata:x", "see data:3 rows", "[1](2)", "a <a then", "ratio 1:2", "std::string"])
+def test_what_only_looks_like_a_link_is_let_pass(text: str) -> None:
+    assert answered(orjson.dumps({"score": 0.5, "category": text}).decode()).reasons == [None]
+
+
+def test_fences_without_an_end_are_no_work() -> None:
+    assert answered("```" + "\n" * 60_000 + "x", "```json\n" * 10_000, "``````").reasons == ["bad_answer"] * 3
+
+
+def test_numbers_are_scores_row_by_row() -> None:
+    asked = {CANARY: np.array(["c0ffee"] * 3, object)}
+    answer = read(PLAN, Answer([0.25, '{"score": 0.5, "category": "y"}', None], [None, None, "timeout"]), asked)
+    np.testing.assert_array_equal(answer.values, [0.25, 0.5, np.nan])
+    assert answer.reasons == [None, None, "timeout"]
+
+
 def test_second_calls_are_bounded_by_their_share() -> None:
     latencies = Latencies(LatencyPolicy(p95=0.5, hedges=0.1))
     assert latencies.hedge_after == 0.5

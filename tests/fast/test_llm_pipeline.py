@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import textwrap
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -20,10 +21,10 @@ from streamproc.core.state import Tables
 from streamproc.errors import PipelineError
 from streamproc.explain import explain, read_plan
 from streamproc.offline import batch_of
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.testing import run_tests
 from tests.fast.llm_texts import ATTACKS
-from tests.llm_server import reset, said, serving
+from tests.llm_server import in_turn, reset, said, serving, status
 
 FILE = """
 pipeline: support
@@ -67,15 +68,12 @@ EVENT = {
     "properties": {name: {"type": "string"} for name in ("id", "subject", "body")},
     "required": ["id"],
 }
-ANSWER = {
-    "type": "object",
-    "properties": {
-        "score": {"type": "number"},
-        "confidence": {"type": "number"},
-        "category": {"enum": ["fraud", "other"]},
-    },
-    "required": ["score", "confidence", "category"],
+PROPERTIES: dict[str, Any] = {
+    "score": {"type": "number"},
+    "confidence": {"type": "number"},
+    "category": {"enum": ["fraud", "other"]},
 }
+ANSWER = {"type": "object", "properties": PROPERTIES, "required": [*PROPERTIES]}
 PROMPT = "Say how urgent the message is.\n"
 GOOD = '{"score": 0.9, "confidence": 0.8, "category": "other"}'
 
@@ -220,6 +218,104 @@ def test_what_is_wrong_is_told_with_what_to_do(folder: Path, name: str) -> None:
     problems = raised.value.problems
     assert any(message in one.message and remedy in one.remedy for one in problems), problems
     assert len(problems) == 1, problems
+
+
+SHADOW = """
+shadow:
+  - id: beside
+    llm: {endpoint: "http://127.0.0.1:1/v1", model: m, prompt: prompts/triage, input: [body],
+          output: answer.schema.json, deadline: 9s}
+rules:
+"""
+MORE_PROBLEMS = {
+    "a parameter of ours": ("deadline: 2s", "deadline: 2s\n    parameters: {n: 16}", "`n` is not for `parameters`"),
+    "a number too large": ("deadline: 2s", f"deadline: 2s\n    parameters: {{seed: {10**20}}}", "more than 64 bits"),
+    "too many characters": ("deadline: 2s", "deadline: 2s\n    most_chars: 200001", "200000"),
+    "a path that is none": ("prompts/triage", '"a\\0b"', "no folder can have"),
+    "a shadow with more time": ("\nrules:\n", SHADOW, "this language model has more"),
+}
+
+
+@pytest.mark.parametrize("name", MORE_PROBLEMS)
+def test_what_would_cost_or_crash_is_told_at_load(folder: Path, name: str) -> None:
+    old, new, message = MORE_PROBLEMS[name]
+    assert old in FILE
+    (folder / "pipeline.yaml").write_text(FILE.replace(old, new, 1))
+    with pytest.raises(PipelineError) as raised:
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+    assert message in str(raised.value)
+
+
+FIELDS: dict[str, tuple[dict[str, Any], str]] = {
+    "a confidence in words": ({"confidence": {"enum": ["low", "high"]}}, "`confidence` of the answer is no number"),
+    "a column of ours": ({"llm_risk": {"type": "string"}}, "a column of streamproc's own has that name"),
+    "an account of ours": ({"llm_calls": {"type": "number"}}, "a column of streamproc's own has that name"),
+    "a status of ours": ({"model_status": {"type": "string"}}, "a column of streamproc's own has that name"),
+    "a field of the event": ({"body": {"type": "string"}}, "a column has that name"),
+}
+
+
+def answers_have(folder: Path, fields: dict[str, Any], name: str = "answer") -> None:
+    """Let the schema of answers have these fields too."""
+    schema = {**ANSWER, "properties": {**PROPERTIES, **fields}}
+    (folder / f"{name}.schema.json").write_bytes(orjson.dumps(schema))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_of_answers_that_cannot_be_columns_are_told_at_load(folder: Path, name: str) -> None:
+    fields, message = FIELDS[name]
+    answers_have(folder, fields)
+    with pytest.raises(PipelineError) as raised:
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+    assert message in str(raised.value)
+
+
+def test_two_language_models_agree_on_what_their_fields_are(folder: Path) -> None:
+    answers_have(folder, {"category": {"type": "number"}}, "other")
+    llm = FILE[FILE.index("  llm:") : FILE.index("confidence:")]
+    both = "model:\n" + "".join(
+        f"  - id: {id_}\n" + textwrap.indent(llm.replace("answer.schema", schema), "  ")
+        for id_, schema in (("llm", "answer.schema"), ("next", "other.schema"))
+    )
+    file = FILE[: FILE.index("model:")] + both + FILE[FILE.index("confidence:") :]
+    (folder / "pipeline.yaml").write_text(file)
+    with pytest.raises(PipelineError, match="another model gives a column `category` too"):
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+    file = file.replace("other.schema", "answer.schema")
+    (folder / "pipeline.yaml").write_text(file)
+    with serving(said(GOOD)) as server:
+        pipeline = open_pipeline(folder / "pipeline.yaml", {"LLM_URL": server.url, "LLM_KEY": "k"})
+        [one] = decided(pipeline, "Where is my parcel?")
+        assert (one["tier"], one["features"]["next_risk"], one["features"]["next_calls"]) == ("automatic", 0, None)
+        server.behaviour = in_turn(status(401), status(401), said(GOOD))
+        [one] = decided(pipeline, "Where is my parcel?")
+        assert (one["tier"], one["features"]["llm_calls"], one["features"]["next_calls"]) == ("stand-in:next", 1, 1)
+        assert one["features"]["category"] == "other"
+        asked = len(server.asked)
+        (folder / "pipeline.yaml").write_text(file.replace("${LLM_URL}", server.url))
+        assert [one for one in run_tests(open_pipeline(folder / "pipeline.yaml", masked=False)) if not one.passed] == []
+        assert len(server.asked) == asked  # nor are stand-ins asked by tests
+        pipeline.answers.close()
+
+
+def test_numbers_of_answers_are_exact(folder: Path) -> None:
+    answers_have(folder, {"n": {"type": "integer"}, "sure": {"type": "boolean"}})
+    for number in (2**53 + 1, 2**63 - 1, -(2**63)):
+        with opened(folder, said(GOOD[:-1] + f', "n": {number}, "sure": true}}')) as (pipeline, _):
+            [one] = decided(pipeline, "Where is my parcel?")
+        assert (one["features"]["n"], one["features"]["sure"]) == (number, True)
+
+
+def test_what_it_writes_about_sensitive_texts_leaves_as_a_hash(folder: Path) -> None:
+    answers_have(folder, {"summary": {"type": "string"}})
+    (folder / "pipeline.yaml").write_text(FILE.replace("key: id}", "key: id, sensitive: [body]}"))
+    with serving(said(GOOD[:-1] + ', "summary": "my card is 4111"}')) as server:
+        environ = {"LLM_URL": server.url, "LLM_KEY": "k", SECRET: "0123456789abcdef0123456789abcdef"}
+        pipeline = open_pipeline(folder / "pipeline.yaml", environ)
+        [one] = decided(pipeline, "my card is 4111")
+        pipeline.answers.close()
+    assert "4111" not in str(one)
+    assert one["features"]["category"] == "other"  # one of a few words tells nothing
 
 
 def test_a_version_of_a_prompt_never_changes(folder: Path) -> None:

@@ -24,14 +24,23 @@ class Asking:
     """One model and the events of a batch. Rows are numbers of rows of its frame; all of them by default."""
 
     model: ModelPlan
-    columns: Mapping[str, NDArray[Any]]
-    ids: Sequence[str]
+    frame: Frame
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """What it is asked with, of all rows."""
+        return {name: self.frame.columns[name].to_numpy() for name in self.model.inputs}
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.frame.ids
 
     def ask(self, rows: Rows | None = None) -> Score:
         """The ask for some rows."""
+        columns = self.columns
         if rows is None or len(rows) == len(self.ids):
-            return Score(self.model.name, self.columns, self.ids)
-        some = {name: column[rows] for name, column in self.columns.items()}
+            return Score(self.model.name, columns, self.ids)
+        some = {name: column[rows] for name, column in columns.items()}
         return Score(self.model.name, some, list(map(self.ids.__getitem__, rows.tolist())))
 
     def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
@@ -50,6 +59,10 @@ class AskingInWords(Asking):
 
     llm: LlmPlan
     made: Requests = field(repr=False)
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        return self.made.columns
 
     def ask(self, rows: Rows | None = None) -> Score:
         return super(AskingInWords, self).ask(self._asked(rows))
@@ -92,6 +105,5 @@ class AskingInWords(Asking):
 def asking_of(model: ModelPlan, frame: Frame) -> Asking:
     """How a model is asked about the events of a frame."""
     if model.llm is None:
-        return Asking(model, {name: frame.columns[name].to_numpy() for name in model.inputs}, frame.ids)
-    made = requests(model.llm, frame.columns, frame.ids)
-    return AskingInWords(model, made.columns, frame.ids, model.llm, made)
+        return Asking(model, frame)
+    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids))

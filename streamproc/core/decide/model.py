@@ -36,7 +36,8 @@ def model_stage(plan: Plan) -> Stage:
         count = len(frame)
         asking = {model.name: asking_of(model, frame) for model in plan.models}
         for one in asking.values():
-            frame.add(*one.shown)
+            if one.shown:
+                frame.add(*one.shown)
         if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
             _not_asked(plan, frame)
             return
@@ -128,7 +129,7 @@ def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[Any]], status: Se
 def _said(own: NDArray[Any], unscored: NDArray[np.bool_] | None, kind: pl.DataType) -> pl.Series:
     """A column of what was said; of rows without a usable score nothing was, but what it took."""
     if own.dtype == object:
-        column = pl.Series(own.tolist(), dtype=pl.String)
+        column = pl.Series(own.tolist(), dtype=kind)
     else:
         column = pl.Series(np.where(np.isfinite(own), own, np.nan), nan_to_null=True).cast(kind)
     return column if unscored is None else column.zip_with(pl.Series(~unscored), _nothing(len(column), kind))

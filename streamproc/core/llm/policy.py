@@ -70,6 +70,13 @@ class LlmPlan:
         }
 
     @property
+    def free_texts(self) -> frozenset[str]:
+        """Those of its answer's fields that may hold any text."""
+        fields = self.output.schema.get("properties", {})
+        bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
+        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
+
+    @property
     def spent(self) -> frozenset[str]:
         """Those of them that say what asking took."""
         return frozenset(map(self.name, TOOK))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -15,11 +17,17 @@ from streamproc.io.breaker import Breaker, BreakerPolicy
 from streamproc.io.llm.stream import Broken, Completion, Events, take, whole
 
 LARGEST = 1 << 20
-"""Bytes of an answer that is not streamed, and characters of one that is."""
+"""Bytes of an answer that is not streamed."""
+LONGEST_TEXT = 1 << 16
+"""Characters that a model may write: they may come to stand in a record."""
+LAST_SECONDS = 0.02
+"""So long the end of a stream is waited for once all of it was said, to have the connection for the next call."""
 TRY_ELSEWHERE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that are about the server or the moment. Others are about what was asked, and would come again."""
 TOO_MANY = frozenset({429, 529})
 LONGEST_PAUSE = 60.0
+HINT = "write http://HOST:PORT/v1, without a password"
+KEY_HINT = "look for a line break within `model.llm.key`"
 
 
 class Failed(Exception):
@@ -52,7 +60,13 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.url):
-            raise UserError("the address of a language model is none", "write http://HOST:PORT/v1, without a password")
+            raise UserError("the address of a language model is none", HINT)
+        try:
+            urlsplit(self.url).port  # noqa: B018 - it looks at the number
+        except ValueError as error:
+            raise UserError("the port of a language model's address is none", HINT) from error
+        if any(not value.isprintable() for value in self.headers.values()):
+            raise UserError("the key of a language model has characters in it that no header may have", KEY_HINT)
         self._url = self.url.rstrip("/") + "/chat/completions"
         self.state = Breaker(self.breaker)
         self.quiet_until = 0.0
@@ -69,7 +83,7 @@ class Endpoint:
                 try:
                     if response.content_type == "text/event-stream":
                         return await _streamed(response)
-                    return whole(await _body(response))
+                    return _short(whole(await _body(response)))
                 except BaseException:
                     response.close()  # what is left of it must not come back with the next call on this connection
                     raise
@@ -99,10 +113,26 @@ async def _streamed(response: aiohttp.ClientResponse) -> Completion:
     async for chunk in response.content.iter_any():
         for data in events.feed(chunk):
             if take(completion, data):
+                await _end(response)
                 return completion
-            if completion.size > LARGEST:
-                raise Broken("the answer is too large")
+            _short(completion)
     raise Broken("the stream ended before its end")
+
+
+async def _end(response: aiohttp.ClientResponse) -> None:
+    """Wait a little for the end of the stream: a connection that is left before is closed."""
+    try:
+        async with asyncio.timeout(LAST_SECONDS):
+            async for _ in response.content.iter_any():
+                pass
+    except TimeoutError:
+        response.close()
+
+
+def _short(completion: Completion) -> Completion:
+    if completion.size > LONGEST_TEXT:
+        raise Broken("the answer is too large")
+    return completion
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -25,6 +25,7 @@ from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
 from streamproc.io.llm.endpoint import Endpoint, Failed, Refused
 from streamproc.io.llm.stream import Completion
+from streamproc.io.model import named
 
 HASH_BYTES = 16
 ATTEMPTS: Final = 3
@@ -32,6 +33,8 @@ PAUSE: Final = 0.05
 """Seconds before a second attempt; twice as many before the third."""
 FINISHED: Final[Mapping[str, str | None]] = {"stop": None, "length": "truncated", "content_filter": "refused"}
 UNWANTED: Final = "unwanted_output"
+WHOLE_SHARE: Final = 0.8
+"""Who had so large a part of the time that there was, and has not answered, would not have in all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class LlmPolicy:
 
 @dataclass(slots=True)
 class _Row:
-    """What became of a row."""
+    """What became of a row. ``whole`` are the seconds that there are for all of it."""
 
+    whole: float
     text: str | None = None
     reason: str | None = None
     calls: int = 0
@@ -86,7 +90,10 @@ class LlmModel:
 
     async def _rows(self, ask: Score, deadline: float) -> list[_Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
-        made = [_Row() for _ in ask.ids]
+        whole = deadline - time.monotonic()
+        made = [_Row(whole, reason="timeout") for _ in ask.ids]
+        if whole <= 0:
+            return made
         columns = ask.columns
         parts = zip(made, columns[SYSTEM], columns[USER], columns[MOST_TOKENS].tolist(), strict=True)
         await asyncio.gather(
@@ -118,7 +125,7 @@ class LlmModel:
         except (Failed, Refused) as error:
             row.reason = error.reason
             return
-        row.output_tokens, row.model = completion.output_tokens, completion.model
+        row.output_tokens, row.model = completion.output_tokens, named(completion.model)
         row.reason = "refused" if completion.refused else FINISHED.get(completion.finish, UNWANTED)
         row.text = "".join(completion.text) if row.reason is None else None
 
@@ -136,7 +143,6 @@ class LlmModel:
                 return await self._hedged(row, body, chosen, until)
             except Failed as error:
                 last = error
-                before.quiet_until = max(before.quiet_until, time.monotonic() + error.after)
         raise last
 
     def _choose(self, besides: Endpoint | None) -> tuple[Endpoint, Permit] | None:
@@ -160,8 +166,8 @@ class LlmModel:
         calls = {asyncio.create_task(self._call(row, body, *chosen, until))}
         try:
             done, _ = await asyncio.wait(calls, timeout=self._latencies.hedge_after)
-            if not done and self._latencies.may_hedge() and (other := self._choose(chosen[0])) is not None:
-                calls.add(asyncio.create_task(self._call(row, body, *other, until)))
+            if not done and self._may_hedge() and (other := self._choose(chosen[0])) is not None:
+                calls.add(asyncio.create_task(self._beside(row, body, *other, until)))
             waiting, last = set(calls), BaseException()
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -176,12 +182,27 @@ class LlmModel:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
+    def _may_hedge(self) -> bool:
+        assert self._slots is not None
+        return not self._slots.locked() and self._latencies.may_hedge()
+
+    async def _beside(
+        self, row: _Row, body: Mapping[str, Any], endpoint: Endpoint, permit: Permit, until: float
+    ) -> Completion:
+        """A second call, in a slot of its own: it was free a moment ago."""
+        assert self._slots is not None
+        async with self._slots:
+            return await self._call(row, body, endpoint, permit, until)
+
     async def _call(
         self, row: _Row, body: Mapping[str, Any], endpoint: Endpoint, permit: Permit, until: float
     ) -> Completion:
         """One call with its own time, told to the endpoint's breaker."""
+        began = time.monotonic()
+        # Who has run so long and is cancelled was too slow; who has not can be blamed for nothing.
+        enough = min(self._latencies.hedge_after, WHOLE_SHARE * row.whole)
         row.calls += 1
-        began, failed = time.monotonic(), True
+        failed: bool | None = True
         try:
             async with asyncio.timeout(self._latencies.patience):
                 completion = await endpoint.complete(self._connections.session(), body)
@@ -189,14 +210,21 @@ class LlmModel:
             self._latencies.took(time.monotonic() - began)
         except TimeoutError as error:
             raise Failed("timeout", "no answer in time") from error
+        except Failed as error:
+            endpoint.quiet_until = max(endpoint.quiet_until, time.monotonic() + error.after)
+            raise
         except Refused:
             failed = False
             raise
         except asyncio.CancelledError:
             # Another call was quicker, or the time of all is over: this one took so long at least.
-            self._latencies.took(time.monotonic() - began)
-            failed = time.monotonic() >= until
+            failed = True if time.monotonic() - began >= enough else None
+            if failed:
+                self._latencies.took(time.monotonic() - began)
             raise
         finally:
-            endpoint.state.ended(permit, failed, time.monotonic())
+            if failed is None:
+                endpoint.state.withdrawn(permit)
+            else:
+                endpoint.state.ended(permit, failed, time.monotonic())
         return completion
