@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -145,6 +146,19 @@ def test_a_server_that_wants_to_be_left_alone_is() -> None:
         assert answered(made).reasons == ["rate_limited"]
         assert answered(made).reasons == ["breaker_open"]
         assert len(server.asked) == 1
+
+
+def test_it_is_that_server_and_no_other() -> None:
+    async def late(server: Server, request: web.Request, body: dict[str, Any]) -> Any:
+        await asyncio.sleep(0.3)
+        return await status(500)(server, request, body)
+
+    policy = LatencyPolicy(p95=0.05, p99=1.0, hedges=1.0)
+    with model([late, status(429, after="30")], policy, BreakerPolicy(calls=100)) as (made, [one, quiet]):
+        answered(made)
+        answered(made)
+        assert len(quiet.asked) == 1
+        assert len(one.asked) >= 4
 
 
 def test_a_hung_server_and_one_that_drips_cost_the_deadline_and_no_more() -> None:
