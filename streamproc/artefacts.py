@@ -41,6 +41,8 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         "contract": plan.contract.schema,
         "model": plan.model_version,
     }
+    if plan.model_types:
+        body["of_models"] = {name: str(kind) for name, kind in plan.model_types.items()}
     if tables := {one.name: one.contract.schema for one in plan.sources if one.contract is not None}:
         body["tables"] = tables
     found = [Artefact("plan", plan.hash, orjson.dumps(body))]

@@ -16,8 +16,9 @@ import orjson
 import polars as pl
 
 from streamproc.core.contract import Contract
+from streamproc.core.contract.fields import DTYPES
 from streamproc.core.expressions import compile_expression
-from streamproc.core.names import SCORED_BY
+from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
 from streamproc.core.plan import (
     CONFIDENCE,
     DEAD_LETTERS,
@@ -36,9 +37,11 @@ from streamproc.plan.feature_parts import LookupPart, WindowPart
 from streamproc.plan.lookups import type_of
 from streamproc.plan.models import FallbackPart, PipelineFile, RulePart
 from streamproc.plan.reader import parse
-from streamproc.plan.scoring import columns_of
+from streamproc.plan.scoring import placed
 from streamproc.plan.structure import shape
 
+KINDS: Mapping[str, pl.DataType] = {str(kind): kind for kind in DTYPES.values()}
+"""The types of columns by their names."""
 Outcome = Literal["matched", "not matched", "could not be evaluated", "observed", "not known"]
 
 WHY: Mapping[str, str] = {
@@ -100,7 +103,7 @@ def read_plan(body: bytes) -> ArchivedPlan | None:
         return None
     if file is None or document.problems:
         return None
-    return ArchivedPlan(file, _reads(file, archived["contract"], archived.get("tables", {})))
+    return ArchivedPlan(file, _reads(file, archived))
 
 
 def by_drift(decision: Mapping[str, Any]) -> str | None:
@@ -178,11 +181,21 @@ def _named_only(decision: Mapping[str, Any]) -> list[RuleTrace]:
     return [RuleTrace(rule, outcome, decision["rule"] == rule) for rule, outcome in named.items()]
 
 
-def _reads(file: PipelineFile, contract: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+def _of_models(file: PipelineFile, kinds: Mapping[str, str]) -> dict[str, pl.DataType]:
+    """The columns that models give beside the score. Plans of earlier versions were kept without their types."""
+    chain, _ = placed(file)
+    if not chain:
+        return {}
+    classes = dict.fromkeys((SCORE_OF + name for _, _, part in chain for name in part.classes), pl.Float64())
+    own = {MODEL_STATUS: pl.String(), SCORED_BY: pl.String(), MODEL_CONFIDENCE: pl.Float64(), **classes}
+    return own | {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS}
+
+
+def _reads(file: PipelineFile, archived: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """The columns and params that each expression reads, by its text. What does not compile reads nothing."""
     try:
-        known: dict[str, pl.DataType] = {**Contract(contract).columns, **KNOWN_BEFORE}
-        of_tables = {name: Contract(schema).columns for name, schema in tables.items()}
+        known: dict[str, pl.DataType] = {**Contract(archived["contract"]).columns, **KNOWN_BEFORE}
+        of_tables = {name: Contract(schema).columns for name, schema in archived.get("tables", {}).items()}
     except UserError:
         return {}
     reads: dict[str, frozenset[str]] = {}
@@ -200,7 +213,7 @@ def _reads(file: PipelineFile, contract: Mapping[str, Any], tables: Mapping[str,
             continue
         known[name] = expression.dtype
         reads[text] = expression.columns | expression.params
-    known |= {**KNOWN_AFTER, **columns_of(file)}
+    known |= {**KNOWN_AFTER, **_of_models(file, archived.get("of_models", {}))}
     if file.drift is not None:
         watched = [DRIFT + name for name in (*known, DECISION, WOULD_BE, DEAD_LETTERS)]
         known |= {**dict.fromkeys(watched, pl.String()), DRIFT_ANY: pl.String(), DRIFT_SEVERITY: pl.Float64(), **known}

@@ -16,7 +16,7 @@ from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.keeper import Recycling
-from streamproc.io.model import Model, Reading
+from streamproc.io.model import Model, Reading, RowModel
 from streamproc.io.onnx import OnnxModel
 from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
@@ -53,7 +53,7 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     ``masked=False`` is for what sends nothing anywhere, such as tests of the file: its processor leaves sensitive
     fields as they are, and no key and no other variable is needed.
     """
-    opened: dict[str, tuple[ModelPart, Model]] = {}
+    opened: dict[str, tuple[ModelPart, Model | RowModel]] = {}
 
     def inspect(name: str, part: ModelPart, folder: Path, secrets: frozenset[str]) -> ModelFacts:
         model = open_model(part, folder, environ if masked else None, secrets)
@@ -62,7 +62,7 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
 
     loaded = load_plan(path, inspect)
     shadows = {model.name for model in loaded.plan.shadows}
-    first = opened[loaded.plan.model.name][0].timeout if loaded.plan.model is not None else None
+    first = opened[loaded.plan.model.name][0].time if loaded.plan.model is not None else None
     sources = {
         # A shadow is asked beside the first model, and must not make a batch wait longer than that may.
         name: source_of(part, model, most=first if name in shadows else None)
@@ -92,7 +92,7 @@ def in_clear(plan: Plan) -> Plan:
 
 def open_model(
     part: ModelPart, folder: Path, environ: Mapping[str, str] | None = None, secrets: frozenset[str] = frozenset()
-) -> Model:
+) -> Model | RowModel:
     """A model that a file names. Raises UserError where it cannot be used.
 
     Without an environment the variables of its headers stay as they are written: nothing of them is needed to check.
@@ -107,6 +107,10 @@ def open_model(
         return PythonModel(
             part.python, folder.resolve(), part.timeout, reading=reading, recycling=recycling, secrets=secrets
         )
+    if part.llm is not None:
+        from streamproc.llms import open_llm
+
+        return open_llm(part.llm, part.breaker, folder, environ)
     from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
 
     assert part.http is not None
@@ -127,9 +131,9 @@ def _bytes(megabytes: int | None) -> int | None:
     return None if megabytes is None else megabytes << 20
 
 
-def source_of(part: ModelPart, model: Model, most: timedelta | None = None) -> Source:
+def source_of(part: ModelPart, model: Model | RowModel, most: timedelta | None = None) -> Source:
     """A model with its time, at ``most`` so much, its bounds and its breaker."""
-    timeout = part.timeout if most is None else min(part.timeout, most)
+    timeout = part.time if most is None else min(part.time, most)
     return Source(model, timeout, policy_of(part.breaker), part.in_flight)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 import polars as pl
@@ -13,6 +14,7 @@ from streamproc.core.contract import Contract
 from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
+from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
@@ -148,13 +150,15 @@ AnyFeature: TypeAlias = Feature | LookupFeature | WindowFeature
 class ModelPlan:
     """What the model stage asks for. ``name`` is the ask's address, ``version`` the hash of the model's bytes.
 
-    ``classes`` are the names of the classes whose probabilities it gives, where they have names.
+    ``classes`` are the names of the classes whose probabilities it gives, where they have names. ``llm`` is there for a
+    language model: then ``inputs`` are the texts that it is shown.
     """
 
     name: str
     inputs: tuple[str, ...]
     version: str
     classes: tuple[str, ...] = ()
+    llm: LlmPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,7 @@ class DriftPlan:
     outcome: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """One version of one pipeline. ``hash`` is of its content: equal plans decide equally."""
 
@@ -242,6 +246,26 @@ class Plan:
     def models(self) -> tuple[ModelPlan, ...]:
         """The model and its stand-ins, in the order in which they are asked."""
         return () if self.model is None else (self.model, *self.stand_ins)
+
+    @property
+    def _llms(self) -> tuple[LlmPlan, ...]:
+        return tuple(model.llm for model in self.models if model.llm is not None)
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        """The columns of the model stage that say what language models are shown: they are there in any case."""
+        return frozenset().union(*(llm.given for llm in self._llms))
+
+    @cached_property
+    def spent(self) -> frozenset[str]:
+        """The columns that say what asking took, also where no usable score came of it."""
+        return frozenset().union(*(llm.spent for llm in self._llms))
+
+    @cached_property
+    def model_types(self) -> Mapping[str, pl.DataType]:
+        """The types of the columns that models say beside the score."""
+        said = {name: kind for llm in self._llms for name, kind in {**llm.given, **llm.said}.items()}
+        return {name: said.get(name, pl.Float64()) for name in self.model_columns}
 
     @property
     def model_version(self) -> str | None:

@@ -137,15 +137,15 @@ class Answer:
     """One entry per row: a value in ``values``, or ``None`` there and the reason why not in ``reasons``.
 
     ``version`` names what answered (a model hash, a table offset); ``health`` is free text for people. ``versions``
-    are those of the rows, where more than one answered. ``columns`` are what else was said, float64 arrays of shape
-    (rows,), NaN for nothing: ``model_confidence`` and ``score_CLASS``.
+    are those of the rows, where more than one answered. ``columns`` are what else was said, arrays of shape (rows,):
+    float64 with NaN for nothing, or objects, texts with None for nothing.
     """
 
     values: Sequence[Any]
     reasons: Sequence[str | None]
     version: str = ""
     health: str = ""
-    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     versions: Sequence[str] | None = None
 
     @classmethod

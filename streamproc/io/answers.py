@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Lookup, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
-from streamproc.io.model import Closing, Model, Rejected, Scores, Starting, Unavailable
+from streamproc.io.model import Closing, Model, Rejected, RowModel, Scores, Starting, Unavailable
 from streamproc.io.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ FAILURES = frozenset({"timeout", "model_error", "model_unavailable", "wrong_leng
 class Source:
     """A model with the time that it has for one batch, how many calls it may have, and when it is not asked."""
 
-    model: Model
+    model: Model | RowModel
     timeout: timedelta
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     in_flight: int = IN_FLIGHT
@@ -152,6 +152,8 @@ class Answers:
             return there.now(ask) if there is not None else Answer.nothing(len(ask.keys), NO_SUCH_SOURCE)
         source, rows = self._sources[ask.model], len(ask.ids)
         deadline = time.monotonic() + OWN_SHARE * source.timeout.total_seconds()
+        if isinstance(source.model, RowModel):
+            return _of_rows(source.model, ask, deadline)
         found = _Found(rows, source.model.version)
         parts = deque([(0, rows)])
         for attempt in range(MOST_ATTEMPTS):
@@ -205,6 +207,20 @@ class _Found:
 
     def _whole(self, named: str) -> str:
         return f"{self._version}@{named}" if named else self._version
+
+
+def _of_rows(model: RowModel, ask: Score, deadline: float) -> Answer:
+    """The answer of a model that is asked row by row, or why there is none at all."""
+    if not ask.ids:
+        return Answer.nothing(0, "", model.version, NOT_ASKED)
+    try:
+        return model.answer(ask, deadline)
+    except Unavailable as error:
+        log.warning("the model %s is not available: %s", ask.model, error)
+        return Answer.nothing(len(ask.ids), "model_unavailable", model.version)
+    except Exception as error:  # its text may quote an event
+        log.warning("the model %s failed: %s at %s", ask.model, type(error).__name__, _place(error))
+        return Answer.nothing(len(ask.ids), "model_error", model.version)
 
 
 def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> Scores | str:

@@ -6,14 +6,12 @@ import asyncio
 import hashlib
 import json
 import re
-import threading
 import time
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -21,17 +19,16 @@ import orjson
 from numpy.typing import NDArray
 
 from streamproc.errors import UserError
+from streamproc.io.connections import Connections
 from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
 from streamproc.io.variables import filled
 
-Result = TypeVar("Result")
 HASH_BYTES = 16
 LARGEST = 64 << 20
 """Bytes of an answer."""
 OF_THE_BATCH = frozenset({400, 413, 422, 500})
 """Statuses that may be about what was asked. With others there is no use in asking for a part of it."""
 TYPES = {"f": "FP64", "i": "INT64", "u": "UINT64", "b": "BOOL"}
-CLOSE_SECONDS = 5.0
 PATIENCE = 0.5
 """A second attempt is made where so large a part of the time is left."""
 
@@ -64,7 +61,7 @@ class HttpModel:
         self._seconds = timeout.total_seconds()
         said = orjson.dumps([url, list(inputs), tensor, output])
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
-        self._connections = _Connections()
+        self._connections = Connections()
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
@@ -130,58 +127,6 @@ class HttpModel:
         except (AttributeError, KeyError, IndexError, TypeError) as error:
             raise ValueError("the answer is no inference response") from error
         return self._reading.scores(given, trust, version)
-
-
-class _Connections:
-    """An event loop in a thread of its own, because batches are scored from any thread, and what is open on it."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-
-    def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
-                self._thread.start()
-            running = asyncio.run_coroutine_threadsafe(routine, self._loop)  # within the lock: before a disconnection
-        try:
-            return running.result()
-        except CancelledError as error:
-            raise Unavailable("closed") from error
-
-    def session(self) -> aiohttp.ClientSession:
-        """The one session. To be called on the loop."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False)
-        return self._session
-
-    def close(self) -> None:
-        """Close what is open, and end the thread."""
-        with self._starting:
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop is None or thread is None:
-            return
-        closed = asyncio.run_coroutine_threadsafe(self._disconnect(), loop)
-        closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-        if threading.current_thread() is not thread:  # a garbage collection may come about there too
-            thread.join(CLOSE_SECONDS)
-            if not thread.is_alive():
-                loop.close()
-
-    async def _disconnect(self) -> None:
-        """Whoever waits for an answer is told that none comes: a thread that waits for ever keeps its process."""
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
 
 def _known(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamproc.core.names import MODEL_CONFIDENCE, SCORE_OF
+
+if TYPE_CHECKING:  # the process of a model knows little of streamproc
+    from streamproc.core.processor import Answer, Score
 
 LONGEST_VERSION = 100
 
@@ -63,6 +66,20 @@ class Model(Protocol):
 
     def score(self, columns: Mapping[str, NDArray[Any]], rows: int, deadline: float = inf) -> Scores:
         """Scores of all rows. What can be stopped is, at ``deadline``, in seconds of ``time.monotonic``."""
+        ...
+
+
+@runtime_checkable
+class RowModel(Protocol):
+    """A model that is asked about each row by itself, so that rows come to nothing one by one."""
+
+    @property
+    def version(self) -> str:
+        """A hash of what decides its answers, as far as that is known here."""
+        ...
+
+    def answer(self, ask: Score, deadline: float) -> Answer:
+        """One entry per row, by ``deadline`` in seconds of ``time.monotonic``. May raise as ``Model`` may."""
         ...
 
 

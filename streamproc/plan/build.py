@@ -25,7 +25,7 @@ from streamproc.plan.outcomes import make_outcomes
 from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
-from streamproc.plan.scoring import Models, make_models, shown
+from streamproc.plan.scoring import Models, make_models, shown, texts_of_sensitive
 from streamproc.plan.sources import declared, sources_of
 from streamproc.plan.windows import max_ahead, windows_policy
 
@@ -43,6 +43,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     windows = windows_policy(document, file)
     models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
+    sensitive |= texts_of_sensitive(models, sensitive)
     add_drift_columns(document, file, scope, sensitive)
     confidence = make_confidence(document, file, scope)
     rules = make_rules(document, file, scope)
@@ -55,7 +56,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     drift = make_drift(document, file, scope, read, confidence, sensitive)
     outcomes = make_outcomes(document, file, scope, sensitive)
     fields = {} if contract is None else contract.columns
-    of_models = shown(file, read)
+    of_models = shown(models, scope, read)
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)
     recorded = tuple(dict.fromkeys([*recorded, *(outcomes.reads if outcomes else ())]))
     uncertain = {*fields, *_named(document)} if document.problems else set[str]()

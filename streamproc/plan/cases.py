@@ -71,9 +71,24 @@ def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPa
     if test.model_confidence is not None and test.score is None and document.has(("model",)):
         message = "`model_confidence` changes nothing: the model is asked"
         document.problem((*at, "model_confidence"), message, "add `score: …`, or take it out", at_key=True)
+    _check_answer(document, file, at, test)
     if test.age is not None and not document.has(("events", "max_age")):
         message = "`age` changes nothing: events have no `max_age`"
         document.problem((*at, "age"), message, "take it out, or add `max_age` under `events`", at_key=True)
+
+
+def _check_answer(document: Document, file: PipelineFile, at: Path_, test: TestPart) -> None:
+    """A test never asks a language model: it costs, and it may answer otherwise the next time."""
+    chain, _ = placed(file)
+    if not chain or any(path[:1] == ("model",) for path in document.broken):
+        return
+    in_words = chain[0][2].llm is not None
+    given = [name for name in ("score", "no_score", "answer") if document.has((*at, name))]
+    if in_words and not given:
+        document.problem(at, "a test asks no language model", "add `answer: {score: …}`, `score: …` or `no_score: …`")
+    elif test.answer is not None and (not in_words or len(given) > 1):
+        message = "`answer` stands for that of a language model" + ("" if not in_words else ", and so does another key")
+        document.problem((*at, "answer"), message, "give a test one of `answer`, `score` and `no_score`", at_key=True)
 
 
 def _check_drift(document: Document, at: Path_, test: TestPart, drift: DriftPlan | None) -> None:
@@ -151,7 +166,7 @@ def _check_expect(
             _known(document, (*at, key, number), name, names, what)
         if isinstance(value, str):
             _known(document, (*at, key), value, names, what)
-    if not any(document.is_broken((part,)) for part in ("features", "params")):
+    if not any(path[:1] == ("model",) or path in (("features",), ("params",), ()) for path in document.broken):
         for name in expect.features or ():
             _known(document, (*at, "features", name), name, recorded, "features", at_key=True)
 

@@ -87,6 +87,8 @@ def _models(plans: Sequence[ModelPlan], models: Placed) -> list[list[Any]]:
         own: list[Any] = [plan.version, plan.inputs, part.output]
         if more := {key: getattr(part, key) for key in ("id", "classes", "score", "confidence") if getattr(part, key)}:
             own.append(more)
+        if plan.llm is not None:
+            own.append([plan.llm.output.schema, plan.llm.flag_above, plan.llm.cut])
         content.append(own)
     return content
 

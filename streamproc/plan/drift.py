@@ -24,7 +24,7 @@ from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import DriftPart, LimitsPart, PipelineFile, VolumePart
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope
-from streamproc.plan.scoring import columns_of
+from streamproc.plan.scoring import placed
 
 JUDGED = (DECISION, WOULD_BE, DEAD_LETTERS)
 """What is known of an event only when it is judged."""
@@ -45,7 +45,7 @@ def add_drift_columns(document: Document, file: PipelineFile, scope: Scope, sens
             scope.uncertain |= {DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE}
         return
     if any(path[:1] == ("drift",) for path in document.broken):
-        scope.uncertain |= {DRIFT + name for name in _watchable(document, file, scope)}
+        scope.uncertain |= {DRIFT + name for name in _watchable(document, scope)}
     for name in _watched(document, file, part, scope, sensitive):
         scope.known.setdefault(DRIFT + name, pl.String())
     scope.known[DRIFT_ANY], scope.known[DRIFT_SEVERITY] = pl.String(), pl.Float64()
@@ -63,6 +63,9 @@ def make_drift(
     part = file.drift
     if part is None:
         return None
+    if any(model.llm is not None for group in placed(file) for _, _, model in group):
+        message = "the baseline of drift would ask the language model about every row of the reference"
+        document.problem(("drift",), message, "take `drift` out; a pipeline without the model can watch", at_key=True)
     for key in ("watch", "exclude", "segments"):
         named = getattr(part, key)
         for index, name in enumerate(named if isinstance(named, list) else ()):
@@ -146,14 +149,14 @@ def _watched(
         return list(dict.fromkeys(part.watch))
     events = file.events
     aside = {EVENT_TIME, events.key, events.time, *sensitive, *part.exclude}
-    return [name for name in _watchable(document, file, scope) if name not in aside]
+    return [name for name in _watchable(document, scope) if name not in aside]
 
 
-def _watchable(document: Document, file: PipelineFile, scope: Scope) -> list[str]:
+def _watchable(document: Document, scope: Scope) -> list[str]:
     """Columns, what the model says where there is one, and what is known of an event only when it is judged."""
     made = [name for name, key in ((SCORE, "model"), (CONFIDENCE, "confidence")) if document.has((key,))]
     columns = [name for name, kind in scope.known.items() if not kind.is_nested() and not name.startswith(DRIFT)]
-    aside = {SCORE, CONFIDENCE, *columns_of(file)}
+    aside = {SCORE, CONFIDENCE, *scope.of_models}
     return [*(name for name in columns if name not in aside), *made, *JUDGED]
 
 
@@ -172,9 +175,9 @@ def _check(
         return
     if name in sensitive:
         document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
-    elif name not in _watchable(document, file, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
+    elif name not in _watchable(document, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
         if not (scope.open or name in scope.uncertain):
-            hint = near(name, _watchable(document, file, scope), "columns")
+            hint = near(name, _watchable(document, scope), "columns")
             document.problem(at, f"`{name}` is no field and no feature", hint)
     elif segments and kind is not None and (kind.is_float() or kind.is_temporal()):
         hint = "make a feature with few values of it: CASE … WHEN … END"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
@@ -12,8 +12,12 @@ from streamproc.core.plan import MOST_IDS, Mode
 from streamproc.plan.budgets import Allowed, FalseAlarms, Portion, Rate, Share, Windows
 from streamproc.plan.durations import Age, Duration
 from streamproc.plan.feature_parts import FeaturePart, WindowsPart
+from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart, Constant, Name, Part, Slug, Sql, Text, Topic
 from streamproc.plan.source_parts import StorePart, TablePart
+
+Kind: TypeAlias = Literal["onnx", "python", "http", "llm"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 class EventsPart(Part):
@@ -50,13 +54,20 @@ class RecyclePart(Part):
 
 
 class ModelPart(Part):
-    """A model: exactly one of ``onnx``, ``python`` and ``http``."""
+    """A model: exactly one of ``onnx``, ``python``, ``http`` and ``llm``."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         strict=True,
-        json_schema_extra={"oneOf": [{"required": [kind]} for kind in ("onnx", "python", "http")]},
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["onnx", "inputs"]},
+                {"required": ["python", "inputs"]},
+                {"required": ["http", "inputs"]},
+                {"required": ["llm"]},
+            ]
+        },
     )
 
     id: Slug | None = Field(None, description="Its name in decisions and metrics; its kind by default")
@@ -65,11 +76,12 @@ class ModelPart(Part):
     http: Text | None = Field(
         None, description="The address of a model that speaks the Open Inference Protocol v2, up to `…/infer`"
     )
+    llm: LlmPart | None = Field(None, description="A language model behind an OpenAI-compatible API")
     headers: dict[str, str] = Field({}, description="Of requests to `http`; `${NAME}` is taken from the environment")
     tensor: Text | None = Field(
         None, description="The one tensor of shape (rows, inputs) that `http` takes; without it each input is one"
     )
-    inputs: list[Text] = Field(min_length=1, description="Columns, in the model's order")
+    inputs: list[Text] = Field([], description="Columns, in the model's order")
     output: str | None = Field(None, description="The output that holds the score; the last one by default")
     classes: list[Name] = Field([], description="Names of its classes, in order, where it gives their probabilities")
     score: str | None = Field(None, description="The class whose probability is the score; the last one by default")
@@ -81,13 +93,24 @@ class ModelPart(Part):
 
     @property
     def variables(self) -> frozenset[str]:
-        """The environment variables that its headers name: they hold secrets."""
-        return frozenset(name for text in self.headers.values() for name in VARIABLE.findall(text))
+        """The environment variables that it names: they hold secrets."""
+        own = frozenset(name for text in self.headers.values() for name in VARIABLE.findall(text))
+        return own if self.llm is None else own | self.llm.variables
 
     @property
-    def kind(self) -> Literal["onnx", "python", "http"]:
-        """Which of the three it is; where several are stated, the first."""
-        return "onnx" if self.onnx is not None else "python" if self.python is not None else "http"
+    def kind(self) -> Kind:
+        """Which of the four it is; where several are stated, the first."""
+        return next((kind for kind in KINDS if getattr(self, kind) is not None), "http")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it is shown."""
+        return self.inputs if self.llm is None else self.llm.input
+
+    @property
+    def time(self) -> timedelta:
+        """How long a batch may take."""
+        return self.timeout if self.llm is None else self.llm.deadline
 
 
 class RulePart(Part):
@@ -304,6 +327,7 @@ class TestPart(Part):
         None, description="The model gives no score, for this reason; with `score`, its first stand-in gives that"
     )
     model_confidence: float | None = Field(None, description="The model's own confidence, with `score`")
+    answer: dict[str, Any] | None = Field(None, description="Stands in for the answer of a language model")
     age: Age | None = Field(None, description="How old the event is when it is decided; 0s by default")
     drift: dict[str, DriftLevel] = Field(
         {}, description="How columns stand: `warning` or `drifting`; others are stable"

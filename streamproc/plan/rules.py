@@ -44,7 +44,7 @@ def make_rules(document: Document, file: PipelineFile, scope: Scope) -> list[Rul
 def make_fallback(document: Document, file: PipelineFile, scope: Scope) -> list[Rule]:
     """The fallback chain, which sees no score. It must not come to an end without a decision."""
     message = "the fallback chain cannot read `{name}`: it decides where there is no usable score"
-    without_score(scope, message, "use features and fields of the event", of_score(file))
+    without_score(scope, message, "use features and fields of the event", of_score(scope))
     own = {part.id: index for index, part in _sound(document, "rules", file.rules)}
     for index, part in _sound(document, "fallback", file.fallback):
         at: Path_ = ("fallback", index, "id")

@@ -22,7 +22,8 @@ class Scope:
     """``known`` are the columns so far, with their types; ``uncertain`` names exist, but are broken.
 
     ``open`` says that any name may exist: the contract could not be read. ``absent`` says of names that do
-    not exist here why not, and what to do: a message and a remedy.
+    not exist here why not, and what to do: a message and a remedy. ``of_models`` are the columns that models give
+    beside the score, ``given`` those of them that say what they are shown.
     """
 
     document: Document
@@ -31,6 +32,8 @@ class Scope:
     uncertain: set[str] = field(default_factory=set)
     open: bool = False
     absent: dict[str, tuple[str, str]] = field(default_factory=dict)
+    of_models: dict[str, pl.DataType] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)
 
     def compile(self, at: Path_, text: str, want: Want = "any") -> Expression | None:
         """The expression, or ``None``: then it is wrong, which was told, or it reads a name that is."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import polars as pl
 
 from streamproc.core.expressions import Expression
+from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
 from streamproc.core.plan import CONFIDENCE, SCORE, ModelPlan
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.plan.document import Document, Path_
+from streamproc.plan.durations import in_words
 from streamproc.plan.inspect import Inspect, ModelFacts
-from streamproc.plan.models import ModelPart, PipelineFile
+from streamproc.plan.llm import make_llm
+from streamproc.plan.models import KINDS, ModelPart, PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope, without_score
 from streamproc.wording import counted
 
-KINDS = ("onnx", "python", "http")
+NUMBERS: Final = frozenset({"output", "classes", "score", "confidence", "inputs", "timeout", "in_flight"})
+"""Keys of models that are asked in numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Models:
 
     chain: tuple[ModelPlan, ...] = ()
     shadows: tuple[ModelPlan, ...] = ()
+
+    @property
+    def llms(self) -> list[LlmPlan]:
+        """The language models among those that decide."""
+        return [model.llm for model in self.chain if model.llm is not None]
 
 
 Placed: TypeAlias = "list[tuple[Path_, str, ModelPart]]"
@@ -70,9 +79,11 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
     _check_ids(document, [*chain, *shadows])
     secrets = secrets_of(file)
     made = [[_made(document, *one, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
-    _add_columns(document, chain, scope)
     first, *others = (tuple(one for one in group if one is not None) for group in made)
-    return Models(first, *others)
+    models = Models(first, *others)
+    _check_shadows(document, chain, shadows)
+    _add_columns(document, chain, models, scope)
+    return models
 
 
 def secrets_of(file: PipelineFile) -> frozenset[str]:
@@ -82,47 +93,58 @@ def secrets_of(file: PipelineFile) -> frozenset[str]:
     return frozenset[str]().union(*of_models, *(part.variables for part in file.stores.values()))
 
 
-def of_score(file: PipelineFile) -> list[str]:
+def of_score(scope: Scope) -> list[str]:
     """The columns of models that are not there where there is no score."""
-    return [name for name in columns_of(file) if name not in (MODEL_STATUS, SCORED_BY)]
+    return [name for name in scope.of_models if name not in (MODEL_STATUS, SCORED_BY) and name not in scope.given]
 
 
-def shown(file: PipelineFile, read: list[Expression]) -> tuple[str, ...]:
-    """The columns of models that expressions read, and those of classes that have names."""
-    own = columns_of(file)
+def shown(models: Models, scope: Scope, read: list[Expression]) -> tuple[str, ...]:
+    """The columns of models that expressions read, and those that stand in decisions anyway: of classes that have
+    names, and all of language models."""
     reads = {name for expression in read for name in expression.columns}
-    return tuple(name for name in own if name in reads or name.startswith(SCORE_OF))
+    of_words = {name for llm in models.llms for name in {**llm.given, **llm.said}}
+    return tuple(name for name in scope.of_models if name in reads or name in of_words or name.startswith(SCORE_OF))
 
 
-def columns_of(file: PipelineFile) -> dict[str, pl.DataType]:
-    """Every column that the models of a file give beside the score."""
-    chain, _ = placed(file)
-    if not chain:
-        return {}
-    classes = dict.fromkeys(SCORE_OF + name for _, _, part in chain for name in part.classes)
-    own: dict[str, pl.DataType] = {
-        MODEL_STATUS: pl.String(),
-        SCORED_BY: pl.String(),
-        MODEL_CONFIDENCE: pl.Float64(),
-    }
-    return own | dict.fromkeys(classes, pl.Float64())
+def texts_of_sensitive(models: Models, sensitive: frozenset[str]) -> frozenset[str]:
+    """The texts that a language model may write freely where it is shown something sensitive: they may repeat it."""
+    found = [model.llm.free_texts for model in models.chain if model.llm is not None and sensitive & {*model.inputs}]
+    return frozenset[str]().union(*found)
 
 
-def _add_columns(document: Document, chain: Placed, scope: Scope) -> None:
+def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope) -> None:
     own: dict[str, tuple[Path_, pl.DataType]] = {
         MODEL_STATUS: (("model",), pl.String()),
         SCORED_BY: (("model",), pl.String()),
         MODEL_CONFIDENCE: (("model",), pl.Float64()),
     }
-    for at, _, part in chain:
+    plans = {model.name: model.llm for model in models.chain}
+    for at, id_, part in chain:
         for index, name in enumerate(part.classes):
             own.setdefault(SCORE_OF + name, ((*at, "classes", index), pl.Float64()))
+        if (llm := plans.get(id_)) is not None:
+            scope.given.update(llm.given)
+            for name, kind in {**llm.given, **llm.said}.items():
+                place, known = own.setdefault(name, ((*at, "llm", "output"), kind))
+                if known != kind or (name in llm.given and place[: len(at)] != at):
+                    hint = "give it another name there, or the model another `id`"
+                    document.problem((*at, "llm", "output"), f"another model gives a column `{name}` too", hint)
     for name, (place, kind) in own.items():
         if name in scope.known or name in scope.params:
             what = "param" if name in scope.params else "column"
             remedy = f"give that {what} another name"
             document.problem(place, f"the model gives a column `{name}`, and a {what} has that name", remedy)
-        scope.known[name] = kind
+        scope.known[name] = scope.of_models[name] = kind
+
+
+def _check_shadows(document: Document, chain: Placed, shadows: Placed) -> None:
+    """A shadow is asked beside the first model and has no more time than it: the calls of a language model would
+    cost, and be given up."""
+    first = chain[0][2].time
+    for at, _, part in shadows:
+        if part.llm is not None and part.llm.deadline > first:
+            message = "a shadow has as much time as the first model, and this language model has more"
+            document.problem((*at, "llm", "deadline"), message, f"let `deadline` be {in_words(first)} at most")
 
 
 def _check_ids(document: Document, models: Placed) -> None:
@@ -147,14 +169,19 @@ def _made(
         return None
     _check_inputs(document, at, part, scope)
     _check_classes(document, at, part)
-    facts = _inspected(document, at, name, part, inspect, secrets)
-    return ModelPlan(name, tuple(part.inputs), facts.version, tuple(part.classes)) if facts is not None else None
+    llm = None if part.llm is None else make_llm(document, (*at, "llm"), name, part.llm)
+    sound = part.llm is None or llm is not None
+    facts = _inspected(document, at, name, part, inspect, secrets) if sound else None
+    if facts is None and part.llm is not None:
+        document.broken.add((*at, "llm"))
+        scope.open = True  # nobody knows the fields of its answers
+    return ModelPlan(name, tuple(part.columns), facts.version, tuple(part.classes), llm) if facts is not None else None
 
 
 def _check_inputs(document: Document, path: Path_, part: ModelPart, scope: Scope) -> None:
     seen: set[str] = set()
-    for index, name in enumerate(part.inputs):
-        at: Path_ = (*path, "inputs", index)
+    for index, name in enumerate(part.columns):
+        at: Path_ = (*path, "inputs", index) if part.llm is None else (*path, "llm", "input", index)
         if document.is_broken(at):
             continue
         if name in seen:
@@ -169,7 +196,7 @@ def _check_inputs(document: Document, path: Path_, part: ModelPart, scope: Scope
             if not (scope.open or name in scope.uncertain):
                 hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
                 document.problem(at, f"the model's input `{name}` is no field and no feature", hint)
-        elif part.onnx and not (kind.is_numeric() or kind == pl.Boolean):
+        elif part.kind == "onnx" and part.llm is None and not (kind.is_numeric() or kind == pl.Boolean):
             message = f"`{name}` is {'text' if kind == pl.String else 'a time'}, and the model wants numbers"
             document.problem(at, message, "make a number of it in a feature: CASE … WHEN … THEN 1.0 … END")
 
@@ -191,10 +218,16 @@ def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:
 def _inspected(
     document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect, secrets: frozenset[str]
 ) -> ModelFacts | None:
-    if sum(one is not None for one in (part.onnx, part.python, part.http)) != 1:
+    if sum(getattr(part, kind) is not None for kind in KINDS) != 1:
         if not any(document.is_broken((*path, kind)) for kind in KINDS):
             hint = "state exactly one of them"
-            document.problem(path, "a model is either `onnx`, `python` or `http`", hint, at_key=path == ("model",))
+            document.problem(
+                path, "a model is either `onnx`, `python`, `http` or `llm`", hint, at_key=path == ("model",)
+            )
+        return None
+    if part.llm is None and not part.inputs:
+        if not document.is_broken((*path, "inputs")):
+            document.problem(path, "the model has no `inputs`", "list the columns that it takes, in its order")
         return None
     _check_keys(document, path, part)
     at: Path_ = (*path, part.kind)
@@ -220,6 +253,10 @@ def _inspected(
 
 def _check_keys(document: Document, path: Path_, part: ModelPart) -> None:
     """Is a key there that means nothing for this kind of model?"""
+    if part.llm is not None:
+        for key in sorted(part.model_fields_set & NUMBERS):
+            message = f"`{key}` is for models that are asked in numbers"
+            document.problem((*path, key), message, "take it out: under `llm` stands what is like it", at_key=True)
     if part.python is not None:
         for key, hint in (
             ("output", "take it out"),

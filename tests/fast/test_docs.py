@@ -53,7 +53,11 @@ def test_yaml_is_a_pipeline_that_loads_or_known_settings(page: Path, block: str,
         assert set(data) <= KNOWN_TOPS, f"{name(page)}: neither a pipeline nor settings: {sorted(data)}"
         return
     folder = max(CONTRACTS, key=lambda folder: _mentions(folder / "event.schema.json", block))
-    shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("*.yaml"))
+    shutil.copytree(
+        folder,
+        tmp_path / folder.name,
+        ignore=lambda at, names: [one for one in names if one.endswith(".yaml") and at == str(folder)],
+    )
     file = tmp_path / folder.name / "pipeline.yaml"
     file.write_text(block, encoding="utf-8")
     assert open_pipeline(file, masked=False).plan.rules

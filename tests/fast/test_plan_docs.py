@@ -53,6 +53,7 @@ def test_every_key_says_what_it_is_for(path: str, model: Any) -> None:
 def test_every_example_of_the_docs_is_good(block: str, tmp_path: Path) -> None:
     for schema in BROKEN.glob("*.schema.json"):
         shutil.copy(schema, tmp_path)
+    shutil.copytree(BROKEN / "prompts", tmp_path / "prompts")
     (tmp_path / "pipeline.yaml").write_text(block, encoding="utf-8")
     pipeline = open_pipeline(tmp_path / "pipeline.yaml", masked=False)
     assert [result for result in run_tests(pipeline) if not result.passed] == []

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from streamproc.core.decide.asking import asking_of
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
-from streamproc.core.decide.usable import Usable, causes_of
+from streamproc.core.decide.usable import Usable, causes_of, nothing_like
 from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
-from streamproc.core.plan import SCORE, ModelPlan, Plan
-from streamproc.core.processor import Answer, Ask, Score
+from streamproc.core.plan import SCORE, Plan
+from streamproc.core.processor import Answer, Ask
 
 MODEL: Final = "model"
 """The name of the stage."""
@@ -33,31 +34,28 @@ def model_stage(plan: Plan) -> Stage:
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         count = len(frame)
+        asking = {model.name: asking_of(model, frame) for model in plan.models}
+        for one in asking.values():
+            if one.shown:
+                frame.add(*one.shown)
         if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
             _not_asked(plan, frame)
             return
-        first, *others = yield [_ask(model, frame) for model in (plan.model, *plan.shadows)]
-        frame.shadows = [_shadow(answer, count) for answer in others]
-        taken = Usable.of(first, count)
+        beside = [asking_of(model, frame) for model in plan.shadows]
+        first, *others = yield [one.ask() for one in (asking[plan.model.name], *beside)]
+        frame.shadows = [_shadow(one.usable(answer)) for one, answer in zip(beside, others, strict=True)]
+        taken = asking[plan.model.name].usable(first)
         status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
         if plan.stand_ins and taken.missing.any():
             status = list(taken.reasons)
             for number, model in enumerate(plan.stand_ins, 2):
                 rows = np.flatnonzero(taken.missing)
                 if len(rows):
-                    [answer] = yield [_ask(model, frame, rows)]
-                    _stand_in(taken, Usable.of(answer, len(rows)), rows, scorers, number)
+                    [answer] = yield [asking[model.name].ask(rows)]
+                    _stand_in(taken, asking[model.name].usable(answer, rows), rows, scorers, number, plan.spent)
         _take(plan, frame, taken, status, scorers)
 
     return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)
-
-
-def _ask(model: ModelPlan, frame: Frame, rows: NDArray[np.int64] | None = None) -> Score:
-    columns = {name: frame.columns[name].to_numpy() for name in model.inputs}
-    if rows is None or len(rows) == len(frame):
-        return Score(model.name, columns, frame.ids)
-    some = {name: column[rows] for name, column in columns.items()}
-    return Score(model.name, some, list(map(frame.ids.__getitem__, rows.tolist())))
 
 
 def _not_asked(plan: Plan, frame: Frame) -> None:
@@ -66,21 +64,30 @@ def _not_asked(plan: Plan, frame: Frame) -> None:
         frame.count("unscored", reason, count)
     frame.unscored, frame.is_unscored = [reason] * count, np.ones(count, np.bool_)
     frame.scorers, frame.causes = np.zeros(count, np.uint8), causes_of(frame.unscored)
-    frame.shadows = [_shadow(Answer.nothing(count, reason), count) for _ in plan.shadows]
+    frame.shadows = [_shadow(Usable.of(Answer.nothing(count, reason), count)) for _ in plan.shadows]
     frame.add(pl.Series(SCORE, [None] * count, dtype=pl.Float64))
     _show(plan, frame, {}, frame.unscored)
 
 
-def _stand_in(taken: Usable, got: Usable, rows: NDArray[np.int64], scorers: NDArray[np.uint8], number: int) -> None:
-    """Let what a stand-in said of some rows count for them."""
+def _stand_in(
+    taken: Usable,
+    got: Usable,
+    rows: NDArray[np.int64],
+    scorers: NDArray[np.uint8],
+    number: int,
+    spent: frozenset[str],
+) -> None:
+    """Let what a stand-in said of some rows count for them. What was ``spent`` counts in any case."""
     usable = ~got.missing
     chosen = rows[usable]
     taken.scores[chosen], taken.missing[chosen], scorers[chosen] = got.scores[usable], False, number
     columns = {name: column.copy() for name, column in taken.columns.items()}
-    for column in columns.values():
-        column[chosen] = np.nan
+    for name, column in columns.items():
+        if name not in spent:
+            column[chosen] = nothing_like(column, len(chosen))
     for name, said in got.columns.items():
-        columns.setdefault(name, np.full(len(scorers), np.nan))[chosen] = said[usable]
+        places, values = (rows, said) if name in spent else (chosen, said[usable])
+        columns.setdefault(name, nothing_like(said, len(scorers)))[places] = values
     taken.columns = columns
     versions = list(taken.versions or [taken.version] * len(scorers))
     own = got.versions or [got.version] * len(rows)
@@ -102,26 +109,39 @@ def _take(plan: Plan, frame: Frame, taken: Usable, status: Sequence[str | None],
     _show(plan, frame, taken.columns, status)
 
 
-def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[np.float64]], status: Sequence[str | None]) -> None:
+def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[Any]], status: Sequence[str | None]) -> None:
     """Add the columns about the models that anything reads, or that are recorded."""
     for name in plan.model_columns:
+        if name in plan.given:  # it is there since before the model was asked
+            continue
         if name == MODEL_STATUS:
             column = pl.Series([MODEL_OK if reason is None else reason for reason in status], dtype=pl.String)
         elif name == SCORED_BY:
             ids = pl.Series([None, *(model.name for model in plan.models)], dtype=pl.String)
             column = ids.gather(frame.scorers)
         elif name in said:
-            own = said[name]
-            column = pl.Series(np.where(frame.is_unscored | ~np.isfinite(own), np.nan, own), nan_to_null=True)
+            column = _said(said[name], None if name in plan.spent else frame.is_unscored, plan.model_types[name])
         else:
-            column = pl.Series([None] * len(frame), dtype=pl.Float64)
+            column = _nothing(len(frame), plan.model_types[name])
         frame.add(column.alias(name))
 
 
-def _shadow(answer: Answer, count: int) -> pl.Series:
+def _said(own: NDArray[Any], unscored: NDArray[np.bool_] | None, kind: pl.DataType) -> pl.Series:
+    """A column of what was said; of rows without a usable score nothing was, but what it took."""
+    if own.dtype == object:
+        column = pl.Series(own.tolist(), dtype=kind)
+    else:
+        column = pl.Series(np.where(np.isfinite(own), own, np.nan), nan_to_null=True).cast(kind)
+    return column if unscored is None else column.zip_with(pl.Series(~unscored), _nothing(len(column), kind))
+
+
+def _nothing(count: int, kind: pl.DataType) -> pl.Series:
+    return pl.Series([None] * count, dtype=kind)
+
+
+def _shadow(taken: Usable) -> pl.Series:
     """What a shadow said, as it stands in decisions."""
-    taken = Usable.of(answer, count)
-    versions: Sequence[str | None] = taken.versions or [taken.version or None] * count
+    versions: Sequence[str | None] = taken.versions or [taken.version or None] * len(taken.scores)
     parts = {
         "score": pl.Series(taken.scores, nan_to_null=True),
         "reason": pl.Series(taken.reasons, dtype=pl.String),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,14 @@ _CAUSE_OF: Final[Mapping[str | None, int]] = {
 class Usable:
     """``scores`` is float64 of shape (n,), NaN where ``missing``; ``reasons`` say why it is.
 
-    ``columns`` is what else the model said, NaN for nothing; ``version`` what answered, ``versions`` per row where
-    that differs.
+    ``columns`` is what else the model said, NaN or None for nothing; ``version`` what answered, ``versions`` per
+    row where that differs.
     """
 
     scores: NDArray[np.float64]
     missing: NDArray[np.bool_]
     reasons: list[str | None]
-    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     version: str = ""
     versions: Sequence[str] | None = None
 
@@ -54,6 +54,11 @@ class Usable:
             missing = np.fromiter((reason is not None for reason in reasons), np.bool_, count)
         scores[missing] = np.nan
         return cls(scores, missing, reasons, answer.columns, answer.version, answer.versions)
+
+
+def nothing_like(column: NDArray[Any], count: int) -> NDArray[Any]:
+    """A column of the same kind that says nothing."""
+    return np.full(count, None if column.dtype == object else np.nan, column.dtype)
 
 
 def causes_of(reasons: Sequence[str | None]) -> NDArray[np.uint8]:

@@ -1,0 +1,109 @@
+"""How each kind of model is asked, and what is made of its answer: numbers as they are, or texts by way of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamproc.core.decide.frame import Frame, Rows
+from streamproc.core.decide.usable import Usable, nothing_like
+from streamproc.core.llm.answer import read
+from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.request import Requests, requests
+from streamproc.core.plan import ModelPlan
+from streamproc.core.processor import Answer, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One model and the events of a batch. Rows are numbers of rows of its frame; all of them by default."""
+
+    model: ModelPlan
+    frame: Frame
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """What it is asked with, of all rows."""
+        return {name: self.frame.columns[name].to_numpy() for name in self.model.inputs}
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.frame.ids
+
+    def ask(self, rows: Rows | None = None) -> Score:
+        """The ask for some rows."""
+        columns = self.columns
+        if rows is None or len(rows) == len(self.ids):
+            return Score(self.model.name, columns, self.ids)
+        some = {name: column[rows] for name, column in columns.items()}
+        return Score(self.model.name, some, list(map(self.ids.__getitem__, rows.tolist())))
+
+    def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
+        """What its answer for these rows comes to."""
+        return Usable.of(answer, len(self.ids) if rows is None else len(rows))
+
+    @property
+    def shown(self) -> Sequence[pl.Series]:
+        """The columns that tell what it is shown."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class AskingInWords(Asking):
+    """A language model. Some rows it is not asked about, for reasons of their own."""
+
+    llm: LlmPlan
+    made: Requests = field(repr=False)
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        return self.made.columns
+
+    def ask(self, rows: Rows | None = None) -> Score:
+        return super(AskingInWords, self).ask(self._asked(rows))
+
+    def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
+        asked = self._asked(rows)
+        if len(answer.values) != len(asked) or len(answer.reasons) != len(asked):
+            answer = Answer.nothing(len(asked), "wrong_length", answer.version)
+        columns = {name: column[asked] for name, column in self.columns.items()}
+        whole = np.arange(len(self.ids)) if rows is None else rows
+        return Usable.of(self._among(read(self.llm, answer, columns), asked, whole), len(whole))
+
+    @property
+    def shown(self) -> Sequence[pl.Series]:
+        return self.made.shown
+
+    def _asked(self, rows: Rows | None) -> Rows:
+        whole = np.arange(len(self.ids)) if rows is None else rows
+        return whole[[self.made.reasons[row] is None for row in whole.tolist()]] if len(whole) else whole
+
+    def _among(self, answer: Answer, asked: Rows, whole: Rows) -> Answer:
+        """The answer for all rows: those that were not asked have the reason why."""
+        if len(asked) == len(whole):
+            return answer
+        places = np.searchsorted(whole, asked)
+        values = np.full(len(whole), np.nan)
+        values[places] = [np.nan if value is None else value for value in answer.values]
+        reasons = [self.made.reasons[row] for row in whole.tolist()]
+        versions = [answer.version] * len(whole)
+        for number, place in enumerate(places.tolist()):
+            reasons[place] = answer.reasons[number]
+            versions[place] = answer.versions[number] if answer.versions else answer.version
+        columns = dict[str, NDArray[Any]]()
+        for name, column in answer.columns.items():
+            columns[name] = nothing_like(column, len(whole))
+            columns[name][places] = column
+        return Answer(values, reasons, answer.version, answer.health, columns, versions)  # type: ignore[arg-type]
+
+
+def asking_of(model: ModelPlan, frame: Frame) -> Asking:
+    """How a model is asked about the events of a frame."""
+    if model.llm is None:
+        return Asking(model, frame)
+    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids))

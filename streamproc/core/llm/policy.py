@@ -1,0 +1,90 @@
+"""What a pipeline file says of a language model, as the core needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import polars as pl
+
+from streamproc.core.contract import Contract
+from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
+from streamproc.core.llm.prompt import Marks, Prompt, instructions
+from streamproc.core.llm.tokens import Cut, Tokens
+
+INPUT_TOKENS = "input_tokens"
+INPUT_CHARS = "input_chars"
+SCRIPT = "script"
+RISK = "risk"
+PROMPT = "prompt"
+OUTPUT_TOKENS = "output_tokens"
+CALLS = "calls"
+GUARD = "guard_"
+TOOK = (OUTPUT_TOKENS, CALLS)
+"""What asking took: of these the shell tells."""
+
+
+@dataclass(frozen=True)
+class LlmPlan:
+    """``fields`` of the event are shown to the model, each in ``most_chars`` characters at most, and ``output`` is what
+    its answer must satisfy.
+
+    A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
+    too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    """
+
+    prefix: str
+    fields: tuple[str, ...]
+    prompt: Prompt
+    output: Contract
+    tokens: int = 1_500
+    answer_tokens: int = 300
+    cut: Cut = "middle"
+    most_chars: int = 20_000
+    counter: Tokens = field(default_factory=Tokens)
+    flag_above: float = FLAG_ABOVE
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens that are left for the texts of an event and the marks around them."""
+        return (
+            self.tokens - self.answer_tokens - self.counter.count(instructions(self.prompt, Marks.of(self.prompt, "")))
+        )
+
+    @property
+    def given(self) -> Mapping[str, pl.DataType]:
+        """The columns that say what the model was shown, before it is asked."""
+        own: dict[str, pl.DataType] = {
+            PROMPT: pl.String(), INPUT_CHARS: pl.Int64(), INPUT_TOKENS: pl.Int64(), SCRIPT: pl.String(),
+            **{GUARD + step: pl.Float64() for step in STEPS}, RISK: pl.Float64(),
+        }  # fmt: skip
+        return {self.name(name): dtype for name, dtype in own.items()}
+
+    @property
+    def said(self) -> Mapping[str, pl.DataType]:
+        """The columns that its answer gives beside the score."""
+        return {
+            **dict.fromkeys(map(self.name, TOOK), pl.Float64()),
+            **{name: dtype for name, dtype in self.output.columns.items() if name not in SCORES},
+        }
+
+    @property
+    def free_texts(self) -> frozenset[str]:
+        """Those of its answer's fields that may hold any text."""
+        fields = self.output.schema.get("properties", {})
+        bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
+        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
+
+    @property
+    def spent(self) -> frozenset[str]:
+        """Those of them that say what asking took."""
+        return frozenset(map(self.name, TOOK))
+
+    def name(self, of: str) -> str:
+        """The name of one of its own columns."""
+        return f"{self.prefix}_{of}"
+
+
+SCORES = frozenset({"score", "confidence"})
+"""Fields of an answer that have columns anyway."""

@@ -1,0 +1,125 @@
+"""What a language model is asked about each event, or why it is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamproc.core.llm.guard import STEPS, Guarded, guarded
+from streamproc.core.llm.policy import GUARD, INPUT_CHARS, INPUT_TOKENS, PROMPT, RISK, SCRIPT, LlmPlan
+from streamproc.core.llm.prompt import Marks, data, instructions
+from streamproc.core.llm.text import Cleaned, cleaned, script_of
+
+FLAGGED: Final = "flagged"
+BUDGET: Final = "budget"
+NO_INPUT: Final = "no_input"
+SYSTEM: Final = "system"
+USER: Final = "user"
+MOST_TOKENS: Final = "max_tokens"
+CANARY: Final = "canary"
+LEAST_ANSWER: Final = 16
+"""With fewer tokens left there is no use in asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """``columns`` of an ask, one entry per row; ``reasons`` say which rows are not to be asked, and why. ``shown`` are
+    the columns of the frame that tell of it."""
+
+    columns: Mapping[str, NDArray[Any]]
+    reasons: list[str | None]
+    shown: list[pl.Series]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    system: str
+    user: str
+    most_tokens: int
+    canary: str
+    reason: str | None
+    chars: int
+    tokens: int
+    script: str
+    guarded: Guarded
+
+
+def requests(plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str]) -> Requests:
+    """Per event what the model is asked. What is done for one is bounded, whatever stands in it."""
+    texts = [frame[name].cast(pl.String).to_list() for name in plan.fields]
+    made = [
+        _request(plan, dict(zip(plan.fields, row, strict=True)), id)
+        for row, id in zip(zip(*texts, strict=True), ids, strict=True)
+    ]
+    columns = {
+        SYSTEM: _objects([one.system for one in made]),
+        USER: _objects([one.user for one in made]),
+        MOST_TOKENS: np.array([one.most_tokens for one in made], np.int64),
+        CANARY: _objects([one.canary for one in made]),
+    }
+    own: dict[str, list[Any]] = {
+        PROMPT: [f"{plan.prompt.name}@{plan.prompt.version}"] * len(made),
+        INPUT_CHARS: [one.chars for one in made],
+        INPUT_TOKENS: [one.tokens for one in made],
+        SCRIPT: [one.script for one in made],
+        **{GUARD + step: [one.guarded.steps[step] for one in made] for step in STEPS},
+        RISK: [one.guarded.risk for one in made],
+    }
+    shown = [pl.Series(plan.name(name), values, dtype=plan.given[plan.name(name)]) for name, values in own.items()]
+    return Requests(columns, [one.reason for one in made], shown)
+
+
+def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) -> _Request:
+    marks = Marks.of(plan.prompt, decision_id)
+    clean = {name: cleaned(text, plan.most_chars) for name, text in fields.items() if text}
+    whole = Cleaned(
+        "\n".join(one.text for one in clean.values()),
+        sum(one.hidden for one in clean.values()),
+        any(one.cut for one in clean.values()),
+    )
+    found = guarded(whole)
+    system = instructions(plan.prompt, marks)
+    kept = (
+        None
+        if plan.cut == "refuse" and whole.cut
+        else _fitted(plan, {name: one.text for name, one in clean.items()}, marks)
+    )
+    user = "" if kept is None else data(kept, marks)
+    tokens = plan.counter.count(system) + plan.counter.count(user)
+    left = plan.tokens - tokens
+    reason = None
+    if not whole.text.strip():
+        reason = NO_INPUT
+    elif found.risk > plan.flag_above:
+        reason = FLAGGED
+    elif kept is None or left < LEAST_ANSWER:
+        reason = BUDGET
+    chars = sum(len(text) for text in fields.values() if text)
+    return _Request(system, user, max(left, 0), marks.canary, reason, chars, tokens, script_of(whole.text), found)
+
+
+def _fitted(plan: LlmPlan, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
+    """The texts as they fit, each in its part of the room: short ones leave theirs to the longer ones. ``None`` where
+    something does not fit and must not be cut."""
+    room = plan.room - plan.counter.count(data(dict.fromkeys(texts, ""), marks)) - len(texts)
+    fitted = dict[str, str]()
+    by_length = sorted(texts, key=lambda name: (len(texts[name].encode()), name))
+    for place, name in enumerate(by_length):
+        part = room // (len(by_length) - place)
+        kept = plan.counter.cut(texts[name], part, plan.cut) if texts[name] else ""
+        if kept is None:
+            return None
+        fitted[name] = kept
+        room -= plan.counter.count(kept)
+    return {name: fitted[name] for name in texts}
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made

@@ -1,0 +1,74 @@
+"""Connections of models behind HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+import aiohttp
+
+from streamproc.io.model import Unavailable
+
+Result = TypeVar("Result")
+CLOSE_SECONDS = 5.0
+
+
+class Connections:
+    """An event loop in a thread of its own, because batches are scored from any thread, and what is open on it."""
+
+    def __init__(self, **settings: Any) -> None:
+        """``settings`` are those of the session beside the usual ones."""
+        self._settings = settings
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
+        with self._starting:
+            if self._closed:
+                routine.close()
+                raise Unavailable("closed")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
+                self._thread.start()
+            running = asyncio.run_coroutine_threadsafe(routine, self._loop)  # within the lock: before a disconnection
+        try:
+            return running.result()
+        except CancelledError as error:
+            raise Unavailable("closed") from error
+
+    def session(self) -> aiohttp.ClientSession:
+        """The one session. To be called on the loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=False, **self._settings)
+        return self._session
+
+    def close(self) -> None:
+        """Close what is open, and end the thread."""
+        with self._starting:
+            loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
+        if loop is None or thread is None:
+            return
+        closed = asyncio.run_coroutine_threadsafe(self._disconnect(), loop)
+        closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+        if threading.current_thread() is not thread:  # a garbage collection may come about there too
+            thread.join(CLOSE_SECONDS)
+            if not thread.is_alive():
+                loop.close()
+
+    async def _disconnect(self) -> None:
+        """Whoever waits for an answer is told that none comes: a thread that waits for ever keeps its process."""
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

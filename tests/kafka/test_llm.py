@@ -1,0 +1,83 @@
+"""A language model that hangs, breaks and comes back, while events keep coming: nothing waits for it or is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+
+from streamproc.kafka.connection import Connection
+from tests.kafka.car_loan import make, worker
+from tests.kafka.test_control import Stream
+from tests.llm_server import hang, reset, said, serving, status
+from tests.record_schemas import record_problems
+
+SECONDS = 60.0
+MODEL = """model:
+  onnx: model.onnx
+  inputs: [car_value, debt_to_income_ratio, loan_length, tenure, repaid_before, downpayment, salary]
+  timeout: 5s
+"""
+WORDS = """model:
+  llm:
+    endpoint: {url}
+    model: some-model
+    prompt: prompts/loans
+    input: [salary_range, size_of_downpayment, car_value]
+    output: answer.schema.json
+    deadline: 500ms
+  breaker: {{calls: 3, wait: 1s}}
+"""
+ANSWER = {
+    "type": "object",
+    "properties": {"score": {"type": "number"}, "why": {"type": "string"}},
+    "required": ["score"],
+}
+
+
+def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connection) -> None:
+    good = said('{"score": 0.9, "why": "pays well"}')
+    with serving(good) as server:
+        made = make(connection, 2, [(MODEL, WORDS.format(url=server.url))])
+        text = made.file.read_text(encoding="utf-8")
+        made.file.write_text(text[: text.index("\ntests:")] + "\n", encoding="utf-8")
+        prompt = made.file.parent / "prompts/loans"
+        prompt.mkdir(parents=True)
+        (prompt / "1.md").write_text("Say how likely it is that the loan is repaid.")
+        (prompt / "labels.yaml").write_text('production: "1"\n')
+        (made.file.parent / "answer.schema.json").write_bytes(orjson.dumps(ANSWER))
+        stream, found = Stream(made), list[dict[str, Any]]()
+
+        def until(tier: str, reasons: set[str | None]) -> None:
+            """Decisions go on until some are all of this tier, and all reasons have been seen."""
+            deadline, missing = time.monotonic() + SECONDS, set(reasons)
+            while True:
+                decisions = stream.decided()
+                found.extend(decisions)
+                missing -= {one["score_reason"] for one in decisions}
+                if not missing and all(one["tier"].startswith(tier) for one in decisions):
+                    return
+                assert time.monotonic() < deadline, (missing, decisions[-1])
+
+        with worker(made):
+            until("automatic", {None})
+            faults = (
+                (reset(), "model_unavailable"),
+                (hang(), "timeout"),
+                (status(429), "rate_limited"),
+                (said("?"), "bad_answer"),
+            )
+            for fault, reason in faults:
+                server.behaviour = fault
+                until("fallback:", {reason})
+                server.behaviour = good
+                until("automatic", {None})
+    assert len({one["id"] for one in found}) == len(found)
+    scored = [one for one in found if one["score_reason"] is None]
+    assert {(one["score"], one["features"]["why"], one["features"]["llm_prompt"]) for one in scored} == {
+        (0.9, "pays well", "loans@1")
+    }
+    assert sum(one["features"]["llm_calls"] or 0 for one in found) <= len(server.asked)
+    for record in made.read("decisions"):
+        assert record_problems(record.value, record.headers) == []
