@@ -262,7 +262,7 @@ def test_connections_are_used_again() -> None:
     with model([behaviour]) as (made, _):
         for _ in range(10):
             answered(made)
-    assert len(peers) <= 5  # the end of a stream may come too late now and then
+    assert len(peers) <= 7  # the end of a stream may come too late now and then
 
 
 def test_what_the_server_calls_itself_is_bounded() -> None:

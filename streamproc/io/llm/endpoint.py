@@ -20,7 +20,7 @@ LARGEST = 1 << 20
 """Bytes of an answer that is not streamed."""
 LONGEST_TEXT = 1 << 16
 """Characters that a model may write: they may come to stand in a record."""
-LAST_SECONDS = 0.02
+LAST_SECONDS = 0.05
 """So long the end of a stream is waited for once all of it was said, to have the connection for the next call."""
 TRY_ELSEWHERE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that are about the server or the moment. Others are about what was asked, and would come again."""
