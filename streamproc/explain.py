@@ -18,7 +18,7 @@ import polars as pl
 from streamproc.core.contract import Contract
 from streamproc.core.contract.fields import DTYPES
 from streamproc.core.expressions import compile_expression
-from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
+from streamproc.core.names import SCORE_OF, SCORED_BY
 from streamproc.core.plan import (
     CONFIDENCE,
     DEAD_LETTERS,
@@ -28,6 +28,7 @@ from streamproc.core.plan import (
     DRIFT_SEVERITY,
     EVENT_TIME,
     MISSING,
+    OF_MODELS,
     SCORE,
     WOULD_BE,
 )
@@ -187,8 +188,7 @@ def _of_models(file: PipelineFile, kinds: Mapping[str, str]) -> dict[str, pl.Dat
     if not chain:
         return {}
     classes = dict.fromkeys((SCORE_OF + name for _, _, part in chain for name in part.classes), pl.Float64())
-    own = {MODEL_STATUS: pl.String(), SCORED_BY: pl.String(), MODEL_CONFIDENCE: pl.Float64(), **classes}
-    return own | {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS}
+    return {**OF_MODELS, **classes} | {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS}
 
 
 def _reads(file: PipelineFile, archived: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -15,6 +15,7 @@ from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
 from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORED_BY
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
 from streamproc.core.review.policy import ExplorePlan, ReviewPlan
@@ -42,6 +43,12 @@ WOULD_BE: Final = "would_be"
 DEAD_LETTERS: Final = "dead_letters"
 MOST_IDS: Final = 100_000_000
 """So many ids a lane remembers at most, where a plan says nothing: 24 hours of 1,150 events/s, in 4 GB."""
+OF_MODELS: Final[Mapping[str, pl.DataType]] = {
+    MODEL_STATUS: pl.String(),
+    SCORED_BY: pl.String(),
+    MODEL_CONFIDENCE: pl.Float64(),
+}
+"""The columns that there are with every model, beside the score."""
 MISSING: Final = "_missing"
 """Ends the name of the column that says where a look-up gave nothing."""
 
@@ -264,7 +271,9 @@ class Plan:
     @cached_property
     def model_types(self) -> Mapping[str, pl.DataType]:
         """The types of the columns that models say beside the score."""
-        said = {name: kind for llm in self._llms for name, kind in {**llm.given, **llm.said}.items()}
+        said = dict(OF_MODELS)
+        for llm in self._llms:
+            said |= {**llm.given, **llm.said}
         return {name: said.get(name, pl.Float64()) for name in self.model_columns}
 
     @property

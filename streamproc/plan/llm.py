@@ -13,7 +13,7 @@ from streamproc.core.contract import Contract
 from streamproc.core.llm.policy import TOOK, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.tokens import Tokens
-from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORED_BY
+from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
@@ -51,7 +51,7 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
     )
-    own = {*plan.given, *map(plan.name, TOOK), MODEL_STATUS, SCORED_BY, MODEL_CONFIDENCE}
+    own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")

@@ -10,8 +10,8 @@ import polars as pl
 
 from streamproc.core.expressions import Expression
 from streamproc.core.llm.policy import LlmPlan
-from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORE_OF, SCORED_BY
-from streamproc.core.plan import CONFIDENCE, SCORE, ModelPlan
+from streamproc.core.names import MODEL_STATUS, SCORE_OF, SCORED_BY
+from streamproc.core.plan import CONFIDENCE, OF_MODELS, SCORE, ModelPlan
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.durations import in_words
@@ -64,7 +64,7 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
     """The models, and what they say as columns."""
     if not document.has(("model",)):
         without_score(scope, "`{name}` needs a model, and this file has none", "add `model: …`, or take it out")
-        for name in (MODEL_STATUS, SCORED_BY, MODEL_CONFIDENCE):
+        for name in OF_MODELS:
             if name not in scope.known:
                 scope.absent[name] = f"`{name}` needs a model, and this file has none", "add `model: …`"
         if file.shadow:
@@ -113,11 +113,7 @@ def texts_of_sensitive(models: Models, sensitive: frozenset[str]) -> frozenset[s
 
 
 def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope) -> None:
-    own: dict[str, tuple[Path_, pl.DataType]] = {
-        MODEL_STATUS: (("model",), pl.String()),
-        SCORED_BY: (("model",), pl.String()),
-        MODEL_CONFIDENCE: (("model",), pl.Float64()),
-    }
+    own: dict[str, tuple[Path_, pl.DataType]] = {name: (("model",), kind) for name, kind in OF_MODELS.items()}
     plans = {model.name: model.llm for model in models.chain}
     for at, id_, part in chain:
         for index, name in enumerate(part.classes):

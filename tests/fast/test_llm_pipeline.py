@@ -155,6 +155,16 @@ def test_a_decision_can_be_explained_by_its_archived_plan(folder: Path) -> None:
     assert traces["urgent"].decided
 
 
+def test_what_rules_read_of_models_is_explained_with_its_own_type(folder: Path) -> None:
+    rule = "  - {id: broken, when: \"model_status <> 'ok' OR scored_by = 'x'\", decide: review}\n"
+    (folder / "pipeline.yaml").write_text(FILE.replace("rules:\n", "rules:\n" + rule, 1))
+    with opened(folder, said(GOOD)) as (pipeline, _):
+        [one] = decided(pipeline, "Where is my parcel?")
+        kept = next(artefact.body for artefact in artefacts(pipeline) if artefact.kind == "plan")
+    [trace, *_] = explain(one, read_plan(kept))
+    assert trace.values == {"model_status": "ok", "scored_by": "llm"}
+
+
 def test_tests_of_the_file_ask_nobody(folder: Path) -> None:
     results = run_tests(open_pipeline(folder / "pipeline.yaml", masked=False))
     assert [(result.name, result.differences) for result in results if not result.passed] == []
