@@ -191,7 +191,7 @@ async def carry_out(connection: Connection, app: str, resets: Sequence[LaneReset
     await _commit(
         connection, app, {move.tp: (move.before.offset, _claim(app, move)) for move in moves if move.begun_ever}
     )
-    await _drop_state(connection, app, resets, {move.tp: (move.target, _claim(app, move)) for move in moves})
+    await _drop_state(connection, app, resets, offsets)
 
 
 def _claim(app: str, move: Move) -> Claim:

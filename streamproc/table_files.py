@@ -79,7 +79,8 @@ async def read_table(path: Path, source: LookupSource, kind: pl.DataType, time: 
         for value, row in zip(chunk.values, read(chunk.values), strict=True):
             digest.update(value)
             given = _object(value) or {}
-            key = _as_key(given.pop(source.key, None) if source.key in given else field_of(given, source.key), kind)
+            key = _as_key(field_of(given, source.key), kind)
+            given.pop(source.key, None)
             if key is None:
                 raise UserError(f"{path}: a row has no field `{source.key}`", f"it is the key of {source.name}")
             moments.append(given.pop(time, None) if time is not None else None)

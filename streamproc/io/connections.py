@@ -16,6 +16,22 @@ Result = TypeVar("Result")
 CLOSE_SECONDS = 5.0
 
 
+class TooLarge(ValueError):
+    """An answer of more bytes than may be."""
+
+
+async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body of a response. Raises TooLarge, and closes the connection, where it has more bytes than that."""
+    chunks, size = list[bytes](), 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > most:
+            response.close()
+            raise TooLarge("the answer is too large")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
 class Connections:
     """An event loop in a thread of its own, because batches are scored from any thread, and what is open on it."""
 

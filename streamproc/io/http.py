@@ -19,7 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from streamproc.errors import UserError
-from streamproc.io.connections import Connections
+from streamproc.io.connections import Connections, body_of
 from streamproc.io.model import DEFAULT_READING, Reading, Rejected, Scores, Unavailable
 from streamproc.io.variables import filled
 
@@ -177,14 +177,7 @@ def _decoded(raw: bytes) -> Any:
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     if response.status != 200:
         raise (Rejected if response.status in OF_THE_BATCH else Unavailable)(f"status {response.status}")
-    chunks, size = list[bytes](), 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > LARGEST:
-            response.close()
-            raise ValueError("the answer is too large")
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return await body_of(response, LARGEST)
 
 
 def with_environment(headers: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

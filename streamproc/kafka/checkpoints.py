@@ -74,7 +74,7 @@ class Checkpoints:
         """Make the folder. Raises UserError where that cannot be, or where nothing can be written to it."""
         hint = "name a directory that can be written to"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _made(self.folder)
         except OSError as error:
             raise UserError(f"cannot make {self.folder}: {error.strerror}", hint) from error
         try:

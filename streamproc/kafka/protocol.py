@@ -29,6 +29,11 @@ def _array(name: str, *fields: tuple[str, Any]) -> tuple[str, Any]:
     return (name, CompactArray(*fields, TAGS))
 
 
+def _by_partition(*fields: tuple[str, Any]) -> tuple[str, Any]:
+    """Topics by name, each with its partitions, which have these fields."""
+    return _array("topics", ("name", TEXT), _array("partitions", *fields))
+
+
 class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 - aiokafka's way of naming versions
     """An error code per partition; 0 is good."""
 
@@ -36,7 +41,7 @@ class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 - aiokafka's way of na
     API_VERSION = 3
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        _array("topics", ("name", TEXT), _array("partitions", ("partition", Int32), ("error_code", Int16))),
+        _by_partition(("partition", Int32), ("error_code", Int16)),
         TAGS,
     )
 
@@ -56,17 +61,7 @@ class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
         ("generation_id", Int32),
         ("member_id", TEXT),
         ("group_instance_id", TEXT),
-        _array(
-            "topics",
-            ("name", TEXT),
-            _array(
-                "partitions",
-                ("partition", Int32),
-                ("offset", Int64),
-                ("leader_epoch", Int32),
-                ("metadata", TEXT),
-            ),
-        ),
+        _by_partition(("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", TEXT)),
         TAGS,
     )
 
@@ -78,17 +73,8 @@ class OffsetFetchResponse_v7(Response):  # noqa: N801
     API_VERSION = 7
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        _array(
-            "topics",
-            ("name", TEXT),
-            _array(
-                "partitions",
-                ("partition", Int32),
-                ("offset", Int64),
-                ("leader_epoch", Int32),
-                ("metadata", TEXT),
-                ("error_code", Int16),
-            ),
+        _by_partition(
+            ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", TEXT), ("error_code", Int16)
         ),
         ("error_code", Int16),
         TAGS,
@@ -117,7 +103,7 @@ class OffsetCommitResponse_v8(Response):  # noqa: N801
     API_VERSION = 8
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        _array("topics", ("name", TEXT), _array("partitions", ("partition", Int32), ("error_code", Int16))),
+        _by_partition(("partition", Int32), ("error_code", Int16)),
         TAGS,
     )
 
@@ -134,17 +120,7 @@ class OffsetCommitRequest_v8(RequestStruct):  # noqa: N801
         ("generation_id", Int32),
         ("member_id", TEXT),
         ("group_instance_id", TEXT),
-        _array(
-            "topics",
-            ("name", TEXT),
-            _array(
-                "partitions",
-                ("partition", Int32),
-                ("offset", Int64),
-                ("leader_epoch", Int32),
-                ("metadata", TEXT),
-            ),
-        ),
+        _by_partition(("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", TEXT)),
         TAGS,
     )
 
@@ -156,17 +132,7 @@ class OffsetForLeaderEpochResponse_v4(Response):  # noqa: N801
     API_VERSION = 4
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        _array(
-            "topics",
-            ("name", TEXT),
-            _array(
-                "partitions",
-                ("error_code", Int16),
-                ("partition", Int32),
-                ("leader_epoch", Int32),
-                ("end_offset", Int64),
-            ),
-        ),
+        _by_partition(("error_code", Int16), ("partition", Int32), ("leader_epoch", Int32), ("end_offset", Int64)),
         TAGS,
     )
 
@@ -180,16 +146,7 @@ class OffsetForLeaderEpochRequest_v4(RequestStruct):  # noqa: N801
     RESPONSE_TYPE = OffsetForLeaderEpochResponse_v4
     SCHEMA = Schema(
         ("replica_id", Int32),
-        _array(
-            "topics",
-            ("name", TEXT),
-            _array(
-                "partitions",
-                ("partition", Int32),
-                ("current_leader_epoch", Int32),
-                ("leader_epoch", Int32),
-            ),
-        ),
+        _by_partition(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
         TAGS,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from streamproc.core.contract.fields import INT64
 from streamproc.core.expressions import Expression
 from streamproc.core.plan import CONFIDENCE, MISSING, RESERVED, AnyFeature, Feature
 from streamproc.core.windows.policy import CAPPED
@@ -18,7 +19,6 @@ from streamproc.plan.scope import Scope, without_score
 from streamproc.plan.sources import Sources
 from streamproc.plan.windows import make_window
 
-INT64 = range(-(2**63), 2**63)
 OWN = "`{}` is a name of streamproc's own"
 RENAME = "give it another name"
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from streamproc.core.contract import Contract
+from streamproc.core.contract.fields import INT64
 from streamproc.core.llm.policy import TOOK, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.tokens import Tokens
@@ -23,7 +24,6 @@ from streamproc.wording import counted
 LABELS = "labels.yaml"
 LARGEST_PROMPT = 256 << 10
 MOST_CHARS = 400_000
-INT64 = range(-(2**63), 2**63)
 OWN_PARAMETERS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n",
      "best_of", "tools", "tool_choice", "functions", "function_call", "store"}
@@ -57,10 +57,8 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         document.problem((*at, "output"), message, "give it another name there")
         return None
     if plan.room < LEAST_ROOM:
-        taken = plan.tokens - plan.answer_tokens - plan.room
-        message = (
-            f"the prompt takes {counted(taken, 'token')}, and {max(plan.room, 0)} are left for the texts of an event"
-        )
+        taken = counted(plan.instruction_tokens, "token")
+        message = f"the prompt takes {taken}, and {max(plan.room, 0)} are left for the texts of an event"
         hint = "raise `tokens_per_request`, shorten the prompt, or state `bytes_per_token` if you know the tokenizer"
         document.problem((*at, "budget"), message, hint)
         return None

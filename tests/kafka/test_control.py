@@ -30,6 +30,17 @@ class Stream:
         newest = sorted(found, key=lambda record: record.timestamp)[-20:]
         return [orjson.loads(record.value) for record in newest]
 
+    def until_tier(self, tier: str, reasons: set[str | None], seconds: float) -> list[dict[str, Any]]:
+        """All decisions up to some that are all of this tier, once all these reasons for no score have been seen."""
+        deadline, missing, found = time.monotonic() + seconds, set(reasons), list[dict[str, Any]]()
+        while True:
+            decisions = self.decided()
+            found += decisions
+            missing -= {one["score_reason"] for one in decisions}
+            if not missing and all(one["tier"].startswith(tier) for one in decisions):
+                return found
+            assert time.monotonic() < deadline, (missing, decisions[-1])
+
     def until(self, why: set[str]) -> list[dict[str, Any]]:
         """The first decisions that are all for one of these reasons."""
         deadline = time.monotonic() + SECONDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import orjson
@@ -49,19 +48,8 @@ def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connecti
         (made.file.parent / "answer.schema.json").write_bytes(orjson.dumps(ANSWER))
         stream, found = Stream(made), list[dict[str, Any]]()
 
-        def until(tier: str, reasons: set[str | None]) -> None:
-            """Decisions go on until some are all of this tier, and all reasons have been seen."""
-            deadline, missing = time.monotonic() + SECONDS, set(reasons)
-            while True:
-                decisions = stream.decided()
-                found.extend(decisions)
-                missing -= {one["score_reason"] for one in decisions}
-                if not missing and all(one["tier"].startswith(tier) for one in decisions):
-                    return
-                assert time.monotonic() < deadline, (missing, decisions[-1])
-
         with worker(made):
-            until("automatic", {None})
+            found += stream.until_tier("automatic", {None}, SECONDS)
             faults = (
                 (reset(), "model_unavailable"),
                 (hang(), "timeout"),
@@ -70,9 +58,9 @@ def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connecti
             )
             for fault, reason in faults:
                 server.behaviour = fault
-                until("fallback:", {reason})
+                found += stream.until_tier("fallback:", {reason}, SECONDS)
                 server.behaviour = good
-                until("automatic", {None})
+                found += stream.until_tier("automatic", {None}, SECONDS)
     assert len({one["id"] for one in found}) == len(found)
     scored = [one for one in found if one["score_reason"] is None]
     assert {(one["score"], one["features"]["why"], one["features"]["llm_prompt"]) for one in scored} == {

@@ -27,25 +27,14 @@ def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connecti
     made = make(connection, 2, changes)
     stream, found = Stream(made), list[dict[str, Any]]()
 
-    def until(tier: str, reasons: set[str | None]) -> None:
-        """Decisions go on until some are all of this tier, and all reasons have been seen."""
-        deadline, missing = time.monotonic() + SECONDS, set(reasons)
-        while True:
-            decisions = stream.decided()
-            found.extend(decisions)
-            missing -= {one["score_reason"] for one in decisions}
-            if not missing and all(one["tier"].startswith(tier) for one in decisions):
-                return
-            assert time.monotonic() < deadline, (missing, decisions[-1])
-
     try:
         with worker(made):
-            until("automatic", {None})
+            found += stream.until_tier("automatic", {None}, SECONDS)
             for handler, reason in ((reset, "model_unavailable"), (hang, "timeout")):
                 server.handler = handler
-                until("fallback:", {reason, "breaker_open"})
+                found += stream.until_tier("fallback:", {reason, "breaker_open"}, SECONDS)
                 server.handler = good
-                until("automatic", {None})
+                found += stream.until_tier("automatic", {None}, SECONDS)
     finally:
         server.stop()
     assert len({one["id"] for one in found}) == len(found)

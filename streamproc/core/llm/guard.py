@@ -83,7 +83,7 @@ def folded(text: str) -> str:
 
 def _rules(text: Cleaned) -> float:
     bare = _without_accents(text.text)
-    heard = {_APART.sub(" ", text.text.casefold()), _APART.sub(" ", bare.casefold()), folded(bare)}
+    heard = {folded(bare), *(_APART.sub(" ", one.casefold()) for one in {text.text, bare})}
     return max(rule.says(one) for one in heard for rule in RULES)
 
 

@@ -32,17 +32,21 @@ class Latencies:
     def __init__(self, policy: LatencyPolicy) -> None:
         self._policy = policy
         self._seconds = deque[float](maxlen=policy.calls)
+        self._sorted: list[float] | None = None  # until another one comes
         self._allowed = 0.0
 
     def took(self, seconds: float) -> None:
         """A call ended well after so long."""
         self._seconds.append(seconds)
+        self._sorted = None
 
     def quantile(self, share: float) -> float | None:
         """The time in which such a share of calls ended, or ``None`` where too few are known. Nearest rank."""
         if len(self._seconds) < FEW:
             return None
-        return sorted(self._seconds)[ceil(share * len(self._seconds)) - 1]
+        if self._sorted is None:
+            self._sorted = sorted(self._seconds)
+        return self._sorted[ceil(share * len(self._sorted)) - 1]
 
     @property
     def hedge_after(self) -> float:

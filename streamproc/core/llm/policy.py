@@ -21,6 +21,8 @@ PROMPT = "prompt"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
 GUARD = "guard_"
+SCORES = frozenset({"score", "confidence"})
+"""Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS)
 """What asking took: of these the shell tells."""
 
@@ -46,11 +48,14 @@ class LlmPlan:
     flag_above: float = FLAG_ABOVE
 
     @cached_property
+    def instruction_tokens(self) -> int:
+        """Tokens of the instructions: as many for each event, since marks are of one length."""
+        return self.counter.count(instructions(self.prompt, Marks.of(self.prompt, "")))
+
+    @property
     def room(self) -> int:
         """Tokens that are left for the texts of an event and the marks around them."""
-        return (
-            self.tokens - self.answer_tokens - self.counter.count(instructions(self.prompt, Marks.of(self.prompt, "")))
-        )
+        return self.tokens - self.answer_tokens - self.instruction_tokens
 
     @property
     def given(self) -> Mapping[str, pl.DataType]:
@@ -84,7 +89,3 @@ class LlmPlan:
     def name(self, of: str) -> str:
         """The name of one of its own columns."""
         return f"{self.prefix}_{of}"
-
-
-SCORES = frozenset({"score", "confidence"})
-"""Fields of an answer that have columns anyway."""

@@ -90,7 +90,7 @@ def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) 
         else _fitted(plan, {name: one.text for name, one in clean.items()}, marks)
     )
     user = "" if kept is None else data(kept, marks)
-    tokens = plan.counter.count(system) + plan.counter.count(user)
+    tokens = plan.instruction_tokens + plan.counter.count(user)
     left = plan.tokens - tokens
     reason = None
     if not whole.text.strip():

@@ -124,10 +124,11 @@ def _numbered(keyed: KeyedRows) -> tuple[list[int], Ints, list[bytes], list[int]
 
 def _joined(results: Sequence[Result]) -> Result:
     capped = [one.capped for one in results if one.capped is not None]
-    values, missing = (
-        np.concatenate(part) for part in ([one.values for one in results], [one.missing for one in results])
+    return Result(
+        np.concatenate([one.values for one in results]),
+        np.concatenate([one.missing for one in results]),
+        np.concatenate(capped) if capped else None,
     )
-    return Result(values, missing, np.concatenate(capped) if capped else None)
 
 
 def _reordered(result: Result, back: Ints) -> Result:

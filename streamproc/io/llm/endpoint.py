@@ -14,6 +14,7 @@ import orjson
 
 from streamproc.errors import UserError
 from streamproc.io.breaker import Breaker, BreakerPolicy
+from streamproc.io.connections import TooLarge, body_of
 from streamproc.io.llm.stream import Broken, Completion, Events, take, whole
 
 LARGEST = 1 << 20
@@ -51,12 +52,11 @@ class Refused(Exception):
 
 @dataclass
 class Endpoint:
-    """``url`` is that of ``…/v1``; ``name`` is how it is called in logs, without secrets."""
+    """``url`` is that of ``…/v1``; ``headers`` hold the key."""
 
     url: str
     headers: Mapping[str, str]
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
-    name: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.url):
@@ -83,11 +83,11 @@ class Endpoint:
                 try:
                     if response.content_type == "text/event-stream":
                         return await _streamed(response)
-                    return _short(whole(await _body(response)))
+                    return _short(whole(await body_of(response, LARGEST)))
                 except BaseException:
                     response.close()  # what is left of it must not come back with the next call on this connection
                     raise
-        except Broken as error:
+        except (Broken, TooLarge) as error:
             raise Failed("model_error", str(error)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Failed("model_unavailable", type(error).__name__) from error
@@ -133,13 +133,3 @@ def _short(completion: Completion) -> Completion:
     if completion.size > LONGEST_TEXT:
         raise Broken("the answer is too large")
     return completion
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    chunks, size = list[bytes](), 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > LARGEST:
-            raise Broken("the answer is too large")
-        chunks.append(chunk)
-    return b"".join(chunks)

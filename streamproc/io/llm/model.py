@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from streamproc.core.llm.answer import UNWANTED
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
 from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS
 from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
@@ -32,7 +33,6 @@ ATTEMPTS: Final = 3
 PAUSE: Final = 0.05
 """Seconds before a second attempt; twice as many before the third."""
 FINISHED: Final[Mapping[str, str | None]] = {"stop": None, "length": "truncated", "content_filter": "refused"}
-UNWANTED: Final = "unwanted_output"
 WHOLE_SHARE: Final = 0.8
 """Who had so large a part of the time that there was, and has not answered, would not have in all of it."""
 
@@ -71,9 +71,8 @@ class LlmModel:
         self._latencies = Latencies(policy.latency)
         self._turn = 0
         self._slots: asyncio.Semaphore | None = None
-        self._connections = Connections(
-            auto_decompress=False
-        )  # nobody asks for packed answers, and a bomb stays packed
+        # Nobody asks for packed answers, and a bomb stays packed.
+        self._connections = Connections(auto_decompress=False)
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
@@ -81,12 +80,12 @@ class LlmModel:
         """A text for each row, or the reason why there is none, by ``deadline`` in seconds of ``time.monotonic``,
         which is also the clock of event loops."""
         rows = self._connections.run(self._rows(ask, deadline))
-        named = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
+        versions = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
         columns = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
         }
-        return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, named)
+        return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
     async def _rows(self, ask: Score, deadline: float) -> list[_Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
