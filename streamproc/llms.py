@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from streamproc.core.llm.latency import LatencyPolicy
+from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.variables import filled
-from streamproc.plan.llm import read_prompt
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart
 from streamproc.stores import policy_of
@@ -21,8 +20,8 @@ UNSET = "http://unset.invalid/v1"
 """Stands for an address from a variable, where a file is only checked."""
 
 
-def open_llm(part: LlmPart, breaker: BreakerPart, folder: Path, environ: Mapping[str, str] | None) -> LlmModel:
-    """The model. Raises UserError where its prompt, an address or a variable is none.
+def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mapping[str, str] | None) -> LlmModel:
+    """The model. Raises UserError where an address or a variable is none.
 
     Without an environment nothing is asked: the addresses need not be there.
     """
@@ -39,7 +38,6 @@ def open_llm(part: LlmPart, breaker: BreakerPart, folder: Path, environ: Mapping
         p99=part.latency.p99.total_seconds(),
         hedges=part.latency.hedges / MILLION,
     )
-    prompt = read_prompt(folder / part.prompt)
     bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
-    identity = [asdict(prompt), (folder / part.output).read_text("utf-8"), bounds]
-    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), identity)
+    identity = [asdict(plan.prompt), plan.output.schema, bounds]
+    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from streamproc.core.decide import DecideProcessor
+from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.plan import Plan
 from streamproc.core.sensitive import Masker
 from streamproc.core.signatures import Signatures
@@ -55,8 +56,8 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
     """
     opened: dict[str, tuple[ModelPart, Model | RowModel]] = {}
 
-    def inspect(name: str, part: ModelPart, folder: Path, secrets: frozenset[str]) -> ModelFacts:
-        model = open_model(part, folder, environ if masked else None, secrets)
+    def inspect(name: str, part: ModelPart, llm: LlmPlan | None, folder: Path, secrets: frozenset[str]) -> ModelFacts:
+        model = open_model(part, llm, folder, environ if masked else None, secrets)
         opened[name] = part, model
         return ModelFacts(model.version, model.width if isinstance(model, OnnxModel) else None)
 
@@ -91,9 +92,15 @@ def in_clear(plan: Plan) -> Plan:
 
 
 def open_model(
-    part: ModelPart, folder: Path, environ: Mapping[str, str] | None = None, secrets: frozenset[str] = frozenset()
+    part: ModelPart,
+    llm: LlmPlan | None,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    secrets: frozenset[str] = frozenset(),
 ) -> Model | RowModel:
     """A model that a file names. Raises UserError where it cannot be used.
+
+    ``llm`` is what the file means by it, where it is a language model.
 
     Without an environment the variables of its headers stay as they are written: nothing of them is needed to check.
     ``secrets`` are the variables that a Python model does not see.
@@ -110,7 +117,8 @@ def open_model(
     if part.llm is not None:
         from streamproc.llms import open_llm
 
-        return open_llm(part.llm, part.breaker, folder, environ)
+        assert llm is not None
+        return open_llm(part.llm, llm, part.breaker, environ)
     from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
 
     assert part.http is not None

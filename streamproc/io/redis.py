@@ -13,14 +13,13 @@ import orjson
 import polars as pl
 
 from streamproc.core.names import WRONG_TYPE
-from streamproc.errors import EnvironmentFault, UserError
 from streamproc.io.model import Unavailable
+from streamproc.io.redis_client import redis_client
 from streamproc.io.store import Found
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-ADDRESS = re.compile(r"(redis|rediss|unix)://\S+")
 LARGEST_ROW = 1 << 20
 """Bytes of a JSON row; a larger one cannot be used."""
 TRUTH: Mapping[bytes, bool] = {b"true": True, b"1": True, b"false": False, b"0": False}
@@ -40,44 +39,20 @@ class RedisRows:
         self, url: str, fields: Mapping[str, pl.DataType], pattern: str, *, is_hash: bool, connections: int
     ) -> None:
         """Connects when it is first asked. Raises UserError for what is no address, whose text is never told."""
-        try:
-            from redis.asyncio import Redis
-        except ImportError as error:
-            raise EnvironmentFault("redis is not installed", "pip install 'streamproc[redis]'") from error
-        if not ADDRESS.fullmatch(url):
-            raise UserError("this is no address of a Redis", "write redis://HOST:PORT/DB, or rediss:// for TLS")
         self._url, self._pattern, self._is_hash, self._connections = url, pattern.encode(), is_hash, connections
         self._names, self._types = [name.encode() for name in fields], list(fields.values())
         self._fields = tuple(fields)
-        self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, Redis]()
-        self._make(Redis)  # what is wrong with the address shows here
-
-    def _make(self, client: type[Redis]) -> Redis:
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-
-        try:
-            return client.from_url(
-                self._url,
-                protocol=2,
-                max_connections=self._connections,
-                socket_timeout=None,  # a call has one time for all that it does
-                socket_connect_timeout=None,
-                retry=Retry(NoBackoff(), 1),  # a connection that was open may have been closed meanwhile
-                client_name="streamproc",
-            )
-        except (ValueError, TypeError, AttributeError):  # its text may quote the password
-            raise UserError("this is no address of a Redis", "write redis://HOST:PORT/DB") from None
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = WeakKeyDictionary()
+        redis_client(url, connections)  # what is wrong with the address shows here
 
     async def get(self, keys: Sequence[bytes], deadline: float) -> list[Found]:
         """One row for each key. Raises Unavailable where nobody answers, or with an error."""
-        from redis.asyncio import Redis
         from redis.exceptions import RedisError
 
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = self._make(Redis)
+            client = self._clients[loop] = redis_client(self._url, self._connections)
         names = [self._pattern.replace(b"{}", key) for key in keys]
         try:
             return await (self._hashes if self._is_hash else self._documents)(client, names)

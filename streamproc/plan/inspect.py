@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from streamproc.core.llm.policy import LlmPlan
 from streamproc.plan.models import ModelPart
 
 
@@ -18,6 +19,6 @@ class ModelFacts:
     inputs: int | None = None
 
 
-Inspect: TypeAlias = Callable[[str, ModelPart, Path, frozenset[str]], ModelFacts]
-"""Looks at a model, given its id, what the file says of it, the file's folder, and the variables that hold secrets of
-the file's models; raises UserError where it cannot be used."""
+Inspect: TypeAlias = Callable[[str, ModelPart, LlmPlan | None, Path, frozenset[str]], ModelFacts]
+"""Looks at a model, given its id, what the file says of it, what that means where it is a language model, the file's
+folder, and the variables that hold secrets of the file's models; raises UserError where it cannot be used."""

@@ -69,10 +69,15 @@ class LlmPart(Part):
     flag_above: float = Field(0.7, ge=0, le=1, description="What is riskier than this is not asked")
     deadline: Duration = Field(timedelta(seconds=2), description="For all of a batch, with every attempt")
     latency: LatencyPart = Field(LatencyPart(), description="How long calls take")  # type: ignore[call-arg]
+    redis: str | None = Field(
+        None, description="`${NAME}`: a Redis in which all workers share what they spent, their rates and their cache"
+    )
     in_flight: int = Field(32, ge=1, le=64, description="So many calls at once")
     parameters: dict[Slug, Constant] = Field({}, description="Also sent with each request: `{seed: 1}`")
 
     @property
     def variables(self) -> frozenset[str]:
         """The environment variables that it names: they hold secrets."""
-        return frozenset(name for text in [*self.endpoint, self.key or ""] for name in VARIABLE.findall(text))
+        return frozenset(
+            name for text in [*self.endpoint, self.key or "", self.redis or ""] for name in VARIABLE.findall(text)
+        )

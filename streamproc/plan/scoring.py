@@ -167,7 +167,7 @@ def _made(
     _check_classes(document, at, part)
     llm = None if part.llm is None else make_llm(document, (*at, "llm"), name, part.llm)
     sound = part.llm is None or llm is not None
-    facts = _inspected(document, at, name, part, inspect, secrets) if sound else None
+    facts = _inspected(document, at, name, part, llm, inspect, secrets) if sound else None
     if facts is None and part.llm is not None:
         document.broken.add((*at, "llm"))
         scope.open = True  # nobody knows the fields of its answers
@@ -212,7 +212,13 @@ def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:
 
 
 def _inspected(
-    document: Document, path: Path_, name: str, part: ModelPart, inspect: Inspect, secrets: frozenset[str]
+    document: Document,
+    path: Path_,
+    name: str,
+    part: ModelPart,
+    llm: LlmPlan | None,
+    inspect: Inspect,
+    secrets: frozenset[str],
 ) -> ModelFacts | None:
     if sum(getattr(part, kind) is not None for kind in KINDS) != 1:
         if not any(document.is_broken((*path, kind)) for kind in KINDS):
@@ -228,7 +234,7 @@ def _inspected(
     _check_keys(document, path, part)
     at: Path_ = (*path, part.kind)
     try:
-        facts = inspect(name, part, document.file.parent, secrets)
+        facts = inspect(name, part, llm, document.file.parent, secrets)
     except UserError as error:
         for key in ("output", "confidence"):
             named = getattr(part, key)

@@ -22,6 +22,7 @@ from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.model import Unavailable
+from tests.fast.test_llm_parts import PLAN
 from tests.llm_server import DONE, USAGE, Behaviour, Server, chunk, hang, in_turn, reset, said, serving, status, stream
 
 TEXT = '{"score": 0.5}'
@@ -49,7 +50,7 @@ def model(
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(one)) for one in behaviours]
         endpoints = [Endpoint(server.url, {"Authorization": "Bearer secret"}, breaker) for server in servers]
-        made = LlmModel(endpoints, LlmPolicy("some-model", latency=latency, **policy), [])
+        made = LlmModel(endpoints, LlmPolicy("some-model", latency=latency, **policy), PLAN, [])
         try:
             yield made, servers
         finally:

@@ -50,7 +50,7 @@ def paths(data: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 def problems_of(file: Path) -> list[Problem]:
     try:
-        load_plan(file, lambda name, part, folder, secrets: ModelFacts("0" * 32, 7))
+        load_plan(file, lambda name, part, llm, folder, secrets: ModelFacts("0" * 32, 7))
     except PipelineError as error:
         return list(error.problems)
     return []

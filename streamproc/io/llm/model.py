@@ -19,7 +19,7 @@ import orjson
 
 from streamproc.core.llm.answer import UNWANTED
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
-from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS
+from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
@@ -63,9 +63,11 @@ class _Row:
 class LlmModel:
     """Answers asks whose columns are those of ``streamproc.core.llm.request``, with the text that the model wrote."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], policy: LlmPolicy, identity: Sequence[Any]) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], policy: LlmPolicy, plan: LlmPlan, identity: Sequence[Any]
+    ) -> None:
         """``identity`` is what else decides the answers, as JSON: the prompt, the bounds, what they must satisfy."""
-        self._endpoints, self._policy = list(endpoints), policy
+        self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
         self._latencies = Latencies(policy.latency)
