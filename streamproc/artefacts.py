@@ -1,4 +1,4 @@
-"""What decisions refer to by hash, kept: pipeline file, contract and model, on a compacted topic or in a directory."""
+"""What decisions refer to by hash, kept: file, contract, model and prompts, on a compacted topic or in a directory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 import orjson
 from aiokafka import AIOKafkaProducer
 
+from streamproc.core.llm.prompt import Prompt
 from streamproc.core.records import TYPED
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
@@ -17,13 +18,14 @@ from streamproc.pipeline import Pipeline
 from streamproc.plan.scoring import placed
 from streamproc.topics import LARGE_BYTES
 
-Kind = Literal["plan", "model"]
+Kind = Literal["plan", "model", "prompt"]
 KIND = "sp-kind"
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One thing that decisions name. ``body`` is JSON for a plan, the model's own bytes for a model."""
+    """One thing that decisions name. ``body`` is JSON for a plan, the model's own bytes for a model, its
+    file's for a prompt."""
 
     kind: Kind
     hash: str
@@ -31,7 +33,8 @@ class Artefact:
 
 
 def artefacts(pipeline: Pipeline) -> list[Artefact]:
-    """The plan, as the file and contract it was made of, and the model's bytes where it has a file."""
+    """The plan, as the file and contract it was made of, the model's bytes where it has a file, and the prompts that
+    labels in files name. What people say on the control topic stands on the audit topic, with its prompts."""
     loaded = pipeline.loaded
     plan = loaded.plan
     body = {
@@ -53,7 +56,15 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         for _, name, part in group
         if part.onnx is not None
     }
-    return [*found, *(Artefact("model", version, body) for version, body in bodies.items())]
+    found += [Artefact("model", version, body) for version, body in bodies.items()]
+    llms = [model.llm for model in (*plan.models, *plan.shadows) if model.llm is not None]
+    prompts = {prompt.hash: prompt for llm in llms for prompt in llm.prompts.versions}
+    return [*found, *map(of_prompt, prompts.values())]
+
+
+def of_prompt(prompt: Prompt) -> Artefact:
+    """A version of a prompt, by the SHA-256 of its file."""
+    return Artefact("prompt", prompt.hash, prompt.file.encode())
 
 
 def to_directory(found: list[Artefact], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
@@ -39,5 +38,6 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
         hedges=part.latency.hedges / MILLION,
     )
     bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
-    identity = [asdict(plan.prompt), plan.output.schema, bounds]
+    # Not the prompt: which version an event is given changes while a worker runs, and stands in its decision.
+    identity = [plan.output.schema, bounds]
     return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity)

@@ -45,6 +45,6 @@ def record_problems(value: bytes | None, headers: Any) -> list[str]:
     found = [] if text["sp-version"] == version else [f"sp-version is {text['sp-version']}, not {version}"]
     if name == "dead-letter":
         return found + problems(name, text)
-    if name == "artefact" and text["sp-kind"] == "model":
+    if name == "artefact" and text["sp-kind"] in ("model", "prompt"):
         return found
     return found + problems(name, orjson.loads(value or b"null"))

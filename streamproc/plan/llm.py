@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from pathlib import Path
-
-import yaml
-from pydantic import ValidationError
 
 from streamproc.core.contract import Contract
 from streamproc.core.contract.fields import INT64
 from streamproc.core.llm.policy import TOOK, LlmPlan
 from streamproc.core.llm.prompt import Prompt
+from streamproc.core.llm.prompts import Prompts
 from streamproc.core.llm.tokens import Tokens
 from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
-from streamproc.plan.llm_parts import LabelsPart, LlmPart
+from streamproc.plan.llm_parts import LlmPart
+from streamproc.plan.prompts import read_prompts
 from streamproc.wording import counted
 
-LABELS = "labels.yaml"
-LARGEST_PROMPT = 256 << 10
 MOST_CHARS = 400_000
 OWN_PARAMETERS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n",
      "best_of", "tools", "tool_choice", "functions", "function_call", "store"}
 )  # fmt: skip
-LEAST_ROOM = 64
-"""Tokens for the texts of an event; with fewer there is no use in asking."""
+ROOM_HINT = "raise `tokens_per_request`, shorten the prompt, or state `bytes_per_token` if you know the tokenizer"
 
 
 def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan | None:
     """What the core needs of it; ``None`` with what is wrong with it noted."""
     bounded = _check_bounds(document, at, part)
-    prompt = _prompt(document, (*at, "prompt"), part)
+    prompts = _prompts(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
-    if not bounded or prompt is None or output is None:
+    if not bounded or prompts is None or output is None:
         return None
     plan = LlmPlan(
         prefix=re.sub(r"\W", "_", name),
         fields=tuple(part.input),
-        prompt=prompt,
+        prompt=prompts.production,
         output=output,
         tokens=part.budget.tokens_per_request,
         answer_tokens=part.budget.answer,
@@ -50,19 +44,26 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         most_chars=part.most_chars,
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
+        canary=prompts.canary,
+        canary_share=prompts.share,
     )
     own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")
         return None
-    if plan.room < LEAST_ROOM:
-        taken = counted(plan.instruction_tokens, "token")
-        message = f"the prompt takes {taken}, and {max(plan.room, 0)} are left for the texts of an event"
-        hint = "raise `tokens_per_request`, shorten the prompt, or state `bytes_per_token` if you know the tokenizer"
-        document.problem((*at, "budget"), message, hint)
-        return None
+    for prompt in prompts.versions:
+        if not plan.takes(prompt):
+            document.problem((*at, "budget"), too_long(plan, prompt), ROOM_HINT)
+            return None
     return plan
+
+
+def too_long(plan: LlmPlan, prompt: Prompt) -> str:
+    """What is wrong with a prompt that leaves too little room."""
+    taken = counted(plan.instruction_tokens(prompt), "token")
+    left = max(plan.room(prompt), 0)
+    return f"version {prompt.version} of the prompt takes {taken}, and {left} are left for the texts of an event"
 
 
 def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
@@ -84,49 +85,11 @@ def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
     return len(document.problems) == before
 
 
-def read_prompt(folder: Path) -> Prompt:
-    """The version of a prompt that is labelled ``production``. Raises UserError where there is none, or it changed."""
-    try:
-        labels = LabelsPart.model_validate(yaml.safe_load((folder / LABELS).read_text("utf-8")))
-        raw = (folder / f"{labels.production}.md").read_bytes()
-        text = raw.decode()
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _unreadable(folder, error) from error
-    found = hashlib.sha256(raw).hexdigest()
-    version = labels.production
-    if len(raw) > LARGEST_PROMPT:
-        raise UserError(f"version {version} of the prompt {folder.name} is too large", "256 kB is the most")
-    if labels.versions.get(version, found) != found:
-        raise UserError(
-            f"version {version} of the prompt {folder.name} has changed since it was registered",
-            f"a version never changes: save it as a new one, and undo the change of {version}.md",
-        )
-    if not text.strip():
-        raise UserError(f"version {version} of the prompt {folder.name} is empty", "write what the model is to do")
-    return Prompt(folder.name, version, text, found)
-
-
-def _unreadable(folder: Path, error: Exception) -> UserError:
-    """Why a prompt cannot be read."""
-    match error:
-        case OSError():
-            name = Path(error.filename or LABELS).name
-            hint = "a prompt is a folder with `1.md` and `labels.yaml`, where `production: 1` stands"
-            return UserError(f"cannot read {name} of the prompt {folder.name}: {error.strerror}", hint)
-        case UnicodeDecodeError():
-            return UserError(f"the prompt {folder.name} is not UTF-8", "save its files as UTF-8")
-        case ValidationError() | yaml.YAMLError():
-            hint = "write `production: 1`, and under `versions:` for each version the SHA-256 of its file"
-            return UserError(f"{LABELS} of the prompt {folder.name} does not say which version is used", hint)
-        case _:
-            return UserError("the prompt has a name that no folder can have", "write a path")
-
-
-def _prompt(document: Document, at: Path_, part: LlmPart) -> Prompt | None:
+def _prompts(document: Document, at: Path_, part: LlmPart) -> Prompts | None:
     if document.is_broken(at):
         return None
     try:
-        return read_prompt(document.file.parent / part.prompt)
+        return read_prompts(document.file.parent / part.prompt)
     except UserError as error:
         document.problem(at, error.message, error.hint)
         return None

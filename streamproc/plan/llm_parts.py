@@ -29,21 +29,6 @@ class LatencyPart(Part):
     hedges: Share = Field(100_000, description="At most such a share of calls are second ones beside slow ones: `10%`")
 
 
-def _as_version(value: object) -> object:
-    """YAML reads ``1`` as a number; as a version it is a name."""
-    return str(value) if type(value) is int else value
-
-
-Version = Annotated[Slug, BeforeValidator(_as_version)]
-
-
-class LabelsPart(Part):
-    """``prompts/NAME/labels.yaml``: which version is which, and what its file must be."""
-
-    production: Version = Field(description="The version that is used")
-    versions: dict[Version, str] = Field({}, description="By version, the SHA-256 of its file")
-
-
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 

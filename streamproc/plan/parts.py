@@ -24,6 +24,14 @@ def _as_sql(value: object) -> object:
 
 
 Sql = Annotated[str, BeforeValidator(_as_sql, json_schema_input_type=str | int | float | bool)]
+
+
+def _as_version(value: object) -> object:
+    """YAML reads ``1`` as a number; as a version it is a name."""
+    return str(value) if type(value) is int else value
+
+
+Version = Annotated[Slug, BeforeValidator(_as_version)]
 Constant = bool | int | float | str | None
 
 

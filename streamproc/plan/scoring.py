@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import polars as pl
@@ -82,6 +84,7 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
     first, *others = (tuple(one for one in group if one is not None) for group in made)
     models = Models(first, *others)
     _check_shadows(document, chain, shadows)
+    _check_prompts(document, [*chain, *shadows])
     _add_columns(document, chain, models, scope)
     return models
 
@@ -141,6 +144,17 @@ def _check_shadows(document: Document, chain: Placed, shadows: Placed) -> None:
         if part.llm is not None and part.llm.deadline > first:
             message = "a shadow has as much time as the first model, and this language model has more"
             document.problem((*at, "llm", "deadline"), message, f"let `deadline` be {in_words(first)} at most")
+
+
+def _check_prompts(document: Document, models: Placed) -> None:
+    """Labels are said of a prompt by its name, so no two may have one."""
+    seen: dict[str, Path] = {}
+    for at, _, part in models:
+        if part.llm is not None and not document.is_broken((*at, "llm", "prompt")):
+            folder = Path(os.path.normpath(part.llm.prompt))
+            if seen.setdefault(folder.name, folder) != folder:
+                message = f"two prompts have the name `{folder.name}`"
+                document.problem((*at, "llm", "prompt"), message, "labels are said by that name: rename a folder")
 
 
 def _check_ids(document: Document, models: Placed) -> None:

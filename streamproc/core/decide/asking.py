@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from streamproc.core.decide.frame import Frame, Rows
 from streamproc.core.decide.usable import Usable, nothing_like
 from streamproc.core.llm.answer import read
-from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
+from streamproc.core.llm.prompts import PROMPTS, Prompts, with_prompt
 from streamproc.core.llm.request import Requests, requests
-from streamproc.core.plan import ModelPlan
-from streamproc.core.processor import Answer, Score
+from streamproc.core.plan import ModelPlan, Plan
+from streamproc.core.processor import Answer, Score, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,11 @@ class AskingInWords(Asking):
             answer = Answer.nothing(len(asked), "wrong_length", answer.version)
         columns = {name: column[asked] for name, column in self.columns.items()}
         whole = np.arange(len(self.ids)) if rows is None else rows
-        return Usable.of(self._among(read(self.llm, answer, columns), asked, whole), len(whole))
+        told = self._among(read(self.llm, answer, columns), asked, whole)
+        own = told.versions or [told.version] * len(whole)
+        hashes = self.columns[PROMPT_HASH][whole].tolist()
+        versions = list(map(with_prompt, own, hashes)) if any(own) else None
+        return Usable.of(replace(told, versions=versions), len(whole))
 
     @property
     def shown(self) -> Sequence[pl.Series]:
@@ -102,8 +107,20 @@ class AskingInWords(Asking):
         return Answer(values, reasons, answer.version, answer.health, columns, versions)  # type: ignore[arg-type]
 
 
-def asking_of(model: ModelPlan, frame: Frame) -> Asking:
-    """How a model is asked about the events of a frame."""
+def asking_of(plan: Plan, model: ModelPlan, frame: Frame, seen: Seen) -> Asking:
+    """How a model of a plan is asked about the events of a frame."""
     if model.llm is None:
         return Asking(model, frame)
-    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids))
+    said: Mapping[str, Prompts] = seen.views.get(PROMPTS, {})
+    prompts = said.get(model.llm.prompt.name, model.llm.prompts).of(_keys(plan, frame))
+    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids, prompts))
+
+
+def _keys(plan: Plan, frame: Frame) -> list[bytes]:
+    """What is hashed to choose a version for each event: its key, and the decision's id where it has none."""
+    name = plan.events.key
+    if name is None:
+        own = [frame.records.keys[row] for row in frame.rows.tolist()]
+    else:
+        own = [None if key is None else str(key).encode() for key in frame.columns[name].to_list()]
+    return [id_.encode() if key is None else key for key, id_ in zip(own, frame.ids, strict=True)]

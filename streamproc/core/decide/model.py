@@ -34,14 +34,14 @@ def model_stage(plan: Plan) -> Stage:
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         count = len(frame)
-        asking = {model.name: asking_of(model, frame) for model in plan.models}
+        asking = {model.name: asking_of(plan, model, frame, context.seen) for model in plan.models}
         for one in asking.values():
             if one.shown:
                 frame.add(*one.shown)
         if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
             _not_asked(plan, frame)
             return
-        beside = [asking_of(model, frame) for model in plan.shadows]
+        beside = [asking_of(plan, model, frame, context.seen) for model in plan.shadows]
         first, *others = yield [one.ask() for one in (asking[plan.model.name], *beside)]
         frame.shadows = [_shadow(one.usable(answer)) for one, answer in zip(beside, others, strict=True)]
         taken = asking[plan.model.name].usable(first)

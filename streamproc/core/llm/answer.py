@@ -12,8 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.llm.policy import SCORES, TOOK, LlmPlan
-from streamproc.core.llm.prompt import ADDED
-from streamproc.core.llm.request import CANARY
+from streamproc.core.llm.prompt import ADDED, text_of
+from streamproc.core.llm.request import CANARY, SYSTEM
 from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Answer
 
@@ -42,8 +42,9 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     texts = {row: _bare(value) for row, value in enumerate(answer.values) if isinstance(value, str)}
     for row in [row for row in texts if reasons[row] is not None]:
         del texts[row]
+    secrets = _Secrets(plan, asked)
     for row, text in list(texts.items()):
-        if fault := _fault_of(plan, text, asked[CANARY][row]):
+        if fault := secrets.fault_of(text, row):
             reasons[row] = fault
             del texts[row]
     places = np.array(list(texts), np.int64)
@@ -53,7 +54,7 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     rows = places[reading.rows]
     for name, kind in reading.columns.schema.items():
         if kind == pl.String:
-            _look_at(plan, reading.columns[name], rows, asked[CANARY], reasons)
+            _look_at(secrets, reading.columns[name], rows, reasons)
     sound = np.array([reasons[row] is None for row in rows.tolist()], np.bool_)
     rows, columns = rows[sound], reading.columns.filter(pl.Series(sound))
     spread = {name: _spread(columns[name], rows, len(reasons)) for name in columns.columns}
@@ -65,20 +66,25 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     return Answer(scores, reasons, answer.version, answer.health, {**took, **said}, answer.versions)  # type: ignore[arg-type]
 
 
-def _look_at(
-    plan: LlmPlan, column: pl.Series, rows: NDArray[np.int64], canaries: NDArray[Any], reasons: list[str | None]
-) -> None:
+class _Secrets:
+    """What answers must not tell of: the instructions of each row."""
+
+    def __init__(self, plan: LlmPlan, asked: Mapping[str, NDArray[Any]]) -> None:
+        self._plan, self._canaries, self._systems = plan, asked[CANARY], asked.get(SYSTEM)
+
+    def fault_of(self, text: str, row: int) -> str | None:
+        """Why a text must not be used, whatever its fields are."""
+        own = self._plan.prompt.text if self._systems is None else text_of(self._systems[row])
+        if self._canaries[row] in text or _repeats(text, own):
+            return LEAKED
+        return UNWANTED if _LINKS.search(text) or _TOOLS.search(text) else None
+
+
+def _look_at(secrets: _Secrets, column: pl.Series, rows: NDArray[np.int64], reasons: list[str | None]) -> None:
     """Look at texts as they are once their escapes are gone: these are what would leave."""
     for row, text in zip(rows.tolist(), column.to_list(), strict=True):
         if text is not None and reasons[row] is None:
-            reasons[row] = _fault_of(plan, text, canaries[row])
-
-
-def _fault_of(plan: LlmPlan, text: str, canary: str) -> str | None:
-    """Why a text must not be used, whatever its fields are."""
-    if canary in text or _repeats(text, plan.prompt.text):
-        return LEAKED
-    return UNWANTED if _LINKS.search(text) or _TOOLS.search(text) else None
+            reasons[row] = secrets.fault_of(text, row)
 
 
 def _bare(text: str) -> str:

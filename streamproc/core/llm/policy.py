@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 
 import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
+from streamproc.core.llm.prompts import Prompts
 from streamproc.core.llm.tokens import Cut, Tokens
 
 INPUT_TOKENS = "input_tokens"
@@ -18,6 +19,7 @@ INPUT_CHARS = "input_chars"
 SCRIPT = "script"
 RISK = "risk"
 PROMPT = "prompt"
+PROMPT_HASH = "prompt_hash"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
 GUARD = "guard_"
@@ -25,6 +27,8 @@ SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS)
 """What asking took: of these the shell tells."""
+LEAST_ROOM = 64
+"""Tokens for the texts of an event; with fewer there is no use in asking."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class LlmPlan:
 
     A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
     too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    ``prompt`` is the version of production, ``canary`` the one that ``canary_share`` millionths of all keys are given,
+    as long as nobody says otherwise on the control topic.
     """
 
     prefix: str
@@ -46,23 +52,32 @@ class LlmPlan:
     most_chars: int = 20_000
     counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
-
-    @cached_property
-    def instruction_tokens(self) -> int:
-        """Tokens of the instructions: as many for each event, since marks are of one length."""
-        return self.counter.count(instructions(self.prompt, Marks.of(self.prompt, "")))
+    canary: Prompt | None = None
+    canary_share: int = 0
 
     @property
-    def room(self) -> int:
+    def prompts(self) -> Prompts:
+        """What the file says of its prompt."""
+        return Prompts(self.prompt, self.canary, self.canary_share)
+
+    def instruction_tokens(self, prompt: Prompt) -> int:
+        """Tokens of the instructions: as many for each event, since marks are of one length."""
+        return _instruction_tokens(self.counter, prompt)
+
+    def room(self, prompt: Prompt) -> int:
         """Tokens that are left for the texts of an event and the marks around them."""
-        return self.tokens - self.answer_tokens - self.instruction_tokens
+        return self.tokens - self.answer_tokens - self.instruction_tokens(prompt)
+
+    def takes(self, prompt: Prompt) -> bool:
+        """Whether a prompt leaves enough of them."""
+        return self.room(prompt) >= LEAST_ROOM
 
     @property
     def given(self) -> Mapping[str, pl.DataType]:
         """The columns that say what the model was shown, before it is asked."""
         own: dict[str, pl.DataType] = {
             PROMPT: pl.String(), INPUT_CHARS: pl.Int64(), INPUT_TOKENS: pl.Int64(), SCRIPT: pl.String(),
-            **{GUARD + step: pl.Float64() for step in STEPS}, RISK: pl.Float64(),
+            **{GUARD + step: pl.Float64() for step in STEPS}, RISK: pl.Float64(), PROMPT_HASH: pl.String(),
         }  # fmt: skip
         return {self.name(name): dtype for name, dtype in own.items()}
 
@@ -89,3 +104,8 @@ class LlmPlan:
     def name(self, of: str) -> str:
         """The name of one of its own columns."""
         return f"{self.prefix}_{of}"
+
+
+@lru_cache(64)
+def _instruction_tokens(counter: Tokens, prompt: Prompt) -> int:
+    return counter.count(instructions(prompt, Marks.of(prompt, "")))

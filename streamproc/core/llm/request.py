@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.llm.guard import STEPS, Guarded, guarded
-from streamproc.core.llm.policy import GUARD, INPUT_CHARS, INPUT_TOKENS, PROMPT, RISK, SCRIPT, LlmPlan
-from streamproc.core.llm.prompt import Marks, data, instructions
+from streamproc.core.llm.policy import GUARD, INPUT_CHARS, INPUT_TOKENS, PROMPT, PROMPT_HASH, RISK, SCRIPT, LlmPlan
+from streamproc.core.llm.prompt import Marks, Prompt, data, instructions
 from streamproc.core.llm.text import Cleaned, cleaned, script_of
 
 FLAGGED: Final = "flagged"
@@ -49,33 +49,42 @@ class _Request:
     guarded: Guarded
 
 
-def requests(plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str]) -> Requests:
-    """Per event what the model is asked. What is done for one is bounded, whatever stands in it."""
+def requests(
+    plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str], prompts: Sequence[Prompt] | None = None
+) -> Requests:
+    """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
+
+    ``prompts`` has the version of the prompt for each event; by default it is that of production.
+    """
+    prompts = [plan.prompt] * len(ids) if prompts is None else prompts
     texts = [frame[name].cast(pl.String).to_list() for name in plan.fields]
     made = [
-        _request(plan, dict(zip(plan.fields, row, strict=True)), id)
-        for row, id in zip(zip(*texts, strict=True), ids, strict=True)
+        _request(plan, prompt, dict(zip(plan.fields, row, strict=True)), id)
+        for row, id, prompt in zip(zip(*texts, strict=True), ids, prompts, strict=True)
     ]
     columns = {
         SYSTEM: _objects([one.system for one in made]),
         USER: _objects([one.user for one in made]),
         MOST_TOKENS: np.array([one.most_tokens for one in made], np.int64),
         CANARY: _objects([one.canary for one in made]),
+        PROMPT: _objects([prompt.label for prompt in prompts]),
+        PROMPT_HASH: _objects([prompt.hash for prompt in prompts]),
     }
     own: dict[str, list[Any]] = {
-        PROMPT: [f"{plan.prompt.name}@{plan.prompt.version}"] * len(made),
+        PROMPT: [prompt.label for prompt in prompts],
         INPUT_CHARS: [one.chars for one in made],
         INPUT_TOKENS: [one.tokens for one in made],
         SCRIPT: [one.script for one in made],
         **{GUARD + step: [one.guarded.steps[step] for one in made] for step in STEPS},
         RISK: [one.guarded.risk for one in made],
+        PROMPT_HASH: [prompt.hash for prompt in prompts],
     }
     shown = [pl.Series(plan.name(name), values, dtype=plan.given[plan.name(name)]) for name, values in own.items()]
     return Requests(columns, [one.reason for one in made], shown)
 
 
-def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) -> _Request:
-    marks = Marks.of(plan.prompt, decision_id)
+def _request(plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], decision_id: str) -> _Request:
+    marks = Marks.of(prompt, decision_id)
     clean = {name: cleaned(text, plan.most_chars) for name, text in fields.items() if text}
     whole = Cleaned(
         "\n".join(one.text for one in clean.values()),
@@ -83,14 +92,14 @@ def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) 
         any(one.cut for one in clean.values()),
     )
     found = guarded(whole)
-    system = instructions(plan.prompt, marks)
+    system = instructions(prompt, marks)
     kept = (
         None
         if plan.cut == "refuse" and whole.cut
-        else _fitted(plan, {name: one.text for name, one in clean.items()}, marks)
+        else _fitted(plan, plan.room(prompt), {name: one.text for name, one in clean.items()}, marks)
     )
     user = "" if kept is None else data(kept, marks)
-    tokens = plan.instruction_tokens + plan.counter.count(user)
+    tokens = plan.instruction_tokens(prompt) + plan.counter.count(user)
     left = plan.tokens - tokens
     reason = None
     if not whole.text.strip():
@@ -103,10 +112,10 @@ def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) 
     return _Request(system, user, max(left, 0), marks.canary, reason, chars, tokens, script_of(whole.text), found)
 
 
-def _fitted(plan: LlmPlan, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
+def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
     """The texts as they fit, each in its part of the room: short ones leave theirs to the longer ones. ``None`` where
     something does not fit and must not be cut."""
-    room = plan.room - plan.counter.count(data(dict.fromkeys(texts, ""), marks)) - len(texts)
+    room -= plan.counter.count(data(dict.fromkeys(texts, ""), marks)) + len(texts)
     fitted = dict[str, str]()
     by_length = sorted(texts, key=lambda name: (len(texts[name].encode()), name))
     for place, name in enumerate(by_length):

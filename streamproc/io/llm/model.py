@@ -66,7 +66,10 @@ class LlmModel:
     def __init__(
         self, endpoints: Sequence[Endpoint], policy: LlmPolicy, plan: LlmPlan, identity: Sequence[Any]
     ) -> None:
-        """``identity`` is what else decides the answers, as JSON: the prompt, the bounds, what they must satisfy."""
+        """``identity`` is what else decides the answers, as JSON: the bounds, and what they must satisfy.
+
+        The prompt is not: which version of it an event is given is a matter of each row, and the core says it.
+        """
         self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
