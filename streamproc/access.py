@@ -71,7 +71,7 @@ def worker_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicR
 
 
 def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicRole]) -> list[Grant]:
-    """What a person needs for ``decision``, ``dead-letters``, ``control``, ``drift``, ``reset`` and ``topics``."""
+    """What a person needs for ``decision``, ``dead-letters``, ``control``, ``prompt``, ``drift``, ``reset`` and ``topics``."""
     plan = loaded.plan
     topics, name = plan.topics, plan.pipeline
     marks = redriven_topic(loaded).spec.name
@@ -94,7 +94,7 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
         on_topic(topics.artefacts, read, "decision show: the archived plans"),
         on_topic(topics.dead_letters, read, "dead-letters"),
         on_topic(marks, ("Read", "Write", "Create", "Describe", "DescribeConfigs"), "what was redriven already"),
-        on_topic(topics.control, said, "control; drift ack and rebase"),
+        on_topic(topics.control, said, "control; prompt label; drift ack and rebase"),
         on_topic(topics.audit, said, "what was said by these"),
         *(on_topic(topic, ("Read", "Write", "Describe"), "reset --drop-state") for topic in changelogs),
         *(on_topic(topic, operations, why) for topic, operations, why in watching if plan.drift is not None),
@@ -104,7 +104,7 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
             "transactional-id",
             f"{name}-",
             ("Write", "Describe"),
-            "redrive; control; drift ack and rebase; reset, which ends transactions of dead workers",
+            "redrive; control; prompt label; drift ack and rebase; reset, which ends transactions of dead workers",
             prefixed=True,
         ),
     ]

@@ -23,6 +23,7 @@ from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.baseline import BASELINES, Baseline
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView
+from streamproc.core.llm.prompts import PROMPTS, Prompts
 from streamproc.core.plan import Mode
 from streamproc.core.processor import Answer, Ask, Lookup
 from streamproc.errors import BrokerUnavailable, UserError
@@ -31,6 +32,7 @@ from streamproc.kafka.agent import Answerer, SeenNow
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.follower import Follower, Values, following
 from streamproc.kafka.watchdog import guard
+from streamproc.labels import Labels
 from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.plan.models import StreamReference
 from streamproc.stream_reference import kept_offsets, learn_stretch, new_normal, newest
@@ -169,6 +171,8 @@ class Seeing:
         self._control = Control()
         self._signatures = signatures_of(pipeline.plan)
         self._counted: NewMode | None = None
+        self._labels = Labels(pipeline.plan, self._signatures.required, self._is_sound)
+        self._prompts: Mapping[str, Prompts] = {}
         self.watch: Watch | None = None
         self._incidents: list[Incident] = []
         for standing in STANDINGS:
@@ -177,7 +181,7 @@ class Seeing:
     def views(self, values: Values) -> Mapping[str, Any]:
         """The views of the newest values of the topics."""
         control = self._control_of(values[self._topics.control])
-        views: dict[str, Any] = {MODE: self._mode(control)}
+        views: dict[str, Any] = {MODE: self._mode(control), PROMPTS: self._prompts}
         baseline = self._said_baseline(control) or self.own
         if baseline is None or self._topics.drift_state not in values:
             self.watch, self._incidents = None, []
@@ -198,6 +202,7 @@ class Seeing:
         if values != self._values:
             said = control_of(values, self._pipeline.plan.pipeline)
             self._values, self._control = dict(values), self._that_counts(said)
+            self._prompts = self._labels.prompts(said.labels)
         return self._control
 
     def _that_counts(self, control: Control) -> Control:

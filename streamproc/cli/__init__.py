@@ -27,6 +27,7 @@ COMMANDS = {
     "decision": ("decision:decision", "Find decisions and explain them."),
     "dead-letters": ("dead_letters:dead_letters", "List, show and redrive dead letters."),
     "control": ("control:control", "What automation may do: switch it off and on."),
+    "prompt": ("prompt:prompt", "Prompts of language models: list, compare, label and judge their versions."),
     "review": ("review:review", "Cases for people: list, show, claim and decide them."),
     "drift": ("drift:drift", "Baselines, backtests and alarms of drift."),
     "stats": ("stats:stats", "What the decisions came to: rates, errors, money, times."),

@@ -15,7 +15,7 @@ import orjson
 
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.control import read_control, say
-from streamproc.core.control import IncidentNote, NewMode, NewNormal, dumps, signable
+from streamproc.core.control import IncidentNote, NewLabels, NewMode, NewNormal, dumps, signable
 from streamproc.core.plan import Mode
 from streamproc.core.signatures import Signatures
 from streamproc.io.signatures import sign, verifier
@@ -23,7 +23,7 @@ from streamproc.kafka.connection import Connection
 from streamproc.operations import pipeline_file, pipeline_name
 from streamproc.plan.review import public_key
 
-SaidRecord = TypeVar("SaidRecord", NewMode, NewNormal, IncidentNote)
+SaidRecord = TypeVar("SaidRecord", NewMode, NewNormal, IncidentNote, NewLabels)
 
 
 def _whoever() -> str:

@@ -1,7 +1,7 @@
 """What people tell a running pipeline, as records of its control topic.
 
-They say what is normal now, what automation may do, and who looks at an incident. The topic is compacted, by what a
-record is about; every record also stands on the audit topic, which keeps them all.
+They say what is normal now, what automation may do, who looks at an incident, and which versions of prompts are used.
+The topic is compacted, by what a record is about; every record also stands on the audit topic, which keeps them all.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ VERSION: Final = VERSIONS["control"]
 BASELINE_KEY: Final = b"baseline/"
 MODE_KEY: Final = b"mode"
 INCIDENT_KEY: Final = b"incident/"
+PROMPT_KEY: Final = b"prompt/"
 
 
 Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -94,7 +95,31 @@ class NewMode(_Said, frozen=True, kw_only=True, tag="mode"):
         return MODE_KEY
 
 
-Said: TypeAlias = NewNormal | IncidentNote | NewMode
+class PromptFile(msgspec.Struct, frozen=True):
+    """A version of a prompt: ``text`` is that of its file, ``hash`` the SHA-256 of it."""
+
+    version: str
+    hash: str
+    text: str
+
+
+class NewLabels(_Said, frozen=True, kw_only=True, tag="labels"):
+    """Which versions of a prompt are used from now on: ``share`` of all keys are given the ``canary``.
+
+    The versions are there as a whole: a worker need not have their files.
+    """
+
+    prompt: str
+    production: PromptFile
+    canary: PromptFile | None = None
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+
+    @property
+    def key(self) -> bytes:
+        return PROMPT_KEY + self.prompt.encode()
+
+
+Said: TypeAlias = NewNormal | IncidentNote | NewMode | NewLabels
 _decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 _encode = msgspec.json.Encoder().encode
 
@@ -122,17 +147,19 @@ def loads(raw: bytes) -> Said:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What holds now: the last word on the baseline of each plan and model, on the mode, and on each incident by its
-    id."""
+    """What holds now: the last word on the baseline of each plan and model, on the mode, on each incident by its id,
+    and on the labels of each prompt by its name."""
 
     normals: Mapping[tuple[str, str | None], NewNormal] = field(default_factory=dict)
     mode: NewMode | None = None
     incidents: Mapping[str, IncidentNote] = field(default_factory=dict)
+    labels: Mapping[str, NewLabels] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Said]) -> Control:
         """From the newest record of each key that counts."""
         normals, mode, incidents = dict[tuple[str, str | None], NewNormal](), None, dict[str, IncidentNote]()
+        labels = dict[str, NewLabels]()
         for record in records:
             match record:
                 case NewNormal():
@@ -141,7 +168,9 @@ class Control:
                     mode = record
                 case IncidentNote():
                     incidents[record.incident] = record
-        return cls(normals, mode, incidents)
+                case NewLabels():
+                    labels[record.prompt] = record
+        return cls(normals, mode, incidents, labels)
 
     def baseline(self, plan: str, model: str | None) -> Baseline | None:
         """The baseline that was said to be normal for this plan and model, where one was.

@@ -1,0 +1,220 @@
+"""The labels of prompts: changing them, saying so to workers, and what of it counts where a worker hears it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from streamproc.core.control import NewLabels, PromptFile
+from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.prompt import Prompt
+from streamproc.core.llm.prompts import MILLION, Prompts
+from streamproc.core.plan import Plan
+from streamproc.errors import UserError
+from streamproc.plan.inspect import ModelFacts
+from streamproc.plan.llm import ROOM_HINT, too_long
+from streamproc.plan.load import Loaded, load_plan
+from streamproc.plan.names import near
+from streamproc.plan.prompts import LABELS, Registry, in_percent, labels_text, parse, registered
+from streamproc.plan.scoring import placed
+from streamproc.whole_file import writing
+
+log = logging.getLogger(__name__)
+
+Label: TypeAlias = Literal["production", "canary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A prompt that a pipeline uses: its files, and the language models that are given it."""
+
+    registry: Registry
+    llms: tuple[LlmPlan, ...]
+
+    def fits(self, prompts: Prompts) -> None:
+        """Raises UserError where a version leaves too little room for the texts of an event."""
+        if wrong := _too_long(self.llms, prompts):
+            raise UserError(wrong, ROOM_HINT)
+
+
+def load_prompts(file: Path) -> tuple[Loaded, dict[str, Used]]:
+    """A pipeline file without its models, and by name the prompts that it uses. Raises UserError."""
+    loaded = load_plan(file, lambda *_: ModelFacts(""))
+    llms = dict(_llms(loaded.plan))
+    found: dict[str, Used] = {}
+    for group in placed(loaded.file):
+        for _, name, part in group:
+            if part.llm is None:
+                continue
+            folder = loaded.path.parent / part.llm.prompt
+            own = found.get(folder.name) or Used(Registry.of(folder), ())
+            found[folder.name] = Used(own.registry, (*own.llms, llms[name]))
+    return loaded, found
+
+
+def the_prompt(found: Mapping[str, Used], name: str) -> Used:
+    """A prompt by its name. Raises UserError where the pipeline uses none of it."""
+    if name not in found:
+        raise UserError(f"the pipeline uses no prompt {name!r}", near(name, found, "prompts"))
+    return found[name]
+
+
+def relabelled(used: Used, label: Label, version: str | None, share: int) -> Prompts:
+    """The versions in use where a label is given to another version; to none, the canary is over.
+
+    Whatever becomes production is no canary any more. Raises UserError for what cannot be used.
+    """
+    registry, now = used.registry, used.registry.prompts()
+    if version is not None and version not in (known := registry.versions()):
+        raise UserError(f"the prompt {registry.name} has no version {version!r}", near(version, known, "versions"))
+    if label == "production":
+        if version is None:
+            raise UserError("production is always some version", "name it")
+        keep = now.canary is not None and now.canary.version != version
+        made = Prompts(registry.read(version), now.canary if keep else None, now.share if keep else 0)
+    elif version is None:
+        made = Prompts(now.production)
+    elif version == now.production.version:
+        raise UserError(f"version {version} is that of production", "name another one as the canary")
+    else:
+        made = Prompts(now.production, registry.read(version), share)
+    used.fits(made)
+    return made
+
+
+def write(registry: Registry, prompts: Prompts) -> None:
+    """Write ``labels.yaml`` with these versions in use, and their hashes registered."""
+    with writing(registry.folder / LABELS) as file:
+        file.write(labels_text(registered(registry.labels, prompts)))
+
+
+def record_of(pipeline: str, prompts: Prompts, time: datetime, by: str, why: str) -> NewLabels:
+    """What is said to workers."""
+    canary = None if prompts.canary is None else _file_of(prompts.canary)
+    share = 0.0 if canary is None else prompts.share / MILLION
+    said = {"production": _file_of(prompts.production), "canary": canary, "share": share}
+    return NewLabels(pipeline=pipeline, time=time, by=by, why=why, prompt=prompts.name, **said)  # type: ignore[arg-type]
+
+
+def prompts_of(said: NewLabels) -> Prompts:
+    """What was said. Raises UserError where a text is none, or another one than its hash says."""
+    canary = None if said.canary is None else _prompt_of(said.prompt, said.canary)
+    return Prompts(_prompt_of(said.prompt, said.production), canary, round(said.share * MILLION))
+
+
+def in_words(prompts: Prompts) -> str:
+    """The versions in use, for people.
+
+    >>> in_words(Prompts(Prompt("triage", "1", "", ""), Prompt("triage", "2", "", ""), 100_000))
+    'production 1, canary 2 for 10%'
+    """
+    canary = "" if prompts.canary is None else f", canary {prompts.canary.version} for {in_percent(prompts.share)}"
+    return f"production {prompts.production.version}{canary}"
+
+
+def agree(said: NewLabels, prompts: Prompts, label: Label) -> None:
+    """Raises UserError where what is said now would undo what was said before of the other label, or was said of
+    another text."""
+    was = prompts_of(said)
+    texts = {one.version: one.hash for one in was.versions}
+    for one in prompts.versions:
+        if texts.get(one.version, one.hash) != one.hash:
+            message = f"workers use another text as version {one.version} than stands in {one.version}.md"
+            raise UserError(message, "a version never changes: save yours as a new one")
+    if label == "canary":
+        same = was.production == prompts.production
+    else:
+        same = was.canary in (prompts.canary, prompts.production) and (
+            prompts.canary is None or was.share == prompts.share
+        )
+    if not same:
+        raise UserError(
+            f"workers use {in_words(was)}, and {LABELS} says otherwise",
+            "bring the file to that first, with `--file-only`: else this would undo it",
+        )
+
+
+class Labels:
+    """What of the labels on the control topic counts for a worker, from the first look to the last.
+
+    What does not count, because it is not signed as it should be or cannot be used, changes nothing: what counted
+    before it still does, and else what the files say.
+    """
+
+    def __init__(self, plan: Plan, signed: bool, is_sound: Callable[[NewLabels], bool]) -> None:
+        """``signed``: only what is signed counts, as ``is_sound`` finds."""
+        self._llms: dict[str, list[LlmPlan]] = {}
+        for _, llm in _llms(plan):
+            self._llms.setdefault(llm.prompt.name, []).append(llm)
+        self._signed, self._is_sound = signed, is_sound
+        self._counted: dict[str, tuple[NewLabels, Prompts]] = {}
+        self._told: dict[str, NewLabels] = {}
+        self._known = {(one.name, one.version): one.hash for _, llm in _llms(plan) for one in llm.prompts.versions}
+
+    def prompts(self, said: Mapping[str, NewLabels]) -> Mapping[str, Prompts]:
+        """The versions in use that were said, by the names of prompts."""
+        for name in self._llms:
+            if name in said:
+                if said[name] != self._told.get(name):
+                    self._told[name] = said[name]
+                    self._hear(name, said[name])
+            elif name in self._counted:
+                if self._signed:
+                    log.warning(
+                        "the labels of prompt %s on the control topic were deleted: they hold all the same", name
+                    )
+                else:
+                    del self._counted[name], self._told[name]
+                    log.warning("the labels of prompt %s on the control topic were deleted: the files' hold", name)
+        return {name: prompts for name, (_, prompts) in self._counted.items()}
+
+    def _hear(self, name: str, said: NewLabels) -> None:
+        before = self._counted.get(name)
+        if not self._is_sound(said):
+            return
+        if self._signed and before is not None and said.time < before[0].time:
+            log.warning("the labels of prompt %s on the control topic are old ones again: they do not count", name)
+            return
+        try:
+            prompts = prompts_of(said)
+        except UserError as error:
+            log.warning("what %s said of prompt %s does not count: %s", said.by, name, error)
+            return
+        if wrong := self._changed(prompts) or _too_long(self._llms[name], prompts):
+            log.warning("what %s said of prompt %s does not count: %s", said.by, name, wrong)
+            return
+        self._counted[name] = said, prompts
+        self._known |= {(one.name, one.version): one.hash for one in prompts.versions}
+        own = self._llms[name][0].prompts
+        files = "" if prompts == own else f" (its files say: {in_words(own)})"
+        log.info("prompt %s: %s, says %s: %s%s", name, in_words(prompts), said.by, said.why, files)
+
+    def _changed(self, prompts: Prompts) -> str | None:
+        for one in prompts.versions:
+            if self._known.get((one.name, one.version), one.hash) != one.hash:
+                return f"version {one.version} is another text than before, and a version never changes"
+        return None
+
+
+def _llms(plan: Plan) -> Iterator[tuple[str, LlmPlan]]:
+    return ((model.name, model.llm) for model in (*plan.models, *plan.shadows) if model.llm is not None)
+
+
+def _too_long(llms: Sequence[LlmPlan], prompts: Prompts) -> str | None:
+    wrong = (too_long(llm, one) for llm in llms for one in prompts.versions if not llm.takes(one))
+    return next(wrong, None)
+
+
+def _file_of(prompt: Prompt) -> PromptFile:
+    return PromptFile(prompt.version, prompt.hash, prompt.file)
+
+
+def _prompt_of(name: str, said: PromptFile) -> Prompt:
+    prompt = parse(name, said.version, said.text.encode(errors="surrogatepass"))
+    if prompt.hash != said.hash:
+        raise UserError(f"the text of version {said.version} is not that of its SHA-256")
+    return prompt
