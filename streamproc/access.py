@@ -71,7 +71,8 @@ def worker_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicR
 
 
 def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicRole]) -> list[Grant]:
-    """What a person needs for ``decision``, ``dead-letters``, ``control``, ``prompt``, ``drift``, ``reset`` and ``topics``."""
+    """What a person needs for ``decision``, ``dead-letters``, ``control``, ``prompt``, ``drift``, ``reset`` and
+    ``topics``."""
     plan = loaded.plan
     topics, name = plan.topics, plan.pipeline
     marks = redriven_topic(loaded).spec.name

@@ -15,6 +15,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from streamproc.cli import prompt_test
 from streamproc.cli.console import console_for
 from streamproc.cli.control import by_option, sign_option, signed
 from streamproc.cli.options import connection_options, pipeline_argument
@@ -45,15 +46,19 @@ COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 @click.group(short_help="Prompts of language models.")
 def prompt() -> None:
     """The versions of the prompts that a pipeline's language models are given: which there are, which are used,
-    and what differs between them.
+    what differs between them, and which of two is better.
 
     \b
     Examples:
       streamproc prompt list pipeline.yaml
       streamproc prompt diff pipeline.yaml triage 1 2
+      streamproc prompt test pipeline.yaml triage --data labelled.ndjson --label expected
       streamproc prompt label pipeline.yaml triage canary 2 --share 10% --why "asks for the order's number"
       streamproc prompt label pipeline.yaml triage production 2 --why "better on all counts"
     """
+
+
+prompt.add_command(prompt_test.test)
 
 
 @prompt.command("list")
