@@ -18,7 +18,10 @@ from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
+from streamproc.plan.llm_budget import budget_of, limits_of
 from streamproc.plan.llm_parts import LabelsPart, LlmPart
+from streamproc.plan.models import PipelineFile
+from streamproc.plan.scope import Scope
 from streamproc.wording import counted
 
 LABELS = "labels.yaml"
@@ -32,11 +35,14 @@ LEAST_ROOM = 64
 """Tokens for the texts of an event; with fewer there is no use in asking."""
 
 
-def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan | None:
+def make_llm(
+    document: Document, at: Path_, name: str, part: LlmPart, file: PipelineFile, scope: Scope
+) -> LlmPlan | None:
     """What the core needs of it; ``None`` with what is wrong with it noted."""
     bounded = _check_bounds(document, at, part)
     prompt = _prompt(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
+    budget, limits = budget_of(document, at, part, file, scope), limits_of(document, at, part, scope)
     if not bounded or prompt is None or output is None:
         return None
     plan = LlmPlan(
@@ -50,6 +56,9 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         most_chars=part.most_chars,
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
+        pipeline=file.pipeline,
+        budget=budget,
+        limits=limits,
     )
     own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):

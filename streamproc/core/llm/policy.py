@@ -9,8 +9,10 @@ from functools import cached_property
 import polars as pl
 
 from streamproc.core.contract import Contract
+from streamproc.core.llm.budget import BudgetPlan
 from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
+from streamproc.core.llm.rates import LimitsPlan
 from streamproc.core.llm.tokens import Cut, Tokens
 
 INPUT_TOKENS = "input_tokens"
@@ -20,10 +22,12 @@ RISK = "risk"
 PROMPT = "prompt"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
+TOKENS = "tokens"
+MONEY = "money"
 GUARD = "guard_"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
-TOOK = (OUTPUT_TOKENS, CALLS)
+TOOK = (OUTPUT_TOKENS, CALLS, TOKENS, MONEY)
 """What asking took: of these the shell tells."""
 
 
@@ -34,6 +38,7 @@ class LlmPlan:
 
     A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
     too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    What is spent is kept within ``budget``, requests within ``limits``; both are of the pipeline of this name.
     """
 
     prefix: str
@@ -46,6 +51,9 @@ class LlmPlan:
     most_chars: int = 20_000
     counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
+    pipeline: str = ""
+    budget: BudgetPlan = field(default_factory=BudgetPlan)
+    limits: LimitsPlan = field(default_factory=LimitsPlan)
 
     @cached_property
     def instruction_tokens(self) -> int:

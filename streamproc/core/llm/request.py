@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,12 @@ SYSTEM: Final = "system"
 USER: Final = "user"
 MOST_TOKENS: Final = "max_tokens"
 CANARY: Final = "canary"
+BUDGET_KEY: Final = "budget_key"
+LIMIT_KEY: Final = "limit_key"
+INPUT_BOUND: Final = "tokens"
+"""Tokens of the request's messages at most; with ``max_tokens`` all that a call can take."""
+MOST_CALLS: Final = "most_calls"
+"""So many calls there may be for a row. The column is there where lanes have to say."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -49,8 +55,13 @@ class _Request:
     guarded: Guarded
 
 
-def requests(plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str]) -> Requests:
-    """Per event what the model is asked. What is done for one is bounded, whatever stands in it."""
+def requests(
+    plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str], mask: Callable[[str | None], str | None] | None = None
+) -> Requests:
+    """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
+
+    ``mask`` is for the keys of budgets and rates, which leave.
+    """
     texts = [frame[name].cast(pl.String).to_list() for name in plan.fields]
     made = [
         _request(plan, dict(zip(plan.fields, row, strict=True)), id)
@@ -61,6 +72,9 @@ def requests(plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str]) -> Requests
         USER: _objects([one.user for one in made]),
         MOST_TOKENS: np.array([one.most_tokens for one in made], np.int64),
         CANARY: _objects([one.canary for one in made]),
+        INPUT_BOUND: np.array([one.tokens for one in made], np.int64),
+        BUDGET_KEY: _keys(frame, plan.budget.by, mask),
+        LIMIT_KEY: _keys(frame, plan.limits.by, mask),
     }
     own: dict[str, list[Any]] = {
         PROMPT: [f"{plan.prompt.name}@{plan.prompt.version}"] * len(made),
@@ -117,6 +131,12 @@ def _fitted(plan: LlmPlan, texts: dict[str, str], marks: Marks) -> dict[str, str
         fitted[name] = kept
         room -= plan.counter.count(kept)
     return {name: fitted[name] for name in texts}
+
+
+def _keys(frame: pl.DataFrame, by: str | None, mask: Callable[[str | None], str | None] | None) -> NDArray[Any]:
+    """What a column says of each row, as text; nothing where there is no such column."""
+    texts: list[str | None] = [None] * len(frame) if by is None else frame[by].cast(pl.String).to_list()
+    return _objects(texts if mask is None else list(map(mask, texts)))
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
