@@ -27,11 +27,11 @@ def budget_of(document: Document, at: Path_, part: LlmPart, file: PipelineFile, 
     money = None if budget.money_per_day is None else Limit(budget.money_per_day.micros, DAY)
     if of_key is not None:
         here: Path_ = (*own, "tokens_per_key")
-        _check_column(document, (*here, "by"), of_key.by, scope)
+        known = _check_column(document, (*here, "by"), of_key.by, scope)
         if of_key.limit < budget.tokens_per_request and not document.is_broken((*here, "limit")):
             message = f"a key has {of_key.limit:,} tokens, and a request can take {budget.tokens_per_request:,}"
             document.problem((*here, "limit"), message, "raise it, or lower `tokens_per_request`")
-        if part.redis is None and not document.is_broken((*at, "redis")):
+        if known and part.redis is None and not document.is_broken((*at, "redis")):
             _check_lanes(document, (*here, "by"), of_key.by, file)
     price = _price(document, at, part)
     if money is not None and price is not None:
@@ -47,18 +47,22 @@ def limits_of(document: Document, at: Path_, part: LlmPart, scope: Scope) -> Lim
     limits = part.limits
     if limits.per is None:
         return LimitsPlan(limits.requests)
-    [(by, each)] = limits.per.items()
+    (by, each), *others = limits.per.items()
+    if others:
+        message = "requests are limited by one field, and here are several"
+        document.problem((*at, "limits", "per", others[0][0]), message, "keep one of them", at_key=True)
     _check_column(document, (*at, "limits", "per", by), by, scope, at_key=True)
     return LimitsPlan(limits.requests, by, each)
 
 
-def _check_column(document: Document, at: Path_, name: str, scope: Scope, *, at_key: bool = False) -> None:
+def _check_column(document: Document, at: Path_, name: str, scope: Scope, *, at_key: bool = False) -> bool:
     if document.is_broken(at) or scope.open or name in scope.uncertain:
-        return
+        return True
     known = set(scope.known) - {SCORE, CONFIDENCE} - set(scope.of_models)
     if name not in known:
         message = f"`{name}` is no field and no feature"
         document.problem(at, message, near(name, known, "columns"), at_key=at_key)
+    return name in known
 
 
 def _check_lanes(document: Document, at: Path_, by: str, file: PipelineFile) -> None:

@@ -46,7 +46,7 @@ class LlmLimitsPart(Part):
 
     requests: RateOf | None = Field(None, description="Of all events together: `50/s`")
     per: dict[Text, RateOf] | None = Field(
-        None, min_length=1, max_length=1, description="Of the events of one key: `{tenant: 5/s}`, a field or a feature"
+        None, min_length=1, description="Of the events of one key: `{tenant: 5/s}`, a field or a feature"
     )
 
 
