@@ -9,12 +9,15 @@ from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
+from streamproc.io.llm.shared import Shared
 from streamproc.io.variables import filled
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart
 from streamproc.stores import policy_of
 
 MILLION = 1_000_000
+DEADLINES = 3
+"""For so many deadlines a reservation waits for its owner."""
 UNSET = "http://unset.invalid/v1"
 """Stands for an address from a variable, where a file is only checked."""
 
@@ -37,7 +40,19 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
         p99=part.latency.p99.total_seconds(),
         hedges=part.latency.hedges / MILLION,
     )
-    bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
+    request = {"tokens_per_request": part.budget.tokens_per_request, "answer": part.budget.answer}
+    bounds = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
     # Not the prompt: which version an event is given changes while a worker runs, and stands in its decision.
     identity = [plan.output.schema, bounds]
-    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity)
+    kept = DEADLINES * part.deadline.total_seconds()
+    policy = LlmPolicy(part.model, part.parameters, latency, part.in_flight, kept)
+    return LlmModel(endpoints, policy, plan, identity, _shared(part, plan, environ))
+
+
+def _shared(part: LlmPart, plan: LlmPlan, environ: Mapping[str, str] | None) -> Shared | None:
+    """The Redis in which workers share what they spent and their rates, where there is anything to be shared."""
+    if part.redis is None or environ is None or not (plan.budget.is_limited or plan.limits.is_limited):
+        return None
+    # What stands in braces says where a cluster keeps a key: all of a model's are together, as scripts want it.
+    prefix = f"streamproc:{{{plan.pipeline}:{plan.prefix}}}"
+    return Shared(filled(part.redis, environ, "`model.llm.redis`"), prefix)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.detector import LEVELS
 from streamproc.core.drift.view import VIEW, DriftView, Standing
+from streamproc.core.llm.budget import BudgetPlan
 from streamproc.core.names import MODEL_CONFIDENCE, NO_SUCH_KEY
-from streamproc.core.plan import Plan
+from streamproc.core.plan import ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Batch, Effects, Lookup, Seen, run
 from streamproc.core.records import text_headers
 from streamproc.core.state import Tables
@@ -76,7 +77,7 @@ class Result:
 
 def run_tests(pipeline: Pipeline, chosen: Callable[[str], bool] = lambda name: True) -> list[Result]:
     """The results of the file's tests, in file order; only of those whose name is chosen."""
-    processor = DecideProcessor.of(in_clear(pipeline.plan))  # a test compares values and not their hashes
+    processor = DecideProcessor.of(_free(in_clear(pipeline.plan)))  # a test compares values and not their hashes
     results = []
     for index, test in enumerate(pipeline.loaded.file.tests):
         if chosen(test.name):
@@ -84,6 +85,16 @@ def run_tests(pipeline: Pipeline, chosen: Callable[[str], bool] = lambda name: T
             outcome = decide(processor, test, pipeline.answers.now)
             results.append(Result(test.name, line, outcome, compare(test, outcome)))
     return results
+
+
+def _free(plan: Plan) -> Plan:
+    """The plan without budgets: answers that stand in a file cost nothing."""
+
+    def free(model: ModelPlan) -> ModelPlan:
+        return model if model.llm is None else replace(model, llm=replace(model.llm, budget=BudgetPlan()))
+
+    stand_ins, shadows = tuple(map(free, plan.stand_ins)), tuple(map(free, plan.shadows))
+    return replace(plan, model=plan.model and free(plan.model), stand_ins=stand_ins, shadows=shadows)
 
 
 def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], Answer]) -> Outcome:

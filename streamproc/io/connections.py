@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ class Connections:
         """``settings`` are those of the session beside the usual ones."""
         self._settings = settings
         self._closed = False
+        self._others = list[Callable[[], Awaitable[object]]]()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: aiohttp.ClientSession | None = None
         self._thread: threading.Thread | None = None
@@ -66,6 +67,10 @@ class Connections:
             self._session = aiohttp.ClientSession(trust_env=False, **self._settings)
         return self._session
 
+    def also_close(self, what: Callable[[], Awaitable[object]]) -> None:
+        """Something else that is open on the loop, and closed after the calls have ended."""
+        self._others.append(what)
+
     def close(self) -> None:
         """Close what is open, and end the thread."""
         with self._starting:
@@ -85,6 +90,8 @@ class Connections:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        for close in self._others:
+            await close()
         if self._session is not None:
             await self._session.close()
             self._session = None

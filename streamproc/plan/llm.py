@@ -14,8 +14,11 @@ from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
+from streamproc.plan.llm_budget import budget_of, limits_of
 from streamproc.plan.llm_parts import LlmPart
+from streamproc.plan.models import PipelineFile
 from streamproc.plan.prompts import read_prompts
+from streamproc.plan.scope import Scope
 from streamproc.wording import counted
 
 MOST_CHARS = 400_000
@@ -26,11 +29,14 @@ OWN_PARAMETERS = frozenset(
 ROOM_HINT = "raise `tokens_per_request`, shorten the prompt, or state `bytes_per_token` if you know the tokenizer"
 
 
-def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan | None:
+def make_llm(
+    document: Document, at: Path_, name: str, part: LlmPart, file: PipelineFile, scope: Scope
+) -> LlmPlan | None:
     """What the core needs of it; ``None`` with what is wrong with it noted."""
     bounded = _check_bounds(document, at, part)
     prompts = _prompts(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
+    budget, limits = budget_of(document, at, part, file, scope), limits_of(document, at, part, scope)
     if not bounded or prompts is None or output is None:
         return None
     plan = LlmPlan(
@@ -46,6 +52,9 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         flag_above=part.flag_above,
         canary=prompts.canary,
         canary_share=prompts.share,
+        pipeline=file.pipeline,
+        budget=budget,
+        limits=limits,
     )
     own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):

@@ -9,16 +9,45 @@ from pydantic import BeforeValidator, Field
 
 from streamproc.core.llm.tokens import Cut
 from streamproc.core.names import VARIABLE
+from streamproc.plan.amounts import Amount, Count, RateOf
 from streamproc.plan.budgets import Share
 from streamproc.plan.durations import Duration
 from streamproc.plan.parts import Constant, Part, Slug, Text
 
 
+class KeyBudgetPart(Part):
+    """What the events of one key may take."""
+
+    by: Text = Field(description="The field or feature whose values are the keys")
+    per: Duration = Field(
+        timedelta(days=1), description="In each period of this length; they begin at the epoch, in UTC"
+    )
+    limit: Count = Field(description="So many tokens: `200k`")
+
+
 class LlmBudgetPart(Part):
-    """What a request may take."""
+    """What may be spent."""
 
     tokens_per_request: int = Field(1_500, ge=64, le=1_000_000, description="Tokens of a request with its answer")
     answer: int = Field(300, ge=16, le=100_000, description="So many of them are kept free for the answer")
+    tokens_per_key: KeyBudgetPart | None = Field(None, description="What the events of one key may take in a period")
+    money_per_day: Amount | None = Field(None, description="What all events together may cost in a day: `20 USD`")
+
+
+class PricePart(Part):
+    """What a million tokens cost."""
+
+    input: Amount = Field(description="Of what the model is shown: `2.50 USD`")
+    output: Amount = Field(description="Of what it writes: `10 USD`")
+
+
+class LlmLimitsPart(Part):
+    """How many requests may be made."""
+
+    requests: RateOf | None = Field(None, description="Of all events together: `50/s`")
+    per: dict[Text, RateOf] | None = Field(
+        None, min_length=1, description="Of the events of one key: `{tenant: 5/s}`, a field or a feature"
+    )
 
 
 class LatencyPart(Part):
@@ -45,7 +74,9 @@ class LlmPart(Part):
     prompt: Text = Field(description="The folder of a prompt, relative to this file: `VERSION.md` and `labels.yaml`")
     input: list[Text] = Field(min_length=1, max_length=20, description="The texts that it is shown: fields, features")
     output: Text = Field(description="A JSON Schema that its answer must satisfy, with a number `score`")
-    budget: LlmBudgetPart = Field(LlmBudgetPart(), description="What a request may take")  # type: ignore[call-arg]
+    budget: LlmBudgetPart = Field(LlmBudgetPart(), description="What may be spent")  # type: ignore[call-arg]
+    price: PricePart | None = Field(None, description="Of a million tokens: `{input: 2.50 USD, output: 10 USD}`")
+    limits: LlmLimitsPart = Field(LlmLimitsPart(), description="How many requests may be made")  # type: ignore[call-arg]
     cut: Cut = Field("middle", description="What is kept of what is too long: `head`, `tail`, `middle` or `refuse`")
     most_chars: int = Field(20_000, ge=100, le=200_000, description="Of each input no more is read")
     bytes_per_token: float = Field(

@@ -80,7 +80,7 @@ def make_models(document: Document, file: PipelineFile, scope: Scope, inspect: I
     chain, shadows = placed(file)
     _check_ids(document, [*chain, *shadows])
     secrets = secrets_of(file)
-    made = [[_made(document, *one, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
+    made = [[_made(document, *one, file, scope, inspect, secrets) for one in group] for group in (chain, shadows)]
     first, *others = (tuple(one for one in group if one is not None) for group in made)
     models = Models(first, *others)
     _check_shadows(document, chain, shadows)
@@ -171,6 +171,7 @@ def _made(
     at: Path_,
     name: str,
     part: ModelPart,
+    file: PipelineFile,
     scope: Scope,
     inspect: Inspect,
     secrets: frozenset[str],
@@ -179,7 +180,7 @@ def _made(
         return None
     _check_inputs(document, at, part, scope)
     _check_classes(document, at, part)
-    llm = None if part.llm is None else make_llm(document, (*at, "llm"), name, part.llm)
+    llm = None if part.llm is None else make_llm(document, (*at, "llm"), name, part.llm, file, scope)
     sound = part.llm is None or llm is not None
     facts = _inspected(document, at, name, part, llm, inspect, secrets) if sound else None
     if facts is None and part.llm is not None:

@@ -35,6 +35,17 @@ _PLACEHOLDERS: Mapping[tuple[str, ...], Any] = {
     ("model", "inputs", "*"): "placeholder",
     ("model", "classes", "*"): "placeholder",
     **{
+        (name, *item, "llm", *rest): value
+        for name, item in (("model", ()), ("model", ("*",)), ("shadow", ("*",)))
+        for rest, value in (
+            (("budget", "tokens_per_key", "by"), "placeholder"),
+            (("budget", "tokens_per_key", "limit"), "1G"),
+            (("price", "input"), "1 USD"),
+            (("price", "output"), "1 USD"),
+            (("limits", "per", "*"), "1/s"),
+        )
+    },
+    **{
         (name, "*", *rest): value
         for name in ("model", "shadow")
         for rest, value in (

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS
-from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
+from streamproc.core.llm.request import INPUT_BOUND, MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
 from streamproc.errors import UserError
 from streamproc.io.breaker import BreakerPolicy
@@ -33,6 +33,7 @@ NO_HEDGES = LatencyPolicy(p95=0.2, p99=0.3, hedges=0.0)
 def ask(count: int = 1) -> Score:
     """Rows with texts of their own."""
     columns: dict[str, Any] = {
+        INPUT_BOUND: np.full(count, 30),
         SYSTEM: np.array(["be brief"] * count, object),
         USER: np.array([f"text {row}" for row in range(count)], object),
         MOST_TOKENS: np.full(count, 50),

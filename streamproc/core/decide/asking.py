@@ -15,9 +15,10 @@ from streamproc.core.decide.usable import Usable, nothing_like
 from streamproc.core.llm.answer import read
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
 from streamproc.core.llm.prompts import PROMPTS, Prompts, with_prompt
-from streamproc.core.llm.request import Requests, requests
+from streamproc.core.llm.request import BUDGET, MOST_CALLS, Requests, requests
 from streamproc.core.plan import ModelPlan, Plan
 from streamproc.core.processor import Answer, Score, Seen
+from streamproc.core.sensitive import Masker
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ class AskingInWords(Asking):
         return self.made.columns
 
     def ask(self, rows: Rows | None = None) -> Score:
-        return super(AskingInWords, self).ask(self._asked(rows))
+        return super(AskingInWords, self).ask(self.asked(rows))
 
     def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
-        asked = self._asked(rows)
+        asked = self.asked(rows)
         if len(answer.values) != len(asked) or len(answer.reasons) != len(asked):
             answer = Answer.nothing(len(asked), "wrong_length", answer.version)
         columns = {name: column[asked] for name, column in self.columns.items()}
@@ -84,7 +85,17 @@ class AskingInWords(Asking):
     def shown(self) -> Sequence[pl.Series]:
         return self.made.shown
 
-    def _asked(self, rows: Rows | None) -> Rows:
+    def within(self, most_calls: Mapping[int, int]) -> AskingInWords:
+        """The same, where there may be so many calls for these rows; a row without any is not asked about."""
+        columns, reasons = dict(self.made.columns), list(self.made.reasons)
+        allowed = columns[MOST_CALLS] = np.array(columns.get(MOST_CALLS, np.zeros(len(reasons))), np.int64)
+        for row, most in most_calls.items():
+            allowed[row] = most
+            reasons[row] = reasons[row] if most else BUDGET
+        return replace(self, made=replace(self.made, columns=columns, reasons=reasons))
+
+    def asked(self, rows: Rows | None) -> Rows:
+        """Which of these rows the model is asked about."""
         whole = np.arange(len(self.ids)) if rows is None else rows
         return whole[[self.made.reasons[row] is None for row in whole.tolist()]] if len(whole) else whole
 
@@ -107,13 +118,14 @@ class AskingInWords(Asking):
         return Answer(values, reasons, answer.version, answer.health, columns, versions)  # type: ignore[arg-type]
 
 
-def asking_of(plan: Plan, model: ModelPlan, frame: Frame, seen: Seen) -> Asking:
-    """How a model of a plan is asked about the events of a frame."""
+def asking_of(plan: Plan, model: ModelPlan, frame: Frame, seen: Seen, masker: Masker | None = None) -> Asking:
+    """How a model of a plan is asked about the events of a frame. With a masker no key of an event leaves in clear."""
     if model.llm is None:
         return Asking(model, frame)
     said: Mapping[str, Prompts] = seen.views.get(PROMPTS, {})
     prompts = said.get(model.llm.prompt.name, model.llm.prompts).of(_keys(plan, frame))
-    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids, prompts))
+    mask = None if masker is None else masker.hash
+    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids, prompts, mask))
 
 
 def _keys(plan: Plan, frame: Frame) -> list[bytes]:

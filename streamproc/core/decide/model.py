@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from streamproc.core.decide.asking import asking_of
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
+from streamproc.core.decide.spending import Spending
 from streamproc.core.decide.usable import Usable, causes_of, nothing_like
 from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import SCORE, Plan
 from streamproc.core.processor import Answer, Ask
+from streamproc.core.sensitive import Masker
 
 MODEL: Final = "model"
 """The name of the stage."""
@@ -28,31 +30,41 @@ NOT_ASKED = "mode_fallback"
 """Why there is no score while people let the fallback chain alone decide: the model may be what is wrong."""
 
 
-def model_stage(plan: Plan) -> Stage:
-    """Adds ``score``: float64, null where there is no usable one; and what else of the models is read or recorded."""
+def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Stage:
+    """Adds ``score``: float64, null where there is no usable one; and what else of the models is read or recorded.
+
+    What may be spent is shared by ``lanes``.
+    """
     reads = frozenset(name for model in (*plan.models, *plan.shadows) for name in model.inputs)
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         count = len(frame)
-        asking = {model.name: asking_of(plan, model, frame, context.seen) for model in plan.models}
+        asking = {model.name: asking_of(plan, model, frame, context.seen, masker) for model in plan.models}
         for one in asking.values():
             if one.shown:
                 frame.add(*one.shown)
         if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
             _not_asked(plan, frame)
             return
-        beside = [asking_of(plan, model, frame, context.seen) for model in plan.shadows]
-        first, *others = yield [one.ask() for one in (asking[plan.model.name], *beside)]
-        frame.shadows = [_shadow(one.usable(answer)) for one, answer in zip(beside, others, strict=True)]
-        taken = asking[plan.model.name].usable(first)
+        spending = Spending(frame, context, lanes)
+        shadows = (asking_of(plan, model, frame, context.seen, masker) for model in plan.shadows)
+        together = [spending.reserved(one) for one in (asking[plan.model.name], *shadows)]
+        answers = yield [one.ask() for one in together]
+        for one, answer in zip(together, answers, strict=True):
+            spending.settle(one, answer)
+        taken, *beside = (one.usable(answer) for one, answer in zip(together, answers, strict=True))
+        frame.shadows = list(map(_shadow, beside))
         status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
         if plan.stand_ins and taken.missing.any():
             status = list(taken.reasons)
             for number, model in enumerate(plan.stand_ins, 2):
                 rows = np.flatnonzero(taken.missing)
                 if len(rows):
-                    [answer] = yield [asking[model.name].ask(rows)]
-                    _stand_in(taken, asking[model.name].usable(answer, rows), rows, scorers, number, plan.spent)
+                    one = spending.reserved(asking[model.name], rows)
+                    [answer] = yield [one.ask(rows)]
+                    spending.settle(one, answer, rows)
+                    _stand_in(taken, one.usable(answer, rows), rows, scorers, number, plan.spent)
+        spending.keep()
         _take(plan, frame, taken, status, scorers)
 
     return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)

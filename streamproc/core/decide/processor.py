@@ -22,6 +22,7 @@ from streamproc.core.decide.explore import explore_stage
 from streamproc.core.decide.frame import Context, Frame, LanesRecords, Stage
 from streamproc.core.decide.model import MODEL, model_stage
 from streamproc.core.decide.rules import rules_stage
+from streamproc.core.decide.spending import TABLE as SPENT_TABLE
 from streamproc.core.dedupe.memory import TABLE as DEDUPE_TABLE
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.plan import Plan
@@ -29,7 +30,7 @@ from streamproc.core.processor import Answer, Ask, Batch, Effects, LanesSteps, O
 from streamproc.core.sensitive import Masker
 from streamproc.core.windows.lane import TABLE as WINDOWS_TABLE
 
-TABLES: Final = (CAP_TABLE, EXPLORE_TABLE, DEDUPE_TABLE, WINDOWS_TABLE)
+TABLES: Final = (CAP_TABLE, EXPLORE_TABLE, DEDUPE_TABLE, WINDOWS_TABLE, SPENT_TABLE)
 """The tables of a lane, whatever the plan: what a plan before this one wrote may be there."""
 
 
@@ -52,11 +53,12 @@ class DecideProcessor:
     ) -> DecideProcessor:
         """The processor of a plan on so many lanes. Raises ValueError where sensitive fields would have no masker.
 
-        Without lanes, such as over a file, nothing is explored.
+        Without lanes, such as over a file, nothing is explored, and one lane may spend all.
         """
         if plan.events.sensitive and masker is None:
             raise ValueError("a plan with sensitive fields needs a masker")
-        makers: list[Callable[[Plan], Stage]] = [model_stage, drift_stage, confidence_stage, rules_stage]
+        models = partial(model_stage, masker=masker, lanes=max(lanes, 1))
+        makers: list[Callable[[Plan], Stage]] = [models, drift_stage, confidence_stage, rules_stage]
         if plan.capped:
             makers.append(cap_stage)
         if plan.explore is not None and lanes:

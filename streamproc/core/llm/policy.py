@@ -9,9 +9,11 @@ from functools import lru_cache
 import polars as pl
 
 from streamproc.core.contract import Contract
+from streamproc.core.llm.budget import BudgetPlan
 from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
 from streamproc.core.llm.prompts import Prompts
+from streamproc.core.llm.rates import LimitsPlan
 from streamproc.core.llm.tokens import Cut, Tokens
 
 INPUT_TOKENS = "input_tokens"
@@ -22,10 +24,12 @@ PROMPT = "prompt"
 PROMPT_HASH = "prompt_hash"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
+TOKENS = "tokens"
+MONEY = "money"
 GUARD = "guard_"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
-TOOK = (OUTPUT_TOKENS, CALLS)
+TOOK = (OUTPUT_TOKENS, CALLS, TOKENS, MONEY)
 """What asking took: of these the shell tells."""
 LEAST_ROOM = 64
 """Tokens for the texts of an event; with fewer there is no use in asking."""
@@ -40,6 +44,7 @@ class LlmPlan:
     too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
     ``prompt`` is the version of production, ``canary`` the one that ``canary_share`` millionths of all keys are given,
     as long as nobody says otherwise on the control topic.
+    What is spent is kept within ``budget``, requests within ``limits``; both are of the pipeline of this name.
     """
 
     prefix: str
@@ -54,6 +59,9 @@ class LlmPlan:
     flag_above: float = FLAG_ABOVE
     canary: Prompt | None = None
     canary_share: int = 0
+    pipeline: str = ""
+    budget: BudgetPlan = field(default_factory=BudgetPlan)
+    limits: LimitsPlan = field(default_factory=LimitsPlan)
 
     @property
     def prompts(self) -> Prompts:

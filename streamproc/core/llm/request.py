@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,12 @@ SYSTEM: Final = "system"
 USER: Final = "user"
 MOST_TOKENS: Final = "max_tokens"
 CANARY: Final = "canary"
+BUDGET_KEY: Final = "budget_key"
+LIMIT_KEY: Final = "limit_key"
+INPUT_BOUND: Final = "tokens"
+"""Tokens of the request's messages at most; with ``max_tokens`` all that a call can take."""
+MOST_CALLS: Final = "most_calls"
+"""So many calls there may be for a row. The column is there where lanes have to say."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -50,11 +56,16 @@ class _Request:
 
 
 def requests(
-    plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str], prompts: Sequence[Prompt] | None = None
+    plan: LlmPlan,
+    frame: pl.DataFrame,
+    ids: Sequence[str],
+    prompts: Sequence[Prompt] | None = None,
+    mask: Callable[[str | None], str | None] | None = None,
 ) -> Requests:
     """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
 
-    ``prompts`` has the version of the prompt for each event; by default it is that of production.
+    ``prompts`` has the version of the prompt for each event; by default it is that of production. ``mask`` is for the
+    keys of budgets and rates, which leave.
     """
     prompts = [plan.prompt] * len(ids) if prompts is None else prompts
     texts = [frame[name].cast(pl.String).to_list() for name in plan.fields]
@@ -69,6 +80,9 @@ def requests(
         CANARY: _objects([one.canary for one in made]),
         PROMPT: _objects([prompt.label for prompt in prompts]),
         PROMPT_HASH: _objects([prompt.hash for prompt in prompts]),
+        INPUT_BOUND: np.array([one.tokens for one in made], np.int64),
+        BUDGET_KEY: _keys(frame, plan.budget.by, mask),
+        LIMIT_KEY: _keys(frame, plan.limits.by, mask),
     }
     own: dict[str, list[Any]] = {
         PROMPT: [prompt.label for prompt in prompts],
@@ -126,6 +140,12 @@ def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> di
         fitted[name] = kept
         room -= plan.counter.count(kept)
     return {name: fitted[name] for name in texts}
+
+
+def _keys(frame: pl.DataFrame, by: str | None, mask: Callable[[str | None], str | None] | None) -> NDArray[Any]:
+    """What a column says of each row, as text; nothing where there is no such column."""
+    texts: list[str | None] = [None] * len(frame) if by is None else frame[by].cast(pl.String).to_list()
+    return _objects(texts if mask is None else list(map(mask, texts)))
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

@@ -34,16 +34,17 @@ KEY_HINT = "look for a line break within `model.llm.key`"
 class Failed(Exception):
     """A call came to nothing, and another one may do better. ``reason`` is what stands in the decision.
 
-    ``after``: the server wants to be left alone for so many seconds.
+    ``after``: the server wants to be left alone for so many seconds. ``free``: it has answered nothing, and will take
+    no money for it.
     """
 
-    def __init__(self, reason: str, what: str, after: float = 0.0) -> None:
+    def __init__(self, reason: str, what: str, after: float = 0.0, *, free: bool = False) -> None:
         super().__init__(what)
-        self.reason, self.after = reason, after
+        self.reason, self.after, self.free = reason, after, free
 
 
 class Refused(Exception):
-    """The call was answered, and there is no use in making it again. ``reason`` is what stands in the decision."""
+    """The call was refused, and there is no use in making it again. ``reason`` is what stands in the decision."""
 
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(what)
@@ -89,6 +90,8 @@ class Endpoint:
                     raise
         except (Broken, TooLarge) as error:
             raise Failed("model_error", str(error)) from error
+        except aiohttp.ClientConnectorError as error:
+            raise Failed("model_unavailable", type(error).__name__, free=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Failed("model_unavailable", type(error).__name__) from error
 
@@ -96,9 +99,9 @@ class Endpoint:
 def _status(response: aiohttp.ClientResponse) -> Exception:
     status = response.status
     if status in TOO_MANY:
-        return Failed("rate_limited", f"status {status}", _retry_after(response))
+        return Failed("rate_limited", f"status {status}", _retry_after(response), free=True)
     if status in TRY_ELSEWHERE:
-        return Failed("model_unavailable", f"status {status}", _retry_after(response))
+        return Failed("model_unavailable", f"status {status}", _retry_after(response), free=True)
     return Refused("model_error", f"status {status}")
 
 

@@ -18,17 +18,23 @@ import numpy as np
 import orjson
 
 from streamproc.core.llm.answer import UNWANTED
+from streamproc.core.llm.budget import MILLION
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
-from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
-from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
+from streamproc.core.llm.policy import CALLS, MONEY, OUTPUT_TOKENS, TOKENS, LlmPlan
+from streamproc.core.llm.request import BUDGET
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
+from streamproc.io.llm.budgets import Budgets, Debt
 from streamproc.io.llm.endpoint import Endpoint, Failed, Refused
+from streamproc.io.llm.limits import Limits
+from streamproc.io.llm.row import Row, rows_of
+from streamproc.io.llm.shared import Shared
 from streamproc.io.llm.stream import Completion
 from streamproc.io.model import named
 
 HASH_BYTES = 16
+RATE_LIMITED: Final = "rate_limited"
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.05
 """Seconds before a second attempt; twice as many before the third."""
@@ -40,31 +46,29 @@ WHOLE_SHARE: Final = 0.8
 @dataclass(frozen=True, slots=True)
 class LlmPolicy:
     """``model`` is its name at the endpoints, ``parameters`` go into each request as they are. At most ``in_flight``
-    rows are asked about at once."""
+    rows are asked about at once. What is reserved is kept for its owner for ``keep_reserved`` seconds."""
 
     model: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     latency: LatencyPolicy = field(default_factory=LatencyPolicy)
     in_flight: int = 32
+    keep_reserved: float = 10.0
 
 
-@dataclass(slots=True)
-class _Row:
-    """What became of a row. ``whole`` are the seconds that there are for all of it."""
-
-    whole: float
-    text: str | None = None
-    reason: str | None = None
-    calls: int = 0
-    output_tokens: int = 0
-    model: str = ""
+class _NotMade(Failed):
+    """A second call that there was nothing for."""
 
 
 class LlmModel:
     """Answers asks whose columns are those of ``streamproc.core.llm.request``, with the text that the model wrote."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], policy: LlmPolicy, plan: LlmPlan, identity: Sequence[Any]
+        self,
+        endpoints: Sequence[Endpoint],
+        policy: LlmPolicy,
+        plan: LlmPlan,
+        identity: Sequence[Any],
+        shared: Shared | None = None,
     ) -> None:
         """``identity`` is what else decides the answers, as JSON: the bounds, and what they must satisfy.
 
@@ -78,6 +82,13 @@ class LlmModel:
         self._slots: asyncio.Semaphore | None = None
         # Nobody asks for packed answers, and a bomb stays packed.
         self._connections = Connections(auto_decompress=False)
+        self._limits = Limits(plan.limits, shared) if plan.limits.is_limited else None
+        self._budgets: Budgets | None = None
+        if shared is not None:
+            if plan.budget.is_limited and not plan.budget.in_lanes:
+                self._budgets = Budgets(shared, plan.budget, policy.keep_reserved)
+                self._connections.also_close(self._budgets.close)
+            self._connections.also_close(shared.close)
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
@@ -89,56 +100,89 @@ class LlmModel:
         columns = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
+            TOKENS: np.array([row.tokens for row in rows], np.float64),
+            MONEY: np.array([row.money / MILLION for row in rows], np.float64),
         }
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
-    async def _rows(self, ask: Score, deadline: float) -> list[_Row]:
+    async def _rows(self, ask: Score, deadline: float) -> list[Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
         whole = deadline - time.monotonic()
-        made = [_Row(whole, reason="timeout") for _ in ask.ids]
-        if whole <= 0:
-            return made
-        columns = ask.columns
-        parts = zip(made, columns[SYSTEM], columns[USER], columns[MOST_TOKENS].tolist(), strict=True)
-        await asyncio.gather(
-            *(self._ask(row, self._body(system, user, most), deadline) for row, system, user, most in parts)
-        )
+        made = rows_of(ask, whole)
+        if whole > 0:
+            await asyncio.gather(*(self._ask(row, self._body(row), deadline) for row in made))
+            await self._tell(deadline)
         return made
 
-    def _body(self, system: str, user: str, most_tokens: int) -> dict[str, Any]:
+    async def _tell(self, until: float) -> None:
+        """Tell of what was spent, if possible before the answer goes on."""
+        if self._budgets is None:
+            return
+        self._telling = asyncio.create_task(self._budgets.tell())
+        await asyncio.wait({self._telling}, timeout=max(0.0, until - time.monotonic()))
+
+    def _body(self, row: Row) -> dict[str, Any]:
         return {
             "temperature": 0,
             **self._policy.parameters,
             "model": self._policy.model,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
-            "max_tokens": most_tokens,
+            "messages": [{"role": "system", "content": row.system}, {"role": "user", "content": row.user}],
+            "max_tokens": row.most_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
 
-    async def _ask(self, row: _Row, body: Mapping[str, Any], until: float) -> None:
+    async def _ask(self, row: Row, body: Mapping[str, Any], until: float) -> None:
         """All attempts for a row. Its own reason stands there also where the time ends it."""
         assert self._slots is not None
-        row.reason = "busy"
+        row.reason = RATE_LIMITED if self._budgets is None else BUDGET
         try:
-            async with asyncio.timeout_at(until), self._slots:
-                row.reason = "timeout"
-                completion = await self._attempts(row, body, until)
+            async with asyncio.timeout_at(until):
+                denied = await self._denied(row, until)
+                row.reason = denied or "busy"
+                if denied is not None:
+                    return
+                async with self._slots:
+                    row.reason = "timeout"
+                    completion = await self._attempts(row, body, until)
         except TimeoutError:
             return
         except (Failed, Refused) as error:
             row.reason = error.reason
             return
+        finally:
+            if self._budgets is not None and row.reserves:
+                self._budgets.owe(Debt(row.id, row.budget_key, row.tokens, row.money))
         row.output_tokens, row.model = completion.output_tokens, named(completion.model)
         row.reason = "refused" if completion.refused else FINISHED.get(completion.finish, UNWANTED)
         row.text = "".join(completion.text) if row.reason is None else None
 
-    async def _attempts(self, row: _Row, body: Mapping[str, Any], until: float) -> Completion:
+    async def _denied(self, row: Row, until: float | None) -> str | None:
+        """Why there may not be one more call for a row. There may where its turn comes before a time, or is now, and
+        where there is something left to pay it with."""
+        if self._limits is not None:
+            took = self._latencies.quantile(0.5) or 0.0  # a turn is of no use to whom has no time left for a call
+            if not await self._limits.turn(row.limit_key, 0.0 if until is None else until - time.monotonic() - took):
+                return RATE_LIMITED
+        if row.allowed >= row.most_calls:
+            return BUDGET
+        if self._budgets is not None:
+            row.reserves = True
+            tokens, money = row.bound, self._plan.budget.cost(row.input_tokens, row.most_tokens)
+            several = row.allowed + 1
+            if not await self._budgets.reserve(row.id, row.budget_key, several * tokens, several * money):
+                return BUDGET
+        row.allowed += 1
+        return None
+
+    async def _attempts(self, row: Row, body: Mapping[str, Any], until: float) -> Completion:
         last = Failed("breaker_open", "no endpoint is asked at the moment")
         before: Endpoint | None = None
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(PAUSE * attempt)
+                if await self._denied(row, until) is not None:
+                    raise last
             chosen = self._choose(before)
             if chosen is None:
                 raise last
@@ -163,15 +207,15 @@ class LlmModel:
         return None
 
     async def _hedged(
-        self, row: _Row, body: Mapping[str, Any], chosen: tuple[Endpoint, Permit], until: float
+        self, row: Row, body: Mapping[str, Any], chosen: tuple[Endpoint, Permit], until: float
     ) -> Completion:
         """One call, and a second one where the first is slow and the share allows it: whichever is well first."""
         self._latencies.began()
         calls = {asyncio.create_task(self._call(row, body, *chosen, until))}
         try:
             done, _ = await asyncio.wait(calls, timeout=self._latencies.hedge_after)
-            if not done and self._may_hedge() and (other := self._choose(chosen[0])) is not None:
-                calls.add(asyncio.create_task(self._beside(row, body, *other, until)))
+            if not done and self._may_hedge():
+                calls.add(asyncio.create_task(self._beside(row, body, chosen[0], until)))
             waiting, last = set(calls), BaseException()
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -179,7 +223,7 @@ class LlmModel:
                     error = call.exception()
                     if error is None:
                         return call.result()
-                    last = error
+                    last = last if isinstance(error, _NotMade) else error
             raise last
         finally:
             for call in calls:
@@ -190,16 +234,17 @@ class LlmModel:
         assert self._slots is not None
         return not self._slots.locked() and self._latencies.may_hedge()
 
-    async def _beside(
-        self, row: _Row, body: Mapping[str, Any], endpoint: Endpoint, permit: Permit, until: float
-    ) -> Completion:
-        """A second call, in a slot of its own: it was free a moment ago."""
+    async def _beside(self, row: Row, body: Mapping[str, Any], besides: Endpoint, until: float) -> Completion:
+        """A second call, in a slot of its own: it was free a moment ago. It has to wait for nothing."""
         assert self._slots is not None
         async with self._slots:
-            return await self._call(row, body, endpoint, permit, until)
+            other = None if await self._denied(row, None) is not None else self._choose(besides)
+            if other is None:
+                raise _NotMade("", "no second call")
+            return await self._call(row, body, *other, until)
 
     async def _call(
-        self, row: _Row, body: Mapping[str, Any], endpoint: Endpoint, permit: Permit, until: float
+        self, row: Row, body: Mapping[str, Any], endpoint: Endpoint, permit: Permit, until: float
     ) -> Completion:
         """One call with its own time, told to the endpoint's breaker."""
         began = time.monotonic()
@@ -207,6 +252,7 @@ class LlmModel:
         enough = min(self._latencies.hedge_after, WHOLE_SHARE * row.whole)
         row.calls += 1
         failed: bool | None = True
+        completion, free = None, False
         try:
             async with asyncio.timeout(self._latencies.patience):
                 completion = await endpoint.complete(self._connections.session(), body)
@@ -216,9 +262,12 @@ class LlmModel:
             raise Failed("timeout", "no answer in time") from error
         except Failed as error:
             endpoint.quiet_until = max(endpoint.quiet_until, time.monotonic() + error.after)
+            free = error.free
+            if error.reason == RATE_LIMITED and self._limits is not None:
+                self._limits.refused(error.after)
             raise
         except Refused:
-            failed = False
+            failed, free = False, True
             raise
         except asyncio.CancelledError:
             # Another call was quicker, or the time of all is over: this one took so long at least.
@@ -227,6 +276,8 @@ class LlmModel:
                 self._latencies.took(time.monotonic() - began)
             raise
         finally:
+            if not free:
+                row.pay(self._plan.budget, completion)
             if failed is None:
                 endpoint.state.withdrawn(permit)
             else:

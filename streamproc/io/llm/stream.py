@@ -18,12 +18,13 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Completion:
-    """What was said so far. ``finish`` is empty while it is not over; ``output_tokens`` is 0 where the server does not
-    count."""
+    """What was said so far. ``finish`` is empty while it is not over; ``input_tokens`` and ``output_tokens`` are 0
+    where the server does not count."""
 
     text: list[str] = field(default_factory=list)
     finish: str = ""
     refused: bool = False
+    input_tokens: int = 0
     output_tokens: int = 0
     model: str = ""
     size: int = 0
@@ -99,6 +100,7 @@ def _add(completion: Completion, found: dict[str, Any], part: str) -> None:
     if isinstance(model := found.get("model"), str):
         completion.model = model
     if isinstance(usage, dict):
+        completion.input_tokens = _count(usage.get("prompt_tokens"))
         completion.output_tokens = _count(usage.get("completion_tokens"))
     for choice in choices[:1]:
         said = choice.get(part) if isinstance(choice, dict) else None

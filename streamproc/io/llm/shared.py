@@ -1,0 +1,77 @@
+"""What all workers share of a language model, in a Redis: scripts that are run within a time, one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from streamproc.io.breaker import Breaker, BreakerPolicy
+from streamproc.io.redis_client import redis_client
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+PATIENCE: Final = 0.25
+"""Seconds that a script may take. A Redis is asked before each call, and must not take the time that calls have."""
+BREAKER: Final = BreakerPolicy(failures=0.5, calls=2, wait=1.0)
+NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+"""
+"""Begins scripts that need to know what time it is: there is one clock for all workers."""
+
+
+@dataclass
+class Shared:
+    """``prefix`` begins the names of keys. All of a model's are in one slot of a cluster.
+
+    Scripts are run in the order in which they are asked for: who came first has the earlier place.
+    """
+
+    url: str
+    prefix: str
+    _breaker: Breaker = field(default_factory=lambda: Breaker(BREAKER))
+    _scripts: dict[str, Any] = field(default_factory=dict)
+    _client: Redis | None = None
+    _turns: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        redis_client(self.url, 1)  # what is wrong with the address shows here
+
+    async def run(self, script: str, keys: Sequence[str], *args: int | str, anyway: bool = False) -> list[int] | None:
+        """What a script says; ``None`` where that is not known, and it may have been run or not.
+
+        A Redis that has just failed is not asked, or everybody would wait for it; but ``anyway``.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            async with asyncio.timeout(PATIENCE), self._turns:
+                permit = self._breaker.allows(time.monotonic())
+                if permit is None and not anyway:
+                    return None
+                failed = True
+                try:
+                    said: list[int] = await self._script(script)(keys=keys, args=args)
+                    failed = False
+                    return said
+                finally:
+                    if permit is not None:
+                        self._breaker.ended(permit, failed, time.monotonic())
+        except (RedisError, OSError, TimeoutError):
+            return None
+
+    def _script(self, text: str) -> Any:
+        if self._client is None:
+            self._client = redis_client(self.url, 1)
+        if text not in self._scripts:
+            self._scripts[text] = self._client.register_script(text)
+        return self._scripts[text]
+
+    async def close(self) -> None:
+        client, self._client, self._scripts = self._client, None, {}
+        if client is not None:
+            await client.aclose()
