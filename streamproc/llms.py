@@ -8,7 +8,9 @@ from dataclasses import asdict
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
+from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint
+from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.variables import filled
 from streamproc.plan.llm_parts import LlmPart
@@ -40,4 +42,17 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
     )
     bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
     identity = [asdict(plan.prompt), plan.output.schema, bounds]
-    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity)
+    policy = LlmPolicy(part.model, part.parameters, latency, part.in_flight)
+    return LlmModel(endpoints, policy, plan, identity, None if environ is None else _cache(part, plan, environ))
+
+
+def _cache(part: LlmPart, plan: LlmPlan, environ: Mapping[str, str]) -> AnswerCache | None:
+    """What keeps its answers. Where nothing is asked, nothing is."""
+    policy = plan.cache
+    if policy is None:
+        return None
+    store: Store = MemoryStore(policy.most, policy.most_bytes, policy.seconds)
+    if part.redis is not None:
+        url = filled(part.redis, environ, "`model.llm.redis`")
+        store = RedisStore(url, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
+    return AnswerCache(plan, policy, part.model, part.parameters, store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ class Connections:
         self._session: aiohttp.ClientSession | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closers = list[Callable[[], Awaitable[None]]]()
 
     def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
         """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
@@ -66,6 +67,10 @@ class Connections:
             self._session = aiohttp.ClientSession(trust_env=False, **self._settings)
         return self._session
 
+    def also_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have something else closed on the loop, where there is one, once nobody waits for an answer any more."""
+        self._closers.append(closer)
+
     def close(self) -> None:
         """Close what is open, and end the thread."""
         with self._starting:
@@ -85,6 +90,7 @@ class Connections:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(*(closer() for closer in self._closers), return_exceptions=True)
         if self._session is not None:
             await self._session.close()
             self._session = None

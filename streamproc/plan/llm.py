@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from streamproc.core.contract import Contract
 from streamproc.core.contract.fields import INT64
-from streamproc.core.llm.policy import TOOK, LlmPlan
+from streamproc.core.llm.policy import TOLD, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.tokens import Tokens
 from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
+from streamproc.plan.llm_cache import cache_policy
 from streamproc.plan.llm_parts import LabelsPart, LlmPart
 from streamproc.wording import counted
 
@@ -32,7 +33,7 @@ LEAST_ROOM = 64
 """Tokens for the texts of an event; with fewer there is no use in asking."""
 
 
-def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan | None:
+def make_llm(document: Document, at: Path_, name: str, part: LlmPart, pipeline: str) -> LlmPlan | None:
     """What the core needs of it; ``None`` with what is wrong with it noted."""
     bounded = _check_bounds(document, at, part)
     prompt = _prompt(document, (*at, "prompt"), part)
@@ -50,8 +51,10 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         most_chars=part.most_chars,
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
+        pipeline=pipeline,
+        cache=None if part.cache is None else cache_policy(part.cache),
     )
-    own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
+    own = {*plan.given, *map(plan.name, TOLD), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")

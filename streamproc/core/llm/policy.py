@@ -9,6 +9,7 @@ from functools import cached_property
 import polars as pl
 
 from streamproc.core.contract import Contract
+from streamproc.core.llm.cache_policy import CACHE, CHECK, CachePolicy
 from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
 from streamproc.core.llm.tokens import Cut, Tokens
@@ -24,7 +25,9 @@ GUARD = "guard_"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS)
-"""What asking took: of these the shell tells."""
+"""What asking took."""
+TOLD = (*TOOK, CACHE, CHECK)
+"""Of these columns the shell tells."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class LlmPlan:
 
     A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
     too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    Answers are kept as ``cache`` has it, for this ``pipeline`` alone.
     """
 
     prefix: str
@@ -46,6 +50,8 @@ class LlmPlan:
     most_chars: int = 20_000
     counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
+    pipeline: str = ""
+    cache: CachePolicy | None = None
 
     @cached_property
     def instruction_tokens(self) -> int:
@@ -67,24 +73,38 @@ class LlmPlan:
         return {self.name(name): dtype for name, dtype in own.items()}
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The columns of the frame that decide what it is asked, or from what it is answered."""
+        by = None if self.cache is None else self.cache.by
+        return frozenset(self.fields) | ({by} if by is not None else frozenset())
+
+    @property
     def said(self) -> Mapping[str, pl.DataType]:
         """The columns that its answer gives beside the score."""
+        kept = () if self.cache is None else (CACHE, CHECK) if self.cache.semantic is not None else (CACHE,)
         return {
             **dict.fromkeys(map(self.name, TOOK), pl.Float64()),
+            **dict.fromkeys(map(self.name, kept), pl.String()),
             **{name: dtype for name, dtype in self.output.columns.items() if name not in SCORES},
         }
 
     @property
     def free_texts(self) -> frozenset[str]:
         """Those of its answer's fields that may hold any text."""
+        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - self.bounded
+
+    @property
+    def bounded(self) -> frozenset[str]:
+        """Those of its answer's fields that have one of a few values: an ``enum``, a ``const``, true or false."""
         fields = self.output.schema.get("properties", {})
         bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
-        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
+        truths = {name for name, kind in self.output.columns.items() if kind == pl.Boolean()}
+        return frozenset((bound | truths) & {*self.output.columns}) - SCORES
 
     @property
     def spent(self) -> frozenset[str]:
-        """Those of them that say what asking took."""
-        return frozenset(map(self.name, TOOK))
+        """Those of them that say what asking took, or what was found out by it."""
+        return frozenset(map(self.name, (*TOOK, CHECK)))
 
     def name(self, of: str) -> str:
         """The name of one of its own columns."""

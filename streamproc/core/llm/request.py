@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import polars as pl
 from numpy.typing import NDArray
 
@@ -22,6 +23,10 @@ SYSTEM: Final = "system"
 USER: Final = "user"
 MOST_TOKENS: Final = "max_tokens"
 CANARY: Final = "canary"
+INPUT: Final = "input"
+"""The texts as JSON, without marks, and with one space wherever there is any: what the answer is to."""
+TENANT: Final = "tenant"
+"""Whose event it is: nothing that is kept goes from one to another."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -40,6 +45,7 @@ class Requests:
 class _Request:
     system: str
     user: str
+    input: str
     most_tokens: int
     canary: str
     reason: str | None
@@ -62,6 +68,9 @@ def requests(plan: LlmPlan, frame: pl.DataFrame, ids: Sequence[str]) -> Requests
         MOST_TOKENS: np.array([one.most_tokens for one in made], np.int64),
         CANARY: _objects([one.canary for one in made]),
     }
+    if plan.cache is not None:
+        columns[INPUT] = _objects([one.input for one in made])
+        columns[TENANT] = _texts(frame, plan.cache.by)
     own: dict[str, list[Any]] = {
         PROMPT: [f"{plan.prompt.name}@{plan.prompt.version}"] * len(made),
         INPUT_CHARS: [one.chars for one in made],
@@ -100,7 +109,14 @@ def _request(plan: LlmPlan, fields: Mapping[str, str | None], decision_id: str) 
     elif kept is None or left < LEAST_ANSWER:
         reason = BUDGET
     chars = sum(len(text) for text in fields.values() if text)
-    return _Request(system, user, max(left, 0), marks.canary, reason, chars, tokens, script_of(whole.text), found)
+    shown = "" if kept is None or plan.cache is None else _as_input(kept)
+    script = script_of(whole.text)
+    return _Request(system, user, shown, max(left, 0), marks.canary, reason, chars, tokens, script, found)
+
+
+def _as_input(texts: Mapping[str, str]) -> str:
+    """Texts that differ in white space alone are one question."""
+    return orjson.dumps({name: " ".join(text.split()) for name, text in texts.items()}).decode()
 
 
 def _fitted(plan: LlmPlan, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
@@ -117,6 +133,11 @@ def _fitted(plan: LlmPlan, texts: dict[str, str], marks: Marks) -> dict[str, str
         fitted[name] = kept
         room -= plan.counter.count(kept)
     return {name: fitted[name] for name in texts}
+
+
+def _texts(frame: pl.DataFrame, name: str | None) -> NDArray[Any]:
+    """A column as texts; ``None`` for all rows without one."""
+    return _objects([None] * len(frame) if name is None else frame[name].cast(pl.String).to_list())
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

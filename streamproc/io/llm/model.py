@@ -16,14 +16,17 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from streamproc.core.llm.answer import UNWANTED
+from streamproc.core.llm.cache_policy import CACHE, CHECK
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
 from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
+from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint, Failed, Refused
 from streamproc.io.llm.stream import Completion
 from streamproc.io.model import named
@@ -58,16 +61,24 @@ class _Row:
     calls: int = 0
     output_tokens: int = 0
     model: str = ""
+    cache: str | None = None
+    check: str | None = None
 
 
 class LlmModel:
     """Answers asks whose columns are those of ``streamproc.core.llm.request``, with the text that the model wrote."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], policy: LlmPolicy, plan: LlmPlan, identity: Sequence[Any]
+        self,
+        endpoints: Sequence[Endpoint],
+        policy: LlmPolicy,
+        plan: LlmPlan,
+        identity: Sequence[Any],
+        cache: AnswerCache | None = None,
     ) -> None:
         """``identity`` is what else decides the answers, as JSON: the prompt, the bounds, what they must satisfy."""
         self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
+        self._cache = cache
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
         self._latencies = Latencies(policy.latency)
@@ -75,6 +86,8 @@ class LlmModel:
         self._slots: asyncio.Semaphore | None = None
         # Nobody asks for packed answers, and a bomb stays packed.
         self._connections = Connections(auto_decompress=False)
+        if cache is not None:
+            self._connections.also_close(cache.close)
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
@@ -83,11 +96,18 @@ class LlmModel:
         which is also the clock of event loops."""
         rows = self._connections.run(self._rows(ask, deadline))
         versions = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
         }
+        if self._cache is not None:
+            columns[CACHE] = np.array([row.cache for row in rows], object)
+            columns[CHECK] = np.array([row.check for row in rows], object)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
+
+    def forget(self, prompt: str) -> int:
+        """Let go of the answers to a prompt, by its hash, that this process keeps; how many that were."""
+        return 0 if self._cache is None else self._connections.run(self._cache.forget(prompt))
 
     async def _rows(self, ask: Score, deadline: float) -> list[_Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
@@ -96,10 +116,15 @@ class LlmModel:
         if whole <= 0:
             return made
         columns = ask.columns
-        parts = zip(made, columns[SYSTEM], columns[USER], columns[MOST_TOKENS].tolist(), strict=True)
-        await asyncio.gather(
-            *(self._ask(row, self._body(system, user, most), deadline) for row, system, user, most in parts)
-        )
+
+        async def call(number: int) -> None:
+            parts = columns[SYSTEM][number], columns[USER][number], int(columns[MOST_TOKENS][number])
+            await self._ask(made[number], self._body(*parts), deadline)
+
+        if self._cache is None:
+            await asyncio.gather(*map(call, range(len(made))))
+        else:
+            await self._cache.answer(ask, made, call, deadline)
         return made
 
     def _body(self, system: str, user: str, most_tokens: int) -> dict[str, Any]:
