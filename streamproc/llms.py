@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
+from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint
+from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.llm.shared import Shared
 from streamproc.io.variables import filled
@@ -46,13 +48,26 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
     identity = [plan.output.schema, bounds]
     kept = DEADLINES * part.deadline.total_seconds()
     policy = LlmPolicy(part.model, part.parameters, latency, part.in_flight, kept)
-    return LlmModel(endpoints, policy, plan, identity, _shared(part, plan, environ))
+    if environ is None:
+        return LlmModel(endpoints, policy, plan, identity)
+    redis = None if part.redis is None else filled(part.redis, environ, "`model.llm.redis`")
+    return LlmModel(endpoints, policy, plan, identity, shared=_shared(plan, redis), cache=_cache(part, plan, redis))
 
 
-def _shared(part: LlmPart, plan: LlmPlan, environ: Mapping[str, str] | None) -> Shared | None:
+def _shared(plan: LlmPlan, redis: str | None) -> Shared | None:
     """The Redis in which workers share what they spent and their rates, where there is anything to be shared."""
-    if part.redis is None or environ is None or not (plan.budget.is_limited or plan.limits.is_limited):
+    if redis is None or not (plan.budget.is_limited or plan.limits.is_limited):
         return None
     # What stands in braces says where a cluster keeps a key: all of a model's are together, as scripts want it.
-    prefix = f"streamproc:{{{plan.pipeline}:{plan.prefix}}}"
-    return Shared(filled(part.redis, environ, "`model.llm.redis`"), prefix)
+    return Shared(redis, f"streamproc:{{{plan.pipeline}:{plan.prefix}}}")
+
+
+def _cache(part: LlmPart, plan: LlmPlan, redis: str | None) -> AnswerCache | None:
+    """What keeps its answers."""
+    policy = plan.cache
+    if policy is None:
+        return None
+    store: Store = MemoryStore(policy.most, policy.most_bytes, policy.seconds)
+    if redis is not None:
+        store = RedisStore(redis, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
+    return AnswerCache(plan, policy, part.model, part.parameters, store)

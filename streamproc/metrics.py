@@ -92,6 +92,8 @@ COUNTED = {
         "overrides": "Decisions of people that are not what automation would have decided, by what they decided",
         "measured": "Records that the outcome agent was given or wrote, by what became of them",
         "outcomes": "Outcomes that came, by how they name their decision",
+        "llm_cache": "Events that a language model's cache answered, exact or semantic; and those that the model was"
+        " asked about all the same, to know whether the answer to a like text is right or wrong",
         "records": "Records written by agents of the user's own, by topic",
     }.items()
 }

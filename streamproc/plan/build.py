@@ -25,7 +25,7 @@ from streamproc.plan.outcomes import make_outcomes
 from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
-from streamproc.plan.scoring import Models, make_models, shown, texts_of_sensitive
+from streamproc.plan.scoring import Models, check_kept, make_models, shown, texts_of_sensitive
 from streamproc.plan.sources import declared, sources_of
 from streamproc.plan.windows import max_ahead, windows_policy
 
@@ -43,6 +43,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     windows = windows_policy(document, file)
     models = make_models(document, file, scope, inspect)
     sensitive = _tainted(file.events.sensitive, features)
+    check_kept(document, file, sensitive)
     sensitive |= texts_of_sensitive(models, sensitive)
     add_drift_columns(document, file, scope, sensitive)
     confidence = make_confidence(document, file, scope)

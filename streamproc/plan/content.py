@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -89,6 +89,8 @@ def _models(plans: Sequence[ModelPlan], models: Placed) -> list[list[Any]]:
             own.append(more)
         if plan.llm is not None:
             own.append([plan.llm.output.schema, plan.llm.flag_above, plan.llm.cut])
+            if (cache := plan.llm.cache) is not None:  # what is kept, and for how long, is no other answer
+                own.append({"cache": [cache.by, cache.least_confidence, cache.semantic and asdict(cache.semantic)]})
         content.append(own)
     return content
 

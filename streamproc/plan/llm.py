@@ -6,7 +6,7 @@ import re
 
 from streamproc.core.contract import Contract
 from streamproc.core.contract.fields import INT64
-from streamproc.core.llm.policy import TOOK, LlmPlan
+from streamproc.core.llm.policy import TOLD, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import Prompts
 from streamproc.core.llm.tokens import Tokens
@@ -15,6 +15,7 @@ from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.llm_budget import budget_of, limits_of
+from streamproc.plan.llm_cache import cache_policy
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.prompts import read_prompts
@@ -55,8 +56,9 @@ def make_llm(
         pipeline=file.pipeline,
         budget=budget,
         limits=limits,
+        cache=None if part.cache is None else cache_policy(part.cache),
     )
-    own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
+    own = {*plan.given, *map(plan.name, TOLD), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")

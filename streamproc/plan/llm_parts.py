@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from streamproc.core.llm.cache_policy import VERIFIED_LAST
 from streamproc.core.llm.tokens import Cut
 from streamproc.core.names import VARIABLE
 from streamproc.plan.amounts import Amount, Count, RateOf
-from streamproc.plan.budgets import Share
+from streamproc.plan.budgets import Portion, Share
 from streamproc.plan.durations import Duration
 from streamproc.plan.parts import Constant, Part, Slug, Text
 
@@ -58,6 +59,28 @@ class LatencyPart(Part):
     hedges: Share = Field(100_000, description="At most such a share of calls are second ones beside slow ones: `10%`")
 
 
+class SemanticPart(Part):
+    """Answers for texts that are alike."""
+
+    threshold: float = Field(0.95, ge=0.5, le=1, description="The cosine similarity from which on texts are alike")
+    verify: Share = Field(50_000, description="Of such answers so many are compared with a real one: `5%`")
+    limit: Share = Field(50_000, description="At most so many of them may be wrong, at 95 % confidence: `5%`")
+    fewest: int = Field(100, ge=30, le=VERIFIED_LAST, description="Before so many were compared none is served")
+    tolerance: float = Field(0.1, ge=0, le=1, description="Scores that differ by no more agree")
+    most: int = Field(2_000, ge=1, le=20_000, description="Texts that are held for one tenant and prompt")
+
+
+class AnswersPart(Part):
+    """Answers that are kept and given again."""
+
+    exact: Duration = Field(description="For how long, for equal texts")
+    semantic: SemanticPart | None = Field(None, description="Also for texts that are alike")
+    by: Text | None = Field(None, description="A field: nothing goes from one of its values to another")
+    most: int = Field(100_000, ge=1, le=10_000_000, description="Answers kept in memory, where there is no `redis`")
+    megabytes: int = Field(64, ge=1, le=65_536, description="What they may take there")
+    least_confidence: Portion = Field(0.5, description="Answers that state less are not kept")
+
+
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -88,6 +111,7 @@ class LlmPart(Part):
     redis: str | None = Field(
         None, description="`${NAME}`: a Redis in which all workers share what they spent, their rates and their cache"
     )
+    cache: AnswersPart | None = Field(None, description="Answers that are kept and given again")
     in_flight: int = Field(32, ge=1, le=64, description="So many calls at once")
     parameters: dict[Slug, Constant] = Field({}, description="Also sent with each request: `{seed: 1}`")
 

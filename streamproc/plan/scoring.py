@@ -115,6 +115,18 @@ def texts_of_sensitive(models: Models, sensitive: frozenset[str]) -> frozenset[s
     return frozenset[str]().union(*found)
 
 
+def check_kept(document: Document, file: PipelineFile, sensitive: frozenset[str]) -> None:
+    """Answers to something sensitive are not kept: they may repeat it, and nobody masks them there."""
+    for at, _, part in [one for group in placed(file) for one in group]:
+        if part.llm is None or part.llm.cache is None:
+            continue
+        for name in part.llm.input:
+            if name in sensitive:
+                message = f"`{name}` is sensitive or derives from what is, and answers to it would be kept"
+                remedy = "take `cache` out, or the input"
+                document.problem((*at, "llm", "cache"), message, remedy, at_key=True)
+
+
 def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope) -> None:
     own: dict[str, tuple[Path_, pl.DataType]] = {name: (("model",), kind) for name, kind in OF_MODELS.items()}
     plans = {model.name: model.llm for model in models.chain}
@@ -198,18 +210,31 @@ def _check_inputs(document: Document, path: Path_, part: ModelPart, scope: Scope
         if name in seen:
             document.problem(at, f"`{name}` is listed twice", "list each input once, in the model's order")
         seen.add(name)
-        kind = scope.known.get(name)
-        if name in (SCORE, CONFIDENCE):
-            document.problem(at, f"the model cannot read `{name}`, which follows from it", "name fields and features")
-        elif name in scope.params:
-            document.problem(at, f"`{name}` is a param, not a column", f"make a feature of it: `name: {name}`")
-        elif kind is None:
-            if not (scope.open or name in scope.uncertain):
-                hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
-                document.problem(at, f"the model's input `{name}` is no field and no feature", hint)
-        elif part.kind == "onnx" and part.llm is None and not (kind.is_numeric() or kind == pl.Boolean):
+        kind = _column(document, at, name, scope, "the model's input")
+        numbers = part.kind == "onnx" and part.llm is None
+        if kind is not None and numbers and not (kind.is_numeric() or kind == pl.Boolean):
             message = f"`{name}` is {'text' if kind == pl.String else 'a time'}, and the model wants numbers"
             document.problem(at, message, "make a number of it in a feature: CASE … WHEN … THEN 1.0 … END")
+    if part.llm is not None and (cache := part.llm.cache) is not None and cache.by is not None:
+        at = (*path, "llm", "cache", "by")
+        if not document.is_broken(at):
+            _column(document, at, cache.by, scope, "`by`")
+
+
+def _column(document: Document, at: Path_, name: str, scope: Scope, what: str) -> pl.DataType | None:
+    """The type of a column that is there before any model is asked; ``None`` with what is wrong noted. ``what`` it
+    is, is for people."""
+    if name in (SCORE, CONFIDENCE):
+        document.problem(at, f"the model cannot read `{name}`, which follows from it", "name fields and features")
+        return None
+    if name in scope.params:
+        document.problem(at, f"`{name}` is a param, not a column", f"make a feature of it: `name: {name}`")
+        return None
+    kind = scope.known.get(name)
+    if kind is None and not (scope.open or name in scope.uncertain):
+        hint = near(name, set(scope.known) - {SCORE, CONFIDENCE}, "columns")
+        document.problem(at, f"{what} `{name}` is no field and no feature", hint)
+    return kind
 
 
 def _check_classes(document: Document, path: Path_, part: ModelPart) -> None:

@@ -263,7 +263,7 @@ def model(
     with serving(behaviour) as server:
         endpoint = Endpoint(server.url, {}, BreakerPolicy(calls=1_000))
         policy = LlmPolicy("some-model", latency=latency, keep_reserved=1.0)
-        made = LlmModel([endpoint], policy, replace(PLAN, budget=budget), [], there)
+        made = LlmModel([endpoint], policy, replace(PLAN, budget=budget), [], shared=there)
         try:
             yield made, server
         finally:

@@ -16,7 +16,7 @@ import pytest
 
 from streamproc.artefacts import artefacts
 from streamproc.core.decide import TABLES
-from streamproc.core.processor import Answer, Seen
+from streamproc.core.processor import Answer, Effects, Seen
 from streamproc.core.state import Tables
 from streamproc.errors import PipelineError
 from streamproc.explain import explain, read_plan
@@ -101,6 +101,16 @@ def opened(folder: Path, behaviour: Any) -> Any:
 
 def decided(pipeline: Pipeline, *bodies: str) -> list[Mapping[str, Any]]:
     """The decisions for messages, answered as in a worker."""
+    return [
+        orjson.loads(value)
+        for output in effects_of(pipeline, *bodies).records
+        if output.topic == pipeline.plan.topics.decisions
+        for value in output.values
+    ]
+
+
+def effects_of(pipeline: Pipeline, *bodies: str) -> Effects:
+    """What comes of messages, answered as in a worker."""
     values = [orjson.dumps({"id": f"m{n}", "subject": "Hello", "body": body}) for n, body in enumerate(bodies)]
     batch = batch_of(pipeline.plan.events.topic, values)
     steps = pipeline.processor.process(batch, Tables(TABLES), Seen(), datetime(2024, 1, 1, tzinfo=UTC))
@@ -113,13 +123,8 @@ def decided(pipeline: Pipeline, *bodies: str) -> list[Mapping[str, Any]]:
         except StopIteration as stop:
             return stop.value
 
-    effects = asyncio.run(go())
-    return [
-        orjson.loads(value)
-        for output in effects.records
-        if output.topic == pipeline.plan.topics.decisions
-        for value in output.values
-    ]
+    effects: Effects = asyncio.run(go())
+    return effects
 
 
 def test_messages_are_decided_by_what_the_model_says_and_say_what_it_took(folder: Path) -> None:

@@ -18,6 +18,7 @@ from streamproc.core.decide.asking import asking_of
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
 from streamproc.core.decide.spending import Spending
 from streamproc.core.decide.usable import Usable, causes_of, nothing_like
+from streamproc.core.llm.cache_policy import CACHE, CHECK
 from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import SCORE, Plan
 from streamproc.core.processor import Answer, Ask
@@ -35,7 +36,8 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
 
     What may be spent is shared by ``lanes``.
     """
-    reads = frozenset(name for model in (*plan.models, *plan.shadows) for name in model.inputs)
+    models = (*plan.models, *plan.shadows)
+    reads = frozenset(name for model in models for name in (*model.inputs, *(model.llm.reads if model.llm else ())))
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         count = len(frame)
@@ -118,7 +120,19 @@ def _take(plan: Plan, frame: Frame, taken: Usable, status: Sequence[str | None],
     frame.causes = causes_of(status) if failed else np.zeros(len(frame), np.uint8)
     frame.model_version, frame.model_versions = taken.version, taken.versions
     frame.add(pl.Series(SCORE, taken.scores, nan_to_null=True))
+    _count_kept(plan, frame, taken.columns)
     _show(plan, frame, taken.columns, status)
+
+
+def _count_kept(plan: Plan, frame: Frame, said: Mapping[str, NDArray[Any]]) -> None:
+    """Count rows that were answered from a cache, and those that were asked about to know whether it is right."""
+    for model in plan.models:
+        if model.llm is None or model.llm.cache is None:
+            continue
+        for column in (CACHE, CHECK):
+            for found, rows in Counter(said.get(model.llm.name(column), np.empty(0, object)).tolist()).items():
+                if found is not None:
+                    frame.count("llm_cache", found, rows)
 
 
 def _show(plan: Plan, frame: Frame, said: Mapping[str, NDArray[Any]], status: Sequence[str | None]) -> None:

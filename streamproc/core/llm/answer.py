@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.llm.policy import SCORES, TOOK, LlmPlan
+from streamproc.core.llm.policy import SCORES, TOLD, LlmPlan
 from streamproc.core.llm.prompt import ADDED, text_of
 from streamproc.core.llm.request import CANARY, SYSTEM
 from streamproc.core.names import MODEL_CONFIDENCE
@@ -59,11 +59,11 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     rows, columns = rows[sound], reading.columns.filter(pl.Series(sound))
     spread = {name: _spread(columns[name], rows, len(reasons)) for name in columns.columns}
     scores[rows] = spread["score"][rows].astype(np.float64)
-    took = {plan.name(name) if name in TOOK else name: column for name, column in answer.columns.items()}
+    told = {plan.name(name) if name in TOLD else name: column for name, column in answer.columns.items()}
     said = {name: column for name, column in spread.items() if name not in SCORES} if texts else {}
     if texts and "confidence" in spread:
         said[MODEL_CONFIDENCE] = spread["confidence"].astype(np.float64)
-    return Answer(scores, reasons, answer.version, answer.health, {**took, **said}, answer.versions)  # type: ignore[arg-type]
+    return Answer(scores, reasons, answer.version, answer.health, {**told, **said}, answer.versions)  # type: ignore[arg-type]
 
 
 class _Secrets:

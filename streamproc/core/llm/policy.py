@@ -10,6 +10,7 @@ import polars as pl
 
 from streamproc.core.contract import Contract
 from streamproc.core.llm.budget import BudgetPlan
+from streamproc.core.llm.cache_policy import CACHE, CHECK, CachePolicy
 from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
 from streamproc.core.llm.prompts import Prompts
@@ -30,7 +31,9 @@ GUARD = "guard_"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS, TOKENS, MONEY)
-"""What asking took: of these the shell tells."""
+"""What asking took."""
+TOLD = (*TOOK, CACHE, CHECK)
+"""Of these columns the shell tells."""
 LEAST_ROOM = 64
 """Tokens for the texts of an event; with fewer there is no use in asking."""
 
@@ -44,7 +47,8 @@ class LlmPlan:
     too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
     ``prompt`` is the version of production, ``canary`` the one that ``canary_share`` millionths of all keys are given,
     as long as nobody says otherwise on the control topic.
-    What is spent is kept within ``budget``, requests within ``limits``; both are of the pipeline of this name.
+    What is spent is kept within ``budget``, requests within ``limits``, and answers are kept as ``cache`` has it: all
+    for the pipeline of this name alone.
     """
 
     prefix: str
@@ -62,6 +66,7 @@ class LlmPlan:
     pipeline: str = ""
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     limits: LimitsPlan = field(default_factory=LimitsPlan)
+    cache: CachePolicy | None = None
 
     @property
     def prompts(self) -> Prompts:
@@ -90,24 +95,38 @@ class LlmPlan:
         return {self.name(name): dtype for name, dtype in own.items()}
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The columns of the frame that decide what it is asked, or from what it is answered."""
+        by = None if self.cache is None else self.cache.by
+        return frozenset(self.fields) | ({by} if by is not None else frozenset())
+
+    @property
     def said(self) -> Mapping[str, pl.DataType]:
         """The columns that its answer gives beside the score."""
+        kept = () if self.cache is None else (CACHE, CHECK) if self.cache.semantic is not None else (CACHE,)
         return {
             **dict.fromkeys(map(self.name, TOOK), pl.Float64()),
+            **dict.fromkeys(map(self.name, kept), pl.String()),
             **{name: dtype for name, dtype in self.output.columns.items() if name not in SCORES},
         }
 
     @property
     def free_texts(self) -> frozenset[str]:
         """Those of its answer's fields that may hold any text."""
+        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - self.bounded
+
+    @property
+    def bounded(self) -> frozenset[str]:
+        """Those of its answer's fields that have one of a few values: an ``enum``, a ``const``, true or false."""
         fields = self.output.schema.get("properties", {})
         bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
-        return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
+        truths = {name for name, kind in self.output.columns.items() if kind == pl.Boolean()}
+        return frozenset((bound | truths) & {*self.output.columns}) - SCORES
 
     @property
     def spent(self) -> frozenset[str]:
-        """Those of them that say what asking took."""
-        return frozenset(map(self.name, TOOK))
+        """Those of them that say what asking took, or what was found out by it."""
+        return frozenset(map(self.name, (*TOOK, CHECK)))
 
     def name(self, of: str) -> str:
         """The name of one of its own columns."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import polars as pl
 from numpy.typing import NDArray
 
@@ -28,6 +29,10 @@ INPUT_BOUND: Final = "tokens"
 """Tokens of the request's messages at most; with ``max_tokens`` all that a call can take."""
 MOST_CALLS: Final = "most_calls"
 """So many calls there may be for a row. The column is there where lanes have to say."""
+INPUT: Final = "input"
+"""The texts as JSON, without marks, and with one space wherever there is any: what the answer is to."""
+TENANT: Final = "tenant"
+"""Whose event it is: nothing that is kept goes from one to another."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -46,6 +51,7 @@ class Requests:
 class _Request:
     system: str
     user: str
+    input: str
     most_tokens: int
     canary: str
     reason: str | None
@@ -81,9 +87,12 @@ def requests(
         PROMPT: _objects([prompt.label for prompt in prompts]),
         PROMPT_HASH: _objects([prompt.hash for prompt in prompts]),
         INPUT_BOUND: np.array([one.tokens for one in made], np.int64),
-        BUDGET_KEY: _keys(frame, plan.budget.by, mask),
-        LIMIT_KEY: _keys(frame, plan.limits.by, mask),
+        BUDGET_KEY: _texts(frame, plan.budget.by, mask),
+        LIMIT_KEY: _texts(frame, plan.limits.by, mask),
     }
+    if plan.cache is not None:
+        columns[INPUT] = _objects([one.input for one in made])
+        columns[TENANT] = _texts(frame, plan.cache.by)
     own: dict[str, list[Any]] = {
         PROMPT: [prompt.label for prompt in prompts],
         INPUT_CHARS: [one.chars for one in made],
@@ -123,7 +132,14 @@ def _request(plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], de
     elif kept is None or left < LEAST_ANSWER:
         reason = BUDGET
     chars = sum(len(text) for text in fields.values() if text)
-    return _Request(system, user, max(left, 0), marks.canary, reason, chars, tokens, script_of(whole.text), found)
+    shown = "" if kept is None or plan.cache is None else _as_input(kept)
+    script = script_of(whole.text)
+    return _Request(system, user, shown, max(left, 0), marks.canary, reason, chars, tokens, script, found)
+
+
+def _as_input(texts: Mapping[str, str]) -> str:
+    """Texts that differ in white space alone are one question."""
+    return orjson.dumps({name: " ".join(text.split()) for name, text in texts.items()}).decode()
 
 
 def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
@@ -142,9 +158,11 @@ def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> di
     return {name: fitted[name] for name in texts}
 
 
-def _keys(frame: pl.DataFrame, by: str | None, mask: Callable[[str | None], str | None] | None) -> NDArray[Any]:
-    """What a column says of each row, as text; nothing where there is no such column."""
-    texts: list[str | None] = [None] * len(frame) if by is None else frame[by].cast(pl.String).to_list()
+def _texts(
+    frame: pl.DataFrame, name: str | None, mask: Callable[[str | None], str | None] | None = None
+) -> NDArray[Any]:
+    """A column as texts; ``None`` for all rows without one."""
+    texts: list[str | None] = [None] * len(frame) if name is None else frame[name].cast(pl.String).to_list()
     return _objects(texts if mask is None else list(map(mask, texts)))
 
 

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from streamproc.core.llm.answer import UNWANTED
 from streamproc.core.llm.budget import MILLION
+from streamproc.core.llm.cache_policy import CACHE, CHECK
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
 from streamproc.core.llm.policy import CALLS, MONEY, OUTPUT_TOKENS, TOKENS, LlmPlan
 from streamproc.core.llm.request import BUDGET
@@ -26,6 +28,7 @@ from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
 from streamproc.io.llm.budgets import Budgets, Debt
+from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint, Failed, Refused
 from streamproc.io.llm.limits import Limits
 from streamproc.io.llm.row import Row, rows_of
@@ -68,13 +71,16 @@ class LlmModel:
         policy: LlmPolicy,
         plan: LlmPlan,
         identity: Sequence[Any],
+        *,
         shared: Shared | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         """``identity`` is what else decides the answers, as JSON: the bounds, and what they must satisfy.
 
         The prompt is not: which version of it an event is given is a matter of each row, and the core says it.
         """
         self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
+        self._cache = cache
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
         self._latencies = Latencies(policy.latency)
@@ -89,6 +95,8 @@ class LlmModel:
                 self._budgets = Budgets(shared, plan.budget, policy.keep_reserved)
                 self._connections.also_close(self._budgets.close)
             self._connections.also_close(shared.close)
+        if cache is not None:
+            self._connections.also_close(cache.close)
         self.close = weakref.finalize(self, self._connections.close)
         """Closes the connections and ends their thread; nobody has to call it."""
 
@@ -97,21 +105,36 @@ class LlmModel:
         which is also the clock of event loops."""
         rows = self._connections.run(self._rows(ask, deadline))
         versions = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
             TOKENS: np.array([row.tokens for row in rows], np.float64),
             MONEY: np.array([row.money / MILLION for row in rows], np.float64),
         }
+        if self._cache is not None:
+            columns[CACHE] = np.array([row.cache for row in rows], object)
+            columns[CHECK] = np.array([row.check for row in rows], object)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
+
+    def forget(self, prompt: str) -> int:
+        """Let go of the answers to a prompt, by its hash, that this process keeps; how many that were."""
+        return 0 if self._cache is None else self._connections.run(self._cache.forget(prompt))
 
     async def _rows(self, ask: Score, deadline: float) -> list[Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
         whole = deadline - time.monotonic()
         made = rows_of(ask, whole)
-        if whole > 0:
-            await asyncio.gather(*(self._ask(row, self._body(row), deadline) for row in made))
-            await self._tell(deadline)
+        if whole <= 0:
+            return made
+
+        async def call(number: int) -> None:
+            await self._ask(made[number], self._body(made[number]), deadline)
+
+        if self._cache is None:
+            await asyncio.gather(*map(call, range(len(made))))
+        else:
+            await self._cache.answer(ask, made, call, deadline)
+        await self._tell(deadline)
         return made
 
     async def _tell(self, until: float) -> None:

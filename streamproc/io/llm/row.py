@@ -44,6 +44,10 @@ class Row:
     money: int = 0
     """In millionths of a unit of currency."""
     model: str = ""
+    cache: str | None = None
+    """By what it was answered, where no call was needed."""
+    check: str | None = None
+    """What was found out about what was kept for a like text."""
 
     @property
     def bound(self) -> int:
