@@ -94,11 +94,12 @@ class LlmModel:
         which is also the clock of event loops."""
         rows = self._connections.run(self._rows(ask, deadline))
         versions = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
+        knows_price = self._plan.budget.price is not None
         columns = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
             TOKENS: np.array([row.tokens for row in rows], np.float64),
-            MONEY: np.array([row.money / MILLION for row in rows], np.float64),
+            MONEY: np.array([row.money / MILLION if knows_price else np.nan for row in rows], np.float64),
         }
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
