@@ -27,7 +27,7 @@ from streamproc.core.outcomes.book import TABLE as OUTCOMES_TABLE
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.outcomes.processor import OutcomeProcessor
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Answer, Ask
+from streamproc.core.processor import Answer, Ask, Score
 from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.review.desk import AGENDA, LOAD
 from streamproc.core.review.desk import TABLES as REVIEW_TABLES
@@ -221,12 +221,20 @@ def timed(stage: Stage) -> Stage:
 
 
 def warm_up(pipeline: Pipeline) -> None:
-    """Decide the events of the file's tests for nothing: what is slow the first time should not be so for an event."""
+    """Decide the events of the file's tests for nothing: what is slow the first time should not be so for an event.
+
+    Language models are not asked: that is not for nothing.
+    """
     values = [orjson.dumps(test.event, default=str) for test in pipeline.loaded.file.tests]
+    in_words = {model.name for model in (*pipeline.plan.models, *pipeline.plan.shadows) if model.llm is not None}
+
+    def answer(ask: Ask) -> Answer:
+        if isinstance(ask, Score) and ask.model in in_words:
+            return Answer.nothing(len(ask.ids), "not_asked")
+        return pipeline.answers.now(ask)
+
     if values:
-        Offline(pipeline.processor, pipeline.answers.now, tables=TABLES).process(
-            batch_of(pipeline.plan.events.topic, values)
-        )
+        Offline(pipeline.processor, answer, tables=TABLES).process(batch_of(pipeline.plan.events.topic, values))
 
 
 def stop_with_parent() -> None:

@@ -349,6 +349,9 @@ def test_a_redis_that_hangs_dies_and_comes_back_costs_no_time_and_no_money(serve
         began = time.monotonic()
         assert set(answered(made, ask(8, first=1)).reasons) == {"budget"}
         assert time.monotonic() - began < 1.0
+        began = time.monotonic()
+        assert set(answered(made, ask(8, first=20)).reasons) == {"budget"}
+        assert time.monotonic() - began < 0.2  # it has just failed: nobody waits for it
         server.go_on()
         asked = len(stub.asked)
         assert asked == 1

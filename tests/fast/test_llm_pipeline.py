@@ -23,6 +23,7 @@ from streamproc.explain import explain, read_plan
 from streamproc.offline import batch_of
 from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.testing import run_tests
+from streamproc.worker import warm_up
 from tests.fast.llm_texts import ATTACKS
 from tests.llm_server import in_turn, reset, said, serving, status
 
@@ -133,6 +134,7 @@ def test_messages_are_decided_by_what_the_model_says_and_say_what_it_took(folder
     assert (one["decision"], one["tier"], one["rule"], one["confidence"]) == ("escalate", "automatic", "urgent", 0.8)
     shown = one["features"]
     assert (shown["category"], shown["llm_calls"], shown["llm_output_tokens"], shown["llm_risk"]) == ("other", 1, 7, 0)
+    assert (shown["llm_tokens"], shown["llm_money"]) == (18, None)  # nobody says what tokens cost
     assert (shown["llm_prompt"], shown["llm_script"], shown["llm_input_chars"]) == ("triage@1", "latin", 24)
     known = hashlib.sha256(PROMPT.encode()).hexdigest()
     assert shown["llm_prompt_hash"] == known
@@ -192,6 +194,12 @@ def test_the_hash_of_a_plan_is_of_what_decides(folder: Path) -> None:
     (folder / "pipeline.yaml").write_text(file)
     (folder / "prompts/triage/1.md").write_text(PROMPT + "Be kind.")
     assert plan() == before, "labels change while workers run: prompts stand in decisions one by one"
+
+
+def test_a_worker_that_warms_up_asks_nobody(folder: Path) -> None:
+    with opened(folder, said(GOOD)) as (pipeline, server):
+        warm_up(pipeline)
+        assert server.asked == []
 
 
 PROBLEMS = {

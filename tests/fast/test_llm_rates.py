@@ -284,6 +284,18 @@ def test_who_waits_for_a_turn_is_not_in_flight() -> None:
         assert time.monotonic() - began < 0.9
 
 
+def test_who_has_no_time_left_for_a_call_takes_no_turn() -> None:
+    async def slow(server: Server, request: web.Request, body: dict[str, Any]) -> Any:
+        await asyncio.sleep(0.25)
+        return await said(TEXT)(server, request, body)
+
+    with model(slow, LimitsPlan(None, "tenant", every(100)), in_flight=64) as (made, stub):
+        answered(made, [str(number) for number in range(24)], 3.0)
+        answer, _ = answered(made, ["a"] * 8, 0.6)
+        assert {*answer.reasons} == {None, "rate_limited"}
+        assert len(stub.asked) == 24 + answer.reasons.count(None)
+
+
 def test_first_come_is_first_served() -> None:
     with model(said(TEXT), LimitsPlan(every(20))) as (made, stub):
         answered(made, [None] * 10, 1.0)

@@ -243,7 +243,10 @@ def test_what_nobody_tells_the_price_of_has_cost_what_it_can(plan: Plan) -> None
 
 def test_more_than_was_reserved_counts_too(plan: Plan) -> None:
     lanes = Lanes(plan)
-    lanes.decide([["a"], []], all_of(2_500))
+    lanes.decide(
+        [["a"], []],
+        lambda ask: Answer([None], ["timeout"], columns={TOKENS: np.array([2_500.0]), MONEY: np.array([np.nan])}),
+    )
     assert reasons(lanes.decide([["a"], []], all_of(0))[0]) == ["budget"]
 
 

@@ -88,7 +88,7 @@ class Spending:
         for place, row in enumerate(asked):
             took = _bound(asking, row)
             if sound and tokens is not None and money is not None:
-                took = int(tokens[place]), round(float(money[place]) * MILLION)
+                took = int(tokens[place]), round(float(np.nan_to_num(money[place])) * MILLION)
             elif sound and answer.reasons[place] in NOT_CALLED:
                 took = 0, 0
             self._ledger.settle(self._owner(asking, row), self._parts(asking, row, *took), self._now)

@@ -105,11 +105,12 @@ class LlmModel:
         which is also the clock of event loops."""
         rows = self._connections.run(self._rows(ask, deadline))
         versions = [f"{self.version}@{row.model}" if row.model else self.version for row in rows]
+        knows_price = self._plan.budget.price is not None
         columns: dict[str, NDArray[Any]] = {
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
             TOKENS: np.array([row.tokens for row in rows], np.float64),
-            MONEY: np.array([row.money / MILLION for row in rows], np.float64),
+            MONEY: np.array([row.money / MILLION if knows_price else np.nan for row in rows], np.float64),
         }
         if self._cache is not None:
             columns[CACHE] = np.array([row.cache for row in rows], object)
