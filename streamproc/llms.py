@@ -8,9 +8,11 @@ from dataclasses import asdict
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
+from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
+from streamproc.io.llm.minilm import MiniLm, minilm_folder
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.variables import filled
 from streamproc.plan.llm_parts import LlmPart
@@ -55,4 +57,7 @@ def _cache(part: LlmPart, plan: LlmPlan, environ: Mapping[str, str]) -> AnswerCa
     if part.redis is not None:
         url = filled(part.redis, environ, "`model.llm.redis`")
         store = RedisStore(url, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
-    return AnswerCache(plan, policy, part.model, part.parameters, store)
+    alike = None
+    if policy.semantic is not None:
+        alike = Alike(policy.semantic, policy.seconds, MiniLm(minilm_folder()).vector)
+    return AnswerCache(plan, policy, part.model, part.parameters, store, alike)

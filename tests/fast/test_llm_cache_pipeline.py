@@ -89,7 +89,7 @@ def test_without_the_key_nothing_is_kept(folder: Path, server: Server) -> None:
 
 SENSITIVE = KEEPING.replace("key: id}", "key: id, sensitive: [body]}")
 DERIVED = SENSITIVE.replace("[subject, body]", "[subject, begin]").replace(
-    "model:\n", 'features:\n  begin: SUBSTRING(body, 1, 5)\nmodel:\n', 1
+    "model:\n", "features:\n  begin: SUBSTRING(body, 1, 5)\nmodel:\n", 1
 )
 PROBLEMS: dict[str, tuple[str, str]] = {
     "a sensitive input": (SENSITIVE, "`body` is sensitive or derives from what is"),
