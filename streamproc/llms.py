@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
+from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
+from streamproc.io.llm.minilm import MiniLm, minilm_folder
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.llm.shared import Shared
 from streamproc.io.variables import filled
@@ -70,4 +72,7 @@ def _cache(part: LlmPart, plan: LlmPlan, redis: str | None) -> AnswerCache | Non
     store: Store = MemoryStore(policy.most, policy.most_bytes, policy.seconds)
     if redis is not None:
         store = RedisStore(redis, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
-    return AnswerCache(plan, policy, part.model, part.parameters, store)
+    alike = None
+    if policy.semantic is not None:
+        alike = Alike(policy.semantic, policy.seconds, MiniLm(minilm_folder()).vector)
+    return AnswerCache(plan, policy, part.model, part.parameters, store, alike)

@@ -6,7 +6,7 @@ A key is a digest of everything that an answer follows from. It is nobody's text
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,19 @@ from streamproc.core.processor import Answer
 FORMAT: Final = 1
 """Of keys: another one when what goes into them changes."""
 KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a row asks. Rows with the same ``key`` ask the same."""
+
+    key: bytes
+    partition: bytes
+    prompt: str
+    text: str
+    canary: str
+    system: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +68,28 @@ def key_of(partition: bytes, text: str) -> bytes:
     return hashlib.blake2b(text.encode(), key=partition, digest_size=KEY_BYTES).digest()
 
 
-def said(plan: LlmPlan, text: str, canary: str, system: str) -> Said | None:
-    """What an answer comes to by the check that every answer passes; ``None`` where it cannot be used.
+def said(plan: LlmPlan, texts: Sequence[str], canaries: Sequence[str], systems: Sequence[str]) -> list[Said | None]:
+    """What answers come to by the check that every answer passes; ``None`` for one that cannot be used.
 
-    ``canary`` and ``system`` are the row's columns of that name.
+    ``canaries`` and ``systems`` are the rows' columns of these names.
     """
-    asked = {CANARY: np.array([canary], object), SYSTEM: np.array([system], object)}
-    answer = read(plan, Answer([text], [None]), asked)
-    score = float(answer.values[0])
-    if answer.reasons[0] is not None or not np.isfinite(score):
-        return None
+    asked = {CANARY: np.array(canaries, object), SYSTEM: np.array(systems, object)}
+    answer = read(plan, Answer(texts, [None] * len(texts)), asked)
     sure = answer.columns.get(MODEL_CONFIDENCE)
-    stated = None if sure is None or not np.isfinite(sure[0]) else float(sure[0])
-    # A confidence that the schema lets be left out and that is left out is none to rely on.
-    confidence = stated if stated is not None or sure is None else 0.0
-    return Said(score, confidence, {name: answer.columns[name][0] for name in plan.bounded if name in answer.columns})
+    bounded = [name for name in plan.bounded if name in answer.columns]
+    found = list[Said | None]()
+    for row, (score, reason) in enumerate(zip(answer.values, answer.reasons, strict=True)):
+        if reason is not None or not np.isfinite(score):
+            found.append(None)
+            continue
+        # A confidence that the schema lets be left out and that is left out is none to rely on.
+        confidence = None if sure is None else float(np.nan_to_num(sure[row], nan=0.0))
+        found.append(Said(float(score), confidence, {name: _value(answer.columns[name][row]) for name in bounded}))
+    return found
+
+
+def _value(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _digest(parts: list[Any]) -> bytes:

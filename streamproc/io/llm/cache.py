@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
-from streamproc.core.llm.cache import Said, key_of, partition_of, said, scope_of
-from streamproc.core.llm.cache_policy import EXACT, CachePolicy
+from streamproc.core.llm.answer import BAD_ANSWER, UNWANTED
+from streamproc.core.llm.cache import Question, key_of, partition_of, said, scope_of
+from streamproc.core.llm.cache_policy import EXACT, SEMANTIC, CachePolicy
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
 from streamproc.core.llm.request import CANARY, INPUT, SYSTEM, TENANT
 from streamproc.core.processor import Score
+from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.kept import Kept, Store
 
 MOST_LEADERS: Final = 3
@@ -33,21 +35,12 @@ class Row(Protocol):
     check: str | None
 
 
+Given: TypeAlias = "tuple[Kept, str]"
+"""An answer, and how it was come by for those that asked the same."""
+SAID_NO: Final = frozenset({"refused", UNWANTED})
+"""Reasons for which there is no text, though the model was asked and did answer."""
 Call: TypeAlias = Callable[[int], Awaitable[None]]
 """Asks the model about a row, by its number; what comes of it stands in the row then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a row asks. Rows with the same ``key`` ask the same."""
-
-    key: bytes
-    partition: bytes
-    prompt: str
-    text: str
-    canary: str
-    system: str
-    id: str
 
 
 @dataclass(eq=False, slots=True)
@@ -56,16 +49,22 @@ class _Flight:
     the reason why there is none."""
 
     leader: int = 1
-    end: asyncio.Future[Kept | str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    end: asyncio.Future[Given | str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class AnswerCache:
     """The answers of one model. ``parameters`` are what each request has beside its texts."""
 
     def __init__(
-        self, plan: LlmPlan, policy: CachePolicy, model: str, parameters: dict[str, Any], store: Store
+        self,
+        plan: LlmPlan,
+        policy: CachePolicy,
+        model: str,
+        parameters: dict[str, Any],
+        store: Store,
+        alike: Alike | None = None,
     ) -> None:
-        self._plan, self._policy, self._store = plan, policy, store
+        self._plan, self._policy, self._store, self._alike = plan, policy, store, alike
         self._scope = scope_of(plan, model, parameters)
         self._flights: dict[bytes, _Flight] = {}
 
@@ -80,9 +79,9 @@ class AnswerCache:
             else:
                 following[number] = flight
         try:
-            known = await self._store.known([questions[number].key for number in leading], until)
+            known = await self._known([questions[number] for number in leading], until)
             leads = [
-                self._lead(questions[number], rows[number], flight, kept, call, number)
+                self._lead(questions[number], rows[number], flight, kept, call, number, until)
                 for (number, flight), kept in zip(leading.items(), known, strict=True)
             ]
             follows = [
@@ -95,11 +94,15 @@ class AnswerCache:
                 self._ended(questions[number].key, flight, "busy")
 
     async def forget(self, prompt: str) -> int:
-        """Let go of what was kept of a prompt, by its hash; how many answers that were."""
+        """Let go of what was kept of a prompt, by its hash; how many answers to equal texts that were."""
+        if self._alike is not None:
+            self._alike.forget(prompt)
         return self._store.forget(prompt)
 
     async def close(self) -> None:
         """Let go of what belongs to the event loop."""
+        if self._alike is not None:
+            self._alike.close()
         await self._store.close()
 
     def _questions(self, ask: Score) -> list[Question]:
@@ -122,17 +125,32 @@ class AnswerCache:
             made.append(Question(key_of(partition, text), partition, prompt, text, canary, system, id_))
         return made
 
+    async def _known(self, questions: Sequence[Question], until: float) -> list[Kept | None]:
+        """What was kept. Where others can write, they could have written anything: it is checked as if it were new."""
+        known = await self._store.known([question.key for question in questions], until)
+        if self._store.is_own:
+            return known
+        places = [place for place, kept in enumerate(known) if kept is not None]
+        texts = [kept.text for kept in known if kept is not None]
+        canaries = [questions[place].canary for place in places]
+        systems = [questions[place].system for place in places]
+        checked = said(self._plan, texts, canaries, systems) if texts else []
+        for place, found in zip(places, checked, strict=True):
+            if found is None or not found.may_be_kept(self._policy):
+                known[place] = None
+        return known
+
     async def _lead(
-        self, question: Question, row: Row, flight: _Flight, kept: Kept | None, call: Call, number: int
+        self, question: Question, row: Row, flight: _Flight, kept: Kept | None, call: Call, number: int, until: float
     ) -> None:
         """Answer a row from what is kept or by asking, and tell those that follow."""
-        found: Kept | str = "busy"
+        found: Given | str = "busy"
         try:
-            if kept is not None and self._is_sound(question, kept):
-                found = kept
-                _give(row, kept)
-                return
-            found = await self._asked(question, row, call, number)
+            if kept is not None:
+                found = kept, EXACT
+                _give(row, *found)
+            else:
+                found = await self._asked(question, row, call, number, until)
         finally:
             self._ended(question.key, flight, found)
 
@@ -147,8 +165,8 @@ class AnswerCache:
                 while following is not None:
                     flight = following
                     found = await asyncio.shield(flight.end)
-                    if isinstance(found, Kept):
-                        _give(row, found)
+                    if not isinstance(found, str):
+                        _give(row, *found)
                         return
                     if flight.leader >= MOST_LEADERS:
                         row.reason = found
@@ -157,35 +175,36 @@ class AnswerCache:
         except TimeoutError:
             return
         flight = self._flights[question.key] = _Flight(flight.leader + 1)
-        await self._lead(question, row, flight, None, call, number)
+        await self._lead(question, row, flight, None, call, number, until)
 
-    async def _asked(self, question: Question, row: Row, call: Call, number: int) -> Kept | str:
-        """What the model says of a row; kept, where it may be."""
+    async def _asked(self, question: Question, row: Row, call: Call, number: int, until: float) -> Given | str:
+        """What was kept for a like text, or what the model says; that is kept, where it may be."""
+        like = None if self._alike is None else await self._alike.look(question, until)
+        if like is not None and like.found is not None and like.serves:
+            _give(row, like.found[0], SEMANTIC)
+            return like.found[0], SEMANTIC
         await call(number)
-        if row.text is None:
-            return row.reason or "busy"
-        found = said(self._plan, row.text, question.canary, question.system)
-        if found is None:
-            return row.reason or "bad_answer"
+        fresh = None
+        if row.text is not None:
+            [fresh] = said(self._plan, [row.text], [question.canary], [question.system])
+        answered = row.text is not None or row.reason in SAID_NO
+        if self._alike is not None and like is not None and like.verified and answered:
+            row.check = self._alike.told(question, like, fresh)
+        if fresh is None or row.text is None:
+            return row.reason or BAD_ANSWER
         kept = Kept(row.text, row.model, question.prompt)
-        self._keep(question, kept, found)
-        return kept
-
-    def _keep(self, question: Question, kept: Kept, found: Said) -> None:
-        if found.may_be_kept(self._policy):
+        if fresh.may_be_kept(self._policy):
             self._store.keep(question.key, kept)
+            if self._alike is not None and like is not None:
+                self._alike.add(question, like, kept, fresh)
+        return kept, EXACT
 
-    def _is_sound(self, question: Question, kept: Kept) -> bool:
-        """Whether an answer that was kept elsewhere is one: whoever can write there could have written anything."""
-        found = said(self._plan, kept.text, question.canary, question.system)
-        return found is not None and found.may_be_kept(self._policy)
-
-    def _ended(self, key: bytes, flight: _Flight, found: Kept | str) -> None:
+    def _ended(self, key: bytes, flight: _Flight, found: Given | str) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.end.done():
             flight.end.set_result(found)
 
 
-def _give(row: Row, kept: Kept) -> None:
-    row.text, row.reason, row.model, row.cache = kept.text, None, kept.model, EXACT
+def _give(row: Row, kept: Kept, how: str) -> None:
+    row.text, row.reason, row.model, row.cache = kept.text, None, kept.model, how

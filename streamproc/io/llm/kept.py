@@ -55,6 +55,9 @@ class Kept:
 class Store(Protocol):
     """Answers by key. All is called on one event loop, and nothing of it raises."""
 
+    is_own: bool
+    """Whether nobody else can put anything there."""
+
     async def known(self, keys: Sequence[bytes], until: float) -> list[Kept | None]:
         """What there is of each key, or nothing, well before ``until`` in seconds of the loop's clock."""
         ...
@@ -75,6 +78,8 @@ class Store(Protocol):
 class MemoryStore:
     """At most ``most`` answers and ``most_bytes`` bytes, each for ``seconds``. Those leave first that were not asked
     for the longest."""
+
+    is_own = True
 
     def __init__(self, most: int, most_bytes: int, seconds: float) -> None:
         self._most, self._most_bytes, self._seconds = most, most_bytes, seconds
@@ -131,6 +136,8 @@ class RedisStore:
 
     One that is away, slow, or holds something else is as one that is empty.
     """
+
+    is_own = False
 
     def __init__(self, url: str, prefix: str, seconds: float) -> None:
         """Connects when it is first asked. Raises UserError for what is no address, whose text is never told."""

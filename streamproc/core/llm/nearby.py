@@ -1,0 +1,107 @@
+"""Texts by what they mean, as vectors of length 1, with the answers that they had."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc.core.llm.lexical import Wording
+
+Vector = NDArray[np.float32]
+"""Of shape (dimensions,) and length 1."""
+Thing = TypeVar("Thing")
+MOST_ROWS: Final = 20_000
+"""Of all partitions together."""
+FIRST_ROWS: Final = 4
+MOST_LOOKED_AT: Final = 8
+"""Of the texts that are like one, the likest are looked at word by word."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text(Generic[Thing]):
+    key: bytes
+    wording: Wording
+    prompt: str
+    thing: Thing
+
+
+class _Partition(Generic[Thing]):
+    """Texts in a ring: the oldest goes where there is no room."""
+
+    def __init__(self, most: int, dimensions: int) -> None:
+        self._most = most
+        self.vectors = np.zeros((min(FIRST_ROWS, most), dimensions), np.float32)
+        self.texts = list[_Text[Thing]]()
+        self._untils = np.zeros(most)
+        self._rows = dict[bytes, int]()
+        self._oldest = 0
+
+    def add(self, text: _Text[Thing], vector: Vector, until: float) -> None:
+        row = self._rows.get(text.key)
+        if row is None and len(self.texts) < self._most:
+            row = len(self.texts)
+            self.texts.append(text)
+            if row == len(self.vectors):
+                more = np.zeros((min(2 * row, self._most) - row, self.vectors.shape[1]), np.float32)
+                self.vectors = np.concatenate([self.vectors, more])
+        elif row is None:
+            row = self._oldest
+            self._oldest = (row + 1) % self._most
+            del self._rows[self.texts[row].key]
+        self.texts[row], self.vectors[row], self._untils[row], self._rows[text.key] = text, vector, until, row
+
+    def nearest(self, vector: Vector, wording: Wording, threshold: float, now: float) -> Thing | None:
+        count = len(self.texts)
+        likeness = self.vectors[:count] @ vector
+        rows = np.flatnonzero((likeness >= threshold) & (self._untils[:count] > now))
+        for row in rows[np.argsort(-likeness[rows], kind="stable")][:MOST_LOOKED_AT].tolist():
+            text: _Text[Thing] = self.texts[row]
+            if text.wording.agrees(wording):
+                return text.thing
+        return None
+
+
+class Nearby(Generic[Thing]):
+    """At most ``most`` texts a partition, each for its time. Where all are too many, the partition leaves that nobody
+    has asked for the longest. Times are seconds of one clock."""
+
+    def __init__(self, most: int, threshold: float, most_rows: int = MOST_ROWS) -> None:
+        self._most, self._threshold, self._most_rows = most, threshold, most_rows
+        self._partitions = OrderedDict[bytes, _Partition[Thing]]()
+        self.rows = 0
+        """Rows that there is room for, used or not: what the memory goes by."""
+
+    def nearest(self, partition: bytes, vector: Vector, wording: Wording, now: float) -> Thing | None:
+        """What was answered to the likest text whose words agree; ``None`` where there is none."""
+        there = self._partitions.get(partition)
+        if there is None:
+            return None
+        self._partitions.move_to_end(partition)
+        return there.nearest(vector, wording, self._threshold, now)
+
+    def add(
+        self, partition: bytes, key: bytes, prompt: str, vector: Vector, wording: Wording, thing: Thing, until: float
+    ) -> None:
+        """Hold a text until then. One with the same key is held no longer."""
+        there = self._partitions.get(partition)
+        if there is None:
+            there = self._partitions[partition] = _Partition(self._most, len(vector))
+            self.rows += len(there.vectors)
+        self._partitions.move_to_end(partition)
+        before = len(there.vectors)
+        there.add(_Text(key, wording, prompt, thing), vector, until)
+        self.rows += len(there.vectors) - before
+        while self.rows > self._most_rows and len(self._partitions) > 1:
+            self._drop(next(iter(self._partitions)))
+
+    def forget(self, prompt: str) -> None:
+        """Let go of what was held of a prompt: a partition has one prompt."""
+        for name in [name for name, one in self._partitions.items() if one.texts[0].prompt == prompt]:
+            self._drop(name)
+
+    def _drop(self, name: bytes) -> None:
+        self.rows -= len(self._partitions.pop(name).vectors)
