@@ -187,7 +187,8 @@ class DriftPlan:
     drift itself may move, which do not count as drift of anything. ``recover`` is in windows, ``max_extra_review``, the
     share of a lane's events whose decision drift may change, in millionths. ``season`` is the period of a rhythm that
     is normal, ``max_age`` the age at which a window is judged that is not full. ``outcome`` is the field of the
-    reference's rows that says what came true of what the score gives the chance of.
+    reference's rows that says what came true of what the score gives the chance of, ``answers`` that which says what
+    language models answered.
     """
 
     watch: tuple[str, ...]
@@ -201,6 +202,7 @@ class DriftPlan:
     season: timedelta | None = None
     max_age: timedelta | None = None
     outcome: str | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,13 @@ class Plan:
     def spent(self) -> frozenset[str]:
         """The columns that say what asking took, also where no usable score came of it."""
         return frozenset().union(*(llm.spent for llm in self._llms))
+
+    @cached_property
+    def of_answers(self) -> frozenset[str]:
+        """What is known of an event only with the answers of language models, and of no event without one."""
+        if not self._llms:
+            return frozenset()
+        return frozenset([SCORE, CONFIDENCE, DECISION, WOULD_BE, *self.model_columns]) - self.given
 
     @cached_property
     def model_types(self) -> Mapping[str, pl.DataType]:

@@ -57,6 +57,10 @@ class Document:
         """Has this value, or one around it, been told of?"""
         return any(path[:end] in self.broken for end in range(len(path) + 1))
 
+    def is_broken_within(self, *paths: Path_) -> bool:
+        """Has any of these values, or one within it, been told of? What is around them does not count."""
+        return any(broken[: len(path)] == path for broken in self.broken for path in paths)
+
     def spot(self, path: Path_, *, at_key: bool = False, offset: int | None = None) -> tuple[int, int]:
         """Line and column of a value, or of the nearest thing around it that is there.
 

@@ -82,6 +82,13 @@ class LlmPlan:
         return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
 
     @property
+    def watched(self) -> tuple[str, ...]:
+        """Those of its columns that may be watched for drift: not texts of any kind, nor times."""
+        free = {self.name(PROMPT), *self.free_texts}
+        said = (name for name, kind in self.said.items() if not (kind.is_nested() or kind.is_temporal()))
+        return tuple(name for name in (*self.given, *said) if name not in free)
+
+    @property
     def spent(self) -> frozenset[str]:
         """Those of them that say what asking took."""
         return frozenset(map(self.name, TOOK))
