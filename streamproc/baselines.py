@@ -17,7 +17,6 @@ import polars as pl
 from streamproc.core.decide import TABLES
 from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.drift import Watch, watched_columns
-from streamproc.core.decide.recorded import in_words
 from streamproc.core.decide.recorded import recorded as recorded_answer
 from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
@@ -269,7 +268,7 @@ class Judging:
     def __init__(self, pipeline: Pipeline, recorded: Recorded | None = None) -> None:
         whole = pipeline.processor
         self._plan, self._pipeline = pipeline.plan, pipeline
-        self._in_words, self._recorded = in_words(pipeline.plan), recorded or Recorded(pipeline.plan)
+        self._in_words, self._recorded = pipeline.plan.in_words, recorded or Recorded(pipeline.plan)
         self._processor = replace(whole, stages=tuple(stage for stage in whole.stages if stage.name != DEDUPE))
         self._offline = Offline(self._processor, self._answer, tables=TABLES)
 

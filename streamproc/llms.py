@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
+from streamproc.io.llm.classifier import open_classifier
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.variables import filled
@@ -20,8 +22,10 @@ UNSET = "http://unset.invalid/v1"
 """Stands for an address from a variable, where a file is only checked."""
 
 
-def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mapping[str, str] | None) -> LlmModel:
-    """The model. Raises UserError where an address or a variable is none.
+def open_llm(
+    part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mapping[str, str] | None, folder: Path
+) -> LlmModel:
+    """The model, with the classifier before it. Raises UserError where an address or a variable is none.
 
     Without an environment nothing is asked: the addresses need not be there.
     """
@@ -39,5 +43,6 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
         hedges=part.latency.hedges / MILLION,
     )
     bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
-    identity = [asdict(plan.prompt), plan.output.schema, bounds]
-    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity)
+    guard = None if part.guards is None else open_classifier(part.guards.classifier, folder)
+    identity = [asdict(plan.prompt), plan.output.schema, bounds, *([] if guard is None else [guard.version])]
+    return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity, guard)

@@ -167,6 +167,11 @@ class ModelPlan:
     classes: tuple[str, ...] = ()
     llm: LlmPlan | None = None
 
+    @property
+    def guard(self) -> str | None:
+        """The address of the classifier that is asked before it; ``None`` where there is none."""
+        return f"guard:{self.name}" if self.llm is not None and self.llm.classifier else None
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -270,12 +275,33 @@ class Plan:
         """The columns that say what asking took, also where no usable score came of it."""
         return frozenset().union(*(llm.spent for llm in self._llms))
 
+    @property
+    def in_words(self) -> frozenset[str]:
+        """The language models, shadows too, and the classifiers before them, by the addresses of asks."""
+        models = [model for model in (*self.models, *self.shadows) if model.llm is not None]
+        return frozenset([*(model.name for model in models), *(model.guard for model in models if model.guard)])
+
+    @cached_property
+    def ahead(self) -> frozenset[str]:
+        """The language models whose requests are made for all events before any model is asked: the first one, and
+        stand-ins of which something reads what they would be shown. Those of others wait until they are asked."""
+        priority = None if self.review is None else self.review.priority
+        conditions = (self.confidence, priority, *(rule.when for rule in (*self.rules, *self.fallback)))
+        read = {name for one in conditions if one is not None for name in one.columns}
+        if self.drift is not None:
+            read |= {*self.drift.watch, *self.drift.segments}
+        if self.outcomes is not None:
+            read |= {*self.outcomes.reads}
+        words = [(model, model.llm) for model in self.models if model.llm is not None]
+        return frozenset(one.name for one, llm in words if one is self.model or not read.isdisjoint(llm.given))
+
     @cached_property
     def of_answers(self) -> frozenset[str]:
         """What is known of an event only with the answers of language models, and of no event without one."""
         if not self._llms:
             return frozenset()
-        return frozenset([SCORE, CONFIDENCE, DECISION, WOULD_BE, *self.model_columns]) - self.given
+        known = self.given - frozenset().union(*(llm.judged for llm in self._llms))
+        return frozenset([SCORE, CONFIDENCE, DECISION, WOULD_BE, *self.model_columns]) - known
 
     @cached_property
     def model_types(self) -> Mapping[str, pl.DataType]:

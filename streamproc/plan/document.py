@@ -27,7 +27,8 @@ class Document:
     """The data of one file, and where each part of it stands.
 
     ``broken`` holds the paths whose values are wrong and have been told of: nothing more is said about them.
-    ``fault`` is what is missing on this machine to check all of it.
+    ``fault`` is what is missing on this machine to check all of it. Without ``prompts`` those that the file names are
+    not read.
     """
 
     file: Path
@@ -36,6 +37,7 @@ class Document:
     places: dict[Path_, Place] = field(default_factory=dict)
     broken: set[Path_] = field(default_factory=set)
     fault: EnvironmentFault | None = None
+    prompts: bool = True
     _problems: dict[Problem, None] = field(default_factory=dict)
     _warnings: dict[Problem, None] = field(default_factory=dict)
 

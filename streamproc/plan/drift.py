@@ -138,7 +138,7 @@ def _check_answers(
         elif part.answers == part.outcome:
             document.problem(at, "`answers` and `outcome` are one field", "name another one")
         return
-    needs = [name for name in watch if name in (SCORE, CONFIDENCE, DECISION, WOULD_BE, *_answered(scope))]
+    needs = [name for name in watch if name in (SCORE, CONFIDENCE, DECISION, WOULD_BE, *scope.answered)]
     if not in_words or not needs or not isinstance(part.reference, str):
         return
     hint = "add `answers: FIELD`, the field of the reference's rows that says it, or name other columns in `watch`"
@@ -148,11 +148,6 @@ def _check_answers(
     else:
         named = ", ".join(f"`{name}`" for name in needs)
         document.warn(("drift",), f"what a language model answers is not watched: {named}", hint)
-
-
-def _answered(scope: Scope) -> list[str]:
-    """The columns of language models that are known only once they have answered."""
-    return [name for name in scope.watched if name not in scope.given]
 
 
 def _all_read(document: Document, file: PipelineFile, read: list[Expression]) -> bool:
@@ -204,7 +199,7 @@ def _check(
     *,
     segments: bool,
 ) -> None:
-    kind, unknown = scope.known.get(name), (*JUDGED, SCORE, CONFIDENCE, *_answered(scope))
+    kind, unknown = scope.known.get(name), (*JUDGED, SCORE, CONFIDENCE, *scope.answered)
     if document.is_broken(at):
         return
     if name in sensitive:

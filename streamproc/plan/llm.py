@@ -50,6 +50,7 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         most_chars=part.most_chars,
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
+        classifier=part.guards is not None,
     )
     own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
@@ -125,8 +126,11 @@ def _unreadable(folder: Path, error: Exception) -> UserError:
 def _prompt(document: Document, at: Path_, part: LlmPart) -> Prompt | None:
     if document.is_broken(at):
         return None
+    folder = document.file.parent / part.prompt
+    if not document.prompts:
+        return Prompt(folder.name, "", "", "")
     try:
-        return read_prompt(document.file.parent / part.prompt)
+        return read_prompt(folder)
     except UserError as error:
         document.problem(at, error.message, error.hint)
         return None

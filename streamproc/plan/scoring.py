@@ -128,6 +128,8 @@ def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope
     if models.llms:
         watched = (name for llm in models.llms for name in llm.watched)
         scope.watched = list(dict.fromkeys([MODEL_STATUS, *watched]))
+        unasked = {name for llm in models.llms for name in {*llm.given} - llm.judged}
+        scope.answered = [name for name in scope.watched if name not in unasked]
     for name, (place, kind) in own.items():
         if name in scope.known or name in scope.params:
             what = "param" if name in scope.params else "column"

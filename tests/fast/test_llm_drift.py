@@ -61,15 +61,20 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def folder(tmp_path: Path, server: Server) -> Path:
+    fill(tmp_path, server.url)
+    return tmp_path
+
+
+def fill(tmp_path: Path, url: str) -> None:
+    """Put a pipeline file there, with all that it names."""
     prompt = tmp_path / "prompts/triage"
     prompt.mkdir(parents=True)
     (prompt / "1.md").write_text(PROMPT)
     (prompt / "labels.yaml").write_text("production: 1\n")
     (tmp_path / "event.schema.json").write_bytes(orjson.dumps(EVENT | {"additionalProperties": False}))
     (tmp_path / "answer.schema.json").write_bytes(orjson.dumps(ANSWER))
-    (tmp_path / "pipeline.yaml").write_text(FILE.replace("URL", server.url))
+    (tmp_path / "pipeline.yaml").write_text(FILE.replace("URL", url))
     write(tmp_path / "reference.ndjson", rows(1))
-    return tmp_path
 
 
 def rows(

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.decide.model import NO_MODEL, NOT_ASKED
+from streamproc.core.llm.policy import CLASSIFIER
 from streamproc.core.names import MODEL_CONFIDENCE, MODEL_OK, MODEL_STATUS
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Score
@@ -23,11 +24,6 @@ NOT_RECORDED: Final = "not_recorded"
 """Why there is no score of an event of which nothing is recorded."""
 READ: Final = ("score", "score_reason", "scored_by", "model", "features")
 """What of a decision is read."""
-
-
-def in_words(plan: Plan) -> frozenset[str]:
-    """The language models of a plan, shadows too."""
-    return frozenset(model.name for model in (*plan.models, *plan.shadows) if model.llm is not None)
 
 
 def is_of(plan: Plan, decision: Mapping[str, Any]) -> bool:
@@ -44,13 +40,19 @@ def tells(decision: object) -> bool:
 
 
 def recorded(plan: Plan, said: Mapping[str, Mapping[str, Any]], ask: Score) -> Answer:
-    """What decisions, by their ids, tell of what a language model of the plan answered; the reason where they do not.
+    """What decisions, by their ids, tell of what a language model of the plan answered, or the classifier before it.
+
+    Where they tell nothing, the reason says so.
 
     A score is that of the model that ``scored_by`` names, the first one where it is not there.
     """
-    model = next((model for model in plan.models if model.name == ask.model), None)
+    model = next((model for model in plan.models if ask.model in (model.name, model.guard)), None)
     if model is None or model.llm is None:  # of shadows nothing but the score is recorded, and nothing is watched
         return Answer.nothing(len(ask.ids), NOT_RECORDED)
+    if ask.model == model.guard:
+        own_name = model.llm.name(CLASSIFIER)
+        column = _column([_features(said.get(id, {})).get(own_name) for id in ask.ids], pl.Float64())
+        return Answer(column, [None if np.isfinite(one) else NOT_RECORDED for one in column.tolist()])  # type: ignore[arg-type]
     scores, reasons = list[float | None](), list[str | None]()
     features = list[Mapping[str, Any]]()
     nobody, first = dict[str, Any](), plan.models[0].name

@@ -21,6 +21,7 @@ PROMPT = "prompt"
 OUTPUT_TOKENS = "output_tokens"
 CALLS = "calls"
 GUARD = "guard_"
+CLASSIFIER = GUARD + "classifier"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS)
@@ -33,7 +34,8 @@ class LlmPlan:
     its answer must satisfy.
 
     A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
-    too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked, and a ``classifier`` may have a word in
+    that. ``prefix`` begins the names of columns.
     """
 
     prefix: str
@@ -46,6 +48,7 @@ class LlmPlan:
     most_chars: int = 20_000
     counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
+    classifier: bool = False
 
     @cached_property
     def instruction_tokens(self) -> int:
@@ -64,6 +67,8 @@ class LlmPlan:
             PROMPT: pl.String(), INPUT_CHARS: pl.Int64(), INPUT_TOKENS: pl.Int64(), SCRIPT: pl.String(),
             **{GUARD + step: pl.Float64() for step in STEPS}, RISK: pl.Float64(),
         }  # fmt: skip
+        if self.classifier:
+            own[CLASSIFIER] = pl.Float64()
         return {self.name(name): dtype for name, dtype in own.items()}
 
     @property
@@ -80,6 +85,11 @@ class LlmPlan:
         fields = self.output.schema.get("properties", {})
         bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
         return frozenset(name for name, kind in self.output.columns.items() if kind == pl.String()) - bound
+
+    @property
+    def judged(self) -> frozenset[str]:
+        """Those of them that a classifier has a word in: without asking it they are not known."""
+        return frozenset(map(self.name, (CLASSIFIER, RISK))) if self.classifier else frozenset()
 
     @property
     def watched(self) -> tuple[str, ...]:

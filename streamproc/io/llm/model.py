@@ -26,7 +26,7 @@ from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
 from streamproc.io.llm.endpoint import Endpoint, Failed, Refused
 from streamproc.io.llm.stream import Completion
-from streamproc.io.model import named
+from streamproc.io.model import RowModel, named
 
 HASH_BYTES = 16
 ATTEMPTS: Final = 3
@@ -64,9 +64,16 @@ class LlmModel:
     """Answers asks whose columns are those of ``streamproc.core.llm.request``, with the text that the model wrote."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], policy: LlmPolicy, plan: LlmPlan, identity: Sequence[Any]
+        self,
+        endpoints: Sequence[Endpoint],
+        policy: LlmPolicy,
+        plan: LlmPlan,
+        identity: Sequence[Any],
+        guard: RowModel | None = None,
     ) -> None:
-        """``identity`` is what else decides the answers, as JSON: the prompt, the bounds, what they must satisfy."""
+        """``identity`` is what else decides the answers, as JSON: the prompt, the bounds, what they must satisfy.
+        ``guard`` is asked before it, by whoever asks both."""
+        self.guard = guard
         self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
         self.version = hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
