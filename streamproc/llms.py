@@ -44,5 +44,6 @@ def open_llm(
     )
     bounds = [part.input, part.budget.model_dump(), part.cut, part.most_chars, part.bytes_per_token]
     guard = None if part.guards is None else open_classifier(part.guards.classifier, folder)
-    identity = [asdict(plan.prompt), plan.output.schema, bounds, *([] if guard is None else [guard.version])]
+    more = [*([] if guard is None else [guard.version]), *([part.confidence] if plan.sureness else [])]
+    identity = [asdict(plan.prompt), plan.output.schema, bounds, *more]
     return LlmModel(endpoints, LlmPolicy(part.model, part.parameters, latency, part.in_flight), plan, identity, guard)

@@ -51,11 +51,16 @@ def make_llm(document: Document, at: Path_, name: str, part: LlmPart) -> LlmPlan
         counter=Tokens(part.bytes_per_token),
         flag_above=part.flag_above,
         classifier=part.guards is not None,
+        sureness=part.confidence == "logprobs",
     )
     own = {*plan.given, *map(plan.name, TOOK), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")
+        return None
+    if plan.sureness and "confidence" in output.columns:
+        message = "the answer has a field `confidence`, and with `logprobs` it would not count"
+        document.problem((*at, "confidence"), message, "take one of them out", at_key=True)
         return None
     if plan.room < LEAST_ROOM:
         taken = counted(plan.instruction_tokens, "token")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -77,6 +77,10 @@ class LlmPart(Part):
     guards: GuardsPart | None = Field(None, description="What else looks at texts before the model is asked")
     deadline: Duration = Field(timedelta(seconds=2), description="For all of a batch, with every attempt")
     latency: LatencyPart = Field(LatencyPart(), description="How long calls take")  # type: ignore[call-arg]
+    confidence: Literal["answer", "logprobs"] = Field(
+        "answer",
+        description="Where `model_confidence` is from: the answer's own field, or probabilities of the score's tokens",
+    )
     redis: str | None = Field(
         None, description="`${NAME}`: a Redis in which all workers share what they spent, their rates and their cache"
     )

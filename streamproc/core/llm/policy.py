@@ -49,6 +49,8 @@ class LlmPlan:
     counter: Tokens = field(default_factory=Tokens)
     flag_above: float = FLAG_ABOVE
     classifier: bool = False
+    sureness: bool = False
+    """Whether confidence is that of the tokens of the score, and not what the answer says of itself."""
 
     @cached_property
     def instruction_tokens(self) -> int:

@@ -18,9 +18,11 @@ import numpy as np
 import orjson
 
 from streamproc.core.llm.answer import UNWANTED
+from streamproc.core.llm.confidence import sureness
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
 from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.request import MOST_TOKENS, SYSTEM, USER
+from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
@@ -58,6 +60,7 @@ class _Row:
     calls: int = 0
     output_tokens: int = 0
     model: str = ""
+    confidence: float | None = None
 
 
 class LlmModel:
@@ -94,6 +97,8 @@ class LlmModel:
             CALLS: np.array([row.calls for row in rows], np.float64),
             OUTPUT_TOKENS: np.array([row.output_tokens for row in rows], np.float64),
         }
+        if self._plan.sureness:
+            columns[MODEL_CONFIDENCE] = np.array([row.confidence for row in rows], np.float64)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
     async def _rows(self, ask: Score, deadline: float) -> list[_Row]:
@@ -118,6 +123,7 @@ class LlmModel:
             "max_tokens": most_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({"logprobs": True} if self._plan.sureness else {}),
         }
 
     async def _ask(self, row: _Row, body: Mapping[str, Any], until: float) -> None:
@@ -136,6 +142,8 @@ class LlmModel:
         row.output_tokens, row.model = completion.output_tokens, named(completion.model)
         row.reason = "refused" if completion.refused else FINISHED.get(completion.finish, UNWANTED)
         row.text = "".join(completion.text) if row.reason is None else None
+        if self._plan.sureness and row.text is not None and completion.tokens:
+            row.confidence = sureness(row.text, completion.tokens)
 
     async def _attempts(self, row: _Row, body: Mapping[str, Any], until: float) -> Completion:
         last = Failed("breaker_open", "no endpoint is asked at the moment")
