@@ -10,9 +10,9 @@ import numpy as np
 import orjson
 import polars as pl
 
-from streamproc.baselines import outcomes_of, watched_of
+from streamproc.baselines import outcomes_of, watched_of, with_baseline
 from streamproc.core.decide.drift import Watch
-from streamproc.core.drift.baseline import Baseline
+from streamproc.core.drift.baseline import Baseline, without
 from streamproc.core.drift.bins import Floats, numbers
 from streamproc.core.drift.errors import error_alarms, errors_of
 from streamproc.core.drift.panes import Counted
@@ -20,6 +20,7 @@ from streamproc.core.drift.processor import TABLE, DriftProcessor
 from streamproc.core.plan import SCORE
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline
+from streamproc.recorded_answers import InRows, in_rows
 from streamproc.rows import Told
 
 
@@ -56,6 +57,8 @@ class Backtest:
     changes: list[dict[str, Any]] = field(default_factory=list)
     watched: list[pl.DataFrame] = field(default_factory=list)
     accuracy: Accuracy | None = None
+    unwatched: Mapping[str, str] = field(default_factory=dict)
+    """The columns that the baseline watches and these rows say nothing of, and why."""
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
@@ -67,11 +70,13 @@ async def run_backtest(
     pipeline: Pipeline, baseline: Baseline, source: str, told: Told | None = None, *, keep: bool = False
 ) -> Backtest:
     """Run a file through decide and drift as one partition: row n has offset n. ``keep`` keeps what was watched."""
+    rows = await _rows_of(pipeline, baseline, source)
+    pipeline, baseline = rows.pipeline, rows.baseline
     assert pipeline.plan.drift is not None and pipeline.processor.watch is not None
     drift = DriftProcessor(pipeline.plan.pipeline, baseline, recover=pipeline.plan.drift.recover)
     offline = Offline(drift, pipeline.answers.now, tables=(TABLE,))
-    found, taken, scores = Backtest(), outcomes_of(pipeline, source), list[Floats]()
-    async for watched in watched_of(pipeline, source, told, taken):
+    found, taken, scores = Backtest(unwatched=rows.unwatched), outcomes_of(pipeline, source), list[Floats]()
+    async for watched in watched_of(pipeline, source, told, taken, rows.answers):
         effects = offline.process(batch_of(pipeline.plan.topics.panes, _panes(pipeline.processor.watch, watched)))
         for output in effects.records:
             if output.topic == pipeline.plan.topics.drift:
@@ -98,11 +103,36 @@ def _accuracy(baseline: Baseline, scores: Floats, outcomes: Floats) -> Accuracy:
     return Accuracy(errors, expected, error_alarms(errors, per))
 
 
-async def panes_of(pipeline: Pipeline, source: str, told: Told | None = None) -> list[bytes | None]:
-    """The panes records that the decide agent would send of a file, as one partition."""
-    assert pipeline.processor.watch is not None
-    watch, taken = pipeline.processor.watch, outcomes_of(pipeline, source)
-    return [value async for watched in watched_of(pipeline, source, told, taken) for value in _panes(watch, watched)]
+async def panes_of(
+    pipeline: Pipeline, baseline: Baseline, source: str, told: Told | None = None
+) -> tuple[Baseline, list[bytes | None]]:
+    """The panes records that the decide agent would send of a file, as one partition, and the baseline that they count
+    by: it watches what the rows tell of."""
+    rows = await _rows_of(pipeline, baseline, source)
+    watch, taken = rows.pipeline.processor.watch, outcomes_of(pipeline, source)
+    assert watch is not None
+    parts = watched_of(rows.pipeline, source, told, taken, rows.answers)
+    return rows.baseline, [value async for watched in parts for value in _panes(watch, watched)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is to be made of a file's rows: what they do not tell of is ``unwatched``."""
+
+    pipeline: Pipeline
+    baseline: Baseline
+    answers: InRows | None
+    unwatched: Mapping[str, str]
+
+
+async def _rows_of(pipeline: Pipeline, baseline: Baseline, source: str) -> _Rows:
+    """No language model is asked about rows: where they do not say what it answered, that is not watched."""
+    answers = await in_rows(pipeline.plan, source, source)
+    if answers is None:
+        return _Rows(pipeline, baseline, None, {})
+    told = without(baseline, answers.recorded.unwatched)
+    unwatched = {name: reason for name, reason in told.unwatched.items() if name not in baseline.unwatched}
+    return _Rows(with_baseline(pipeline, told), told, answers, unwatched)
 
 
 def _panes(watch: Watch, watched: Counted) -> list[bytes | None]:

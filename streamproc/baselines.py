@@ -17,16 +17,18 @@ import polars as pl
 from streamproc.core.decide import TABLES
 from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.drift import Watch, watched_columns
+from streamproc.core.decide.recorded import recorded as recorded_answer
 from streamproc.core.drift.baseline import Baseline, loads
 from streamproc.core.drift.budget import FEWEST_EVENTS
 from streamproc.core.drift.panes import Counted
 from streamproc.core.plan import DEAD_LETTERS, SCORE, DriftPlan
-from streamproc.core.processor import Batch
+from streamproc.core.processor import Answer, Ask, Batch, Score
 from streamproc.errors import EnvironmentFault, UserError
 from streamproc.io.answers import FAILURES
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.plan.models import StreamReference
+from streamproc.recorded_answers import InRows, Recorded, in_rows
 from streamproc.reference_outcomes import Outcomes
 from streamproc.rows import Told, chunks
 
@@ -98,8 +100,10 @@ def read_baseline(path: Path, pipeline: Pipeline) -> Baseline | None:
 def learn(pipeline: Pipeline, told: Told | None = None) -> Baseline:
     """The baseline of the pipeline's reference file. Raises UserError where that cannot be used."""
     path, taken = _reference_path(pipeline), outcomes_of(pipeline, "the reference")
-    parts = asyncio.run(_read(pipeline, str(path), told, taken))
-    return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline), taken)
+    answers = asyncio.run(in_rows(pipeline.plan, str(path), "the reference"))
+    parts = asyncio.run(_read(pipeline, str(path), told, taken, answers))
+    recorded = None if answers is None else answers.recorded
+    return baseline_of(pipeline, parts, f"the reference {path}", source_of(pipeline), taken, recorded)
 
 
 def outcomes_of(pipeline: Pipeline, rows: str) -> Outcomes | None:
@@ -111,11 +115,17 @@ def outcomes_of(pipeline: Pipeline, rows: str) -> Outcomes | None:
 
 
 def baseline_of(
-    pipeline: Pipeline, parts: Sequence[Counted], what: str, source: Mapping[str, Any], taken: Outcomes | None = None
+    pipeline: Pipeline,
+    parts: Sequence[Counted],
+    what: str,
+    source: Mapping[str, Any],
+    taken: Outcomes | None = None,
+    recorded: Recorded | None = None,
 ) -> Baseline:
     """The baseline of events: ``what`` they are is for people.
 
-    ``source`` goes into it, and what the outcomes show that were ``taken`` from them.
+    ``source`` goes into it, and what the outcomes show that were ``taken`` from them. What ``recorded`` answers are too
+    few for is not watched.
     Raises UserError where they cannot be used.
     """
     from streamproc.core.drift.calibrate import Reference, calibrate  # SciPy takes most of a second to import
@@ -148,7 +158,9 @@ def baseline_of(
     if events < FEWEST_EVENTS:
         message = f"`false_alarms` allows one in {events:,.0f} events of this stream, which is no monitoring"
         raise UserError(message, f"allow at most one in {FEWEST_EVENTS:,}")
-    watched = [name for name in drift.watch if name != DEAD_LETTERS]
+    unwatched = {} if recorded is None else recorded.unwatched
+    unwatched = {name: unwatched[name] for name in drift.watch if name in unwatched}
+    watched = [name for name in drift.watch if name != DEAD_LETTERS and name not in unwatched]
     made_from: dict[str, Any] = {**source, "events": len(times), "seconds": seconds or None}
     reference = Reference(
         columns,
@@ -160,6 +172,7 @@ def baseline_of(
         max_age=drift.max_age,
         score=SCORE,
         outcomes=outcomes,
+        unwatched=unwatched,
     )
     try:
         baseline = calibrate(reference, events, made_from)
@@ -214,21 +227,28 @@ def _without(drift: DriftPlan) -> str:
     return f", or take {' or '.join(named)} out" if named else ""
 
 
-async def _read(pipeline: Pipeline, source: str, told: Told | None, taken: Outcomes | None) -> list[Counted]:
-    return [part async for part in watched_of(pipeline, source, told, taken)]
+async def _read(
+    pipeline: Pipeline, source: str, told: Told | None, taken: Outcomes | None, answers: InRows | None
+) -> list[Counted]:
+    return [part async for part in watched_of(pipeline, source, told, taken, answers)]
 
 
 async def watched_of(
-    pipeline: Pipeline, source: str, told: Told | None = None, taken: Outcomes | None = None
+    pipeline: Pipeline,
+    source: str,
+    told: Told | None = None,
+    taken: Outcomes | None = None,
+    answers: InRows | None = None,
 ) -> AsyncIterator[Counted]:
     """What there is to watch in a file of events, chunk by chunk, decided as one partition: row n has offset n.
 
-    ``taken`` takes what came true out of the rows.
+    ``taken`` takes what came true out of the rows, ``answers`` what language models answered.
     """
-    done, judging = 0, Judging(pipeline)
+    done, judging = 0, Judging(pipeline, None if answers is None else answers.recorded)
     async for chunk in chunks(source):
         if chunk.values:
             values = chunk.values if taken is None else taken.take(chunk.values)
+            values = values if answers is None else answers.take(values)
             batch = batch_of(pipeline.plan.events.topic, values, first_offset=done)
             done += len(chunk.values)
             yield judging.counted([batch])
@@ -240,20 +260,34 @@ class Judging:
     """Decides events of the past as if nothing drifted, batch after batch: lanes remember those before.
 
     What was sent twice there is decided twice. How long ago each event was sent the rows of a file do not tell.
+
+    Language models are not asked: they answer what is ``recorded``. Events without an answer are left out where most
+    have one.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, recorded: Recorded | None = None) -> None:
         whole = pipeline.processor
-        self._plan = pipeline.plan
+        self._plan, self._pipeline = pipeline.plan, pipeline
+        self._in_words, self._recorded = pipeline.plan.in_words, recorded or Recorded(pipeline.plan)
         self._processor = replace(whole, stages=tuple(stage for stage in whole.stages if stage.name != DEDUPE))
-        self._offline = Offline(self._processor, pipeline.answers.now, tables=TABLES)
+        self._offline = Offline(self._processor, self._answer, tables=TABLES)
+
+    def _answer(self, ask: Ask) -> Answer:
+        if isinstance(ask, Score) and ask.model in self._in_words:
+            return recorded_answer(self._plan, self._recorded.said, ask)
+        return self._pipeline.answers.now(ask)
 
     def counted(self, batches: Sequence[Batch]) -> Counted:
         """What there is to watch in batches of the events topic, one for each lane."""
         frame = self._offline.frame(self._processor.judge, batches)
-        if len(frame) and FAILURES.issuperset(map(str, frame.unscored)):
+        failed = not self._plan.of_answers and FAILURES.issuperset(map(str, frame.unscored))
+        if len(frame) and failed:
             raise EnvironmentFault(
                 f"the model does not answer ({frame.unscored[0]}), and what is normal has its scores too",
                 "start the model, or keep a baseline beside the file: `streamproc drift calibrate`",
             )
-        return watched_columns(self._plan, frame)
+        watched = watched_columns(self._plan, frame)
+        if not self._recorded.enough:
+            return watched
+        there = np.array([id in self._recorded.said for id in frame.ids], np.bool_)
+        return replace(watched, events=watched.events[there], columns=watched.columns.filter(pl.Series(there)))

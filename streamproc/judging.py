@@ -114,7 +114,13 @@ class Judge:
         changes: dict[str, Any] = {"redis": None}
         if endpoint is not None:
             changes |= {"endpoint": [endpoint], "key": None if key is None else f"${{{key}}}"}
-        opened = open_llm(part.llm.model_copy(update=changes), llm, part.breaker, environ)
+        opened = open_llm(
+            part.llm.model_copy(update=changes),
+            replace(llm, cache=None),  # what was kept says nothing about a version
+            part.breaker,
+            environ,
+            pipeline.loaded.path.parent,
+        )
         self._answers = Answers({model: source_of(part, opened)})
         self._pool = ThreadPoolExecutor(min(concurrency, part.llm.in_flight), "judge")
         self._pipeline, self._model, self._llm, self._asked = pipeline, model, llm, count(1)
@@ -167,7 +173,7 @@ class Judge:
         )
 
     def _answer(self, ask: Ask) -> Answer:
-        if isinstance(ask, Lookup):
+        if isinstance(ask, Lookup) or ask.model == f"guard:{self._model}":
             return self._pipeline.answers.now(ask)
         if ask.model != self._model:
             return Answer.nothing(len(ask.ids), NOT_ASKED)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.names import VARIABLE
 from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
+from streamproc.io.llm.classifier import open_classifier
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
 from streamproc.io.llm.minilm import MiniLm, minilm_folder
@@ -26,8 +28,10 @@ UNSET = "http://unset.invalid/v1"
 """Stands for an address from a variable, where a file is only checked."""
 
 
-def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mapping[str, str] | None) -> LlmModel:
-    """The model. Raises UserError where an address or a variable is none.
+def open_llm(
+    part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mapping[str, str] | None, folder: Path
+) -> LlmModel:
+    """The model, with the classifier before it. Raises UserError where an address or a variable is none.
 
     Without an environment nothing is asked: the addresses need not be there.
     """
@@ -46,14 +50,17 @@ def open_llm(part: LlmPart, plan: LlmPlan, breaker: BreakerPart, environ: Mappin
     )
     request = {"tokens_per_request": part.budget.tokens_per_request, "answer": part.budget.answer}
     bounds = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
+    guard = None if part.guards is None else open_classifier(part.guards.classifier, folder)
+    more = [*([] if guard is None else [guard.version]), *([part.confidence] if plan.sureness else [])]
     # Not the prompt: which version an event is given changes while a worker runs, and stands in its decision.
-    identity = [plan.output.schema, bounds]
+    identity = [plan.output.schema, bounds, *more]
     kept = DEADLINES * part.deadline.total_seconds()
     policy = LlmPolicy(part.model, part.parameters, latency, part.in_flight, kept)
     if environ is None:
-        return LlmModel(endpoints, policy, plan, identity)
+        return LlmModel(endpoints, policy, plan, identity, guard=guard)
     redis = None if part.redis is None else filled(part.redis, environ, "`model.llm.redis`")
-    return LlmModel(endpoints, policy, plan, identity, shared=_shared(plan, redis), cache=_cache(part, plan, redis))
+    shared, cache = _shared(plan, redis), _cache(part, plan, redis)
+    return LlmModel(endpoints, policy, plan, identity, shared=shared, cache=cache, guard=guard)
 
 
 def _shared(plan: LlmPlan, redis: str | None) -> Shared | None:

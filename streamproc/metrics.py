@@ -70,6 +70,7 @@ COUNTED = {
         "dead_letters": "Dead letters by reason",
         "undecided_rules": "Rules that could not be evaluated, by rule id",
         "unscored": "Events without a usable score, by reason",
+        "unguarded": "Events that a classifier before a language model said nothing of, by why not",
         "stale": "Events older than max_age, by topic",
         "late": "Events too old for their windows to be known (windows: lateness), by topic",
         "window_keys_left": "Keys of windows that left because a lane had more than max_keys, by topic",

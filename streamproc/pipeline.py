@@ -17,7 +17,7 @@ from streamproc.core.signatures import Signatures
 from streamproc.errors import UserError
 from streamproc.io.answers import Answers, Source
 from streamproc.io.keeper import Recycling
-from streamproc.io.model import Model, Reading, RowModel
+from streamproc.io.model import Guarded, Model, Reading, RowModel
 from streamproc.io.onnx import OnnxModel
 from streamproc.io.python import PythonModel
 from streamproc.io.seal import sealer
@@ -69,6 +69,11 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
         name: source_of(part, model, most=first if name in shadows else None)
         for name, (part, model) in opened.items()
     }
+    for model in (*loaded.plan.models, *loaded.plan.shadows):
+        part, own = opened[model.name]
+        if model.guard is not None and part.llm is not None and part.llm.guards is not None:
+            assert isinstance(own, Guarded) and own.guard is not None
+            sources[model.guard] = Source(own.guard, part.llm.guards.deadline, policy_of(part.breaker))
     if masked:
         processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
     else:
@@ -77,11 +82,12 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
 
 
 def open_before_models(path: Path, environ: Mapping[str, str] = os.environ) -> Pipeline:
-    """The same for what runs only the stages before the models, which may be still to be trained.
+    """The same for what runs only the stages before the models, which may be still to be trained, and their prompts
+    to be written.
 
     Stores are not asked: they know what is now.
     """
-    loaded = load_plan(path, lambda *_: ModelFacts(""))
+    loaded = load_plan(path, lambda *_: ModelFacts(""), prompts=False)
     return Pipeline(loaded, DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ)), Answers({}))
 
 
@@ -118,7 +124,7 @@ def open_model(
         from streamproc.llms import open_llm
 
         assert llm is not None
-        return open_llm(part.llm, llm, part.breaker, environ)
+        return open_llm(part.llm, llm, part.breaker, environ, folder)
     from streamproc.io.http import HttpModel, with_environment  # aiohttp takes a while to import
 
     assert part.http is not None

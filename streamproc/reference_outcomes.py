@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import orjson
 
 from streamproc.core.drift.bins import Floats
 from streamproc.errors import UserError
+from streamproc.row_fields import taken
 
 
 class Outcomes:
@@ -39,17 +39,10 @@ class Outcomes:
         return np.array(self._known)
 
     def _without(self, row: bytes) -> bytes:
-        value = None
-        try:
-            data = orjson.loads(row)
-        except orjson.JSONDecodeError:  # a dead letter, for a reason that is told elsewhere
-            data = None
-        if isinstance(data, dict) and self._field in data:
-            self.there = True
-            value = data[self._field] if self._keep else data.pop(self._field)
-            row = row if self._keep else orjson.dumps(data)
-        self._known.append(self._number(value))
-        return row
+        one = taken(row, self._field, keep=self._keep)
+        self.there |= one.there
+        self._known.append(self._number(one.value))
+        return one.row
 
     def _number(self, value: object) -> float:
         if value is None:

@@ -35,7 +35,7 @@ from streamproc.kafka.watchdog import guard
 from streamproc.labels import Labels
 from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.plan.models import StreamReference
-from streamproc.stream_reference import kept_offsets, learn_stretch, new_normal, newest
+from streamproc.stream_reference import kept_offsets, learn_from, new_normal, newest
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ async def _learn_stream(
     stretch = await newest(connection, stream.topic, stream.events)
     if len(stretch.records) < stream.events:
         return
-    baseline = await asyncio.to_thread(learn_stretch, pipeline, stretch)
+    baseline = await learn_from(connection, pipeline, stretch)
     await follower.shows_all()
     if seeing.said is None:
         why = f"learned from the newest {len(stretch.records):,} events of {stream.topic}"
@@ -188,6 +188,8 @@ class Seeing:
             return views
         if self.watch is None or self.watch.baseline != baseline.hash:
             log.info("watching by baseline %s", baseline.hash)
+            for name, reason in baseline.unwatched.items():
+                log.info("%s is not watched: %s", name, reason)
             self.watch = Watch.of(self._pipeline.plan, baseline)
         states = read_states(values[self._topics.drift_state].values(), baseline.hash)
         metrics.DRIFT_LEVEL.clear()

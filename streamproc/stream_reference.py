@@ -21,6 +21,7 @@ from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import TopicReader, reading
 from streamproc.pipeline import Pipeline
+from streamproc.recorded_answers import Recorded, in_decisions
 from streamproc.rows import CHUNK_ROWS, Told
 
 FEWEST = 12 * PANE
@@ -98,14 +99,23 @@ async def _kept(reader: TopicReader, partition: int, since: datetime | None) -> 
     return start if since is None else max(start, await reader.first_since(partition, since)), end
 
 
-def learn_stretch(pipeline: Pipeline, stretch: Stretch) -> Baseline:
-    """The baseline of a stretch. Raises UserError where its events are too few, or cannot be used."""
+async def learn_from(connection: Connection, pipeline: Pipeline, stretch: Stretch) -> Baseline:
+    """The baseline of a stretch, with what the pipeline's decisions tell of answers of language models.
+
+    Raises UserError where its events are too few, or cannot be used.
+    """
+    recorded = await in_decisions(connection, pipeline.plan, stretch.topic, stretch.records)
+    return await asyncio.to_thread(learn_stretch, pipeline, stretch, recorded)
+
+
+def learn_stretch(pipeline: Pipeline, stretch: Stretch, recorded: Recorded | None = None) -> Baseline:
+    """The same, where it is known what was ``recorded``."""
     if len(stretch.records) < FEWEST:
         raise UserError(
             f"{stretch.topic} has {len(stretch.records):,} such events, and {FEWEST:,} are the fewest to learn from",
             "wait for more, or begin earlier",
         )
-    judging = Judging(pipeline)
+    judging = Judging(pipeline, recorded)
     parts = [
         _judged(judging, pipeline, stretch.records[begin : begin + CHUNK_ROWS])
         for begin in range(0, len(stretch.records), CHUNK_ROWS)
@@ -115,7 +125,7 @@ def learn_stretch(pipeline: Pipeline, stretch: Stretch) -> Baseline:
         "start": _named(stretch.start),
         "end": _named(stretch.end),
     }
-    return baseline_of(pipeline, parts, f"topic {stretch.topic}", source)
+    return baseline_of(pipeline, parts, f"topic {stretch.topic}", source, recorded=recorded)
 
 
 def new_normal(pipeline: Pipeline, baseline: Baseline, by: str, why: str, stretch: Stretch | None = None) -> NewNormal:
@@ -141,7 +151,7 @@ async def learned(
 ) -> tuple[Stretch, Baseline]:
     """The baseline of the newest events of a topic."""
     stretch = await newest(connection, topic, events, told=told)
-    return stretch, await asyncio.to_thread(learn_stretch, pipeline, stretch)
+    return stretch, await learn_from(connection, pipeline, stretch)
 
 
 def _judged(judging: Judging, pipeline: Pipeline, records: Sequence[Any]) -> Counted:

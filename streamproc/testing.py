@@ -111,8 +111,7 @@ def decide(processor: DecideProcessor, test: TestPart, model: Callable[[Ask], An
             return Answer([test.score] * count, [None] * count, columns=own)
         if test.answer is not None and name == plan.models[0].name:
             return Answer([orjson.dumps(test.answer).decode()] * count, [None] * count)
-        in_words = {one.name for one in (*plan.models, *plan.shadows) if one.llm is not None}
-        if test.score is not None or test.no_score is not None or test.answer is not None or name in in_words:
+        if test.score is not None or test.no_score is not None or test.answer is not None or name in plan.in_words:
             return Answer.nothing(count, test.no_score or NOT_ASKED)
         if name not in kept:
             kept[name] = model(ask)

@@ -216,7 +216,7 @@ def report(
     if source is not None:
         pipeline, baseline = _open_watching(file, tables, table_times)
         with deciding("deciding") as told:
-            panes = asyncio.run(panes_of(pipeline, source, told))
+            baseline, panes = asyncio.run(panes_of(pipeline, baseline, source, told))
     else:
         pipeline = open_watched(file)
         with deciding("learning") as told:
@@ -282,6 +282,8 @@ def _show_baseline(baseline: Baseline) -> None:
 
 def _as_json(found: Backtest, others: list[Rival], truth: int | None, baseline: Baseline) -> dict[str, Any]:
     shown: dict[str, Any] = {"events": found.events, "baseline": baseline.hash, "alarms": found.alarms}
+    if found.unwatched:
+        shown["unwatched"] = dict(found.unwatched)
     if truth is not None:
         shown["false_alarms"] = len(found.alarms) - len(after(found.alarms, truth))
         shown["delays"] = delays(found.alarms, truth, "monitor")
@@ -319,6 +321,8 @@ def _show_backtest(found: Backtest, others: list[Rival], truth: int | None) -> N
         click.echo(f"  in {', '.join(columns)}")
     alarms = f"{counted(len(found.alarms), 'alarm')} in {counted(len(incidents), 'incident')}"
     click.echo(f"{counted(found.events, 'event')}, {alarms}")
+    for name, reason in found.unwatched.items():
+        click.echo(f"off  {name}: {reason}")
     if truth is not None:
         _show_delays(found, truth)
     if found.accuracy is not None:

@@ -27,7 +27,7 @@ from streamproc.kafka.connection import Connection
 from streamproc.operations import moment
 from streamproc.pipeline import Pipeline
 from streamproc.plan.durations import to_duration
-from streamproc.stream_reference import Stretch, learn_stretch, new_normal, newest
+from streamproc.stream_reference import Stretch, learn_from, new_normal, newest
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
@@ -185,7 +185,7 @@ def rebase(
     topic = pipeline.plan.events.topic
     with deciding("reading") as told:
         stretch = asyncio.run(newest(connection, topic, events, since=start, told=told))
-    baseline = learn_stretch(pipeline, stretch)
+    baseline = asyncio.run(learn_from(connection, pipeline, stretch))
     if keep is not None:
         try:
             keep.write_bytes(b"".join(_lines(stretch)))
@@ -198,6 +198,8 @@ def rebase(
         click.echo(f"  partition {partition}: offsets {offset:,} to {stretch.end[partition]:,}")
     if pipeline.plan.drift is not None and pipeline.plan.drift.outcome is not None:
         click.echo("without expected accuracy: the stream does not say what came true")
+    for name, reason in baseline.unwatched.items():
+        click.echo(f"{name} is not watched: {reason}")
     off = [monitor for monitor in baseline.monitors if monitor.fit is None]
     if off:
         click.echo(f"{counted(len(off), 'monitor')} off, for instance {off[0].column}/{off[0].test}: {off[0].off}")

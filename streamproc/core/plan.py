@@ -167,6 +167,11 @@ class ModelPlan:
     classes: tuple[str, ...] = ()
     llm: LlmPlan | None = None
 
+    @property
+    def guard(self) -> str | None:
+        """The address of the classifier that is asked before it; ``None`` where there is none."""
+        return f"guard:{self.name}" if self.llm is not None and self.llm.classifier else None
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -187,7 +192,8 @@ class DriftPlan:
     drift itself may move, which do not count as drift of anything. ``recover`` is in windows, ``max_extra_review``, the
     share of a lane's events whose decision drift may change, in millionths. ``season`` is the period of a rhythm that
     is normal, ``max_age`` the age at which a window is judged that is not full. ``outcome`` is the field of the
-    reference's rows that says what came true of what the score gives the chance of.
+    reference's rows that says what came true of what the score gives the chance of, ``answers`` that which says what
+    language models answered.
     """
 
     watch: tuple[str, ...]
@@ -201,6 +207,7 @@ class DriftPlan:
     season: timedelta | None = None
     max_age: timedelta | None = None
     outcome: str | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,34 @@ class Plan:
     def spent(self) -> frozenset[str]:
         """The columns that say what asking took, also where no usable score came of it."""
         return frozenset().union(*(llm.spent for llm in self._llms))
+
+    @property
+    def in_words(self) -> frozenset[str]:
+        """The language models, shadows too, and the classifiers before them, by the addresses of asks."""
+        models = [model for model in (*self.models, *self.shadows) if model.llm is not None]
+        return frozenset([*(model.name for model in models), *(model.guard for model in models if model.guard)])
+
+    @cached_property
+    def ahead(self) -> frozenset[str]:
+        """The language models whose requests are made for all events before any model is asked: the first one, and
+        stand-ins of which something reads what they would be shown. Those of others wait until they are asked."""
+        priority = None if self.review is None else self.review.priority
+        conditions = (self.confidence, priority, *(rule.when for rule in (*self.rules, *self.fallback)))
+        read = {name for one in conditions if one is not None for name in one.columns}
+        if self.drift is not None:
+            read |= {*self.drift.watch, *self.drift.segments}
+        if self.outcomes is not None:
+            read |= {*self.outcomes.reads}
+        words = [(model, model.llm) for model in self.models if model.llm is not None]
+        return frozenset(one.name for one, llm in words if one is self.model or not read.isdisjoint(llm.given))
+
+    @cached_property
+    def of_answers(self) -> frozenset[str]:
+        """What is known of an event only with the answers of language models, and of no event without one."""
+        if not self._llms:
+            return frozenset()
+        known = self.given - frozenset().union(*(llm.judged for llm in self._llms))
+        return frozenset([SCORE, CONFIDENCE, DECISION, WOULD_BE, *self.model_columns]) - known
 
     @cached_property
     def model_types(self) -> Mapping[str, pl.DataType]:

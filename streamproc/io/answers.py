@@ -215,12 +215,8 @@ def _of_rows(model: RowModel, ask: Score, deadline: float) -> Answer:
         return Answer.nothing(0, "", model.version, NOT_ASKED)
     try:
         return model.answer(ask, deadline)
-    except Unavailable as error:
-        log.warning("the model %s is not available: %s", ask.model, error)
-        return Answer.nothing(len(ask.ids), "model_unavailable", model.version)
-    except Exception as error:  # its text may quote an event
-        log.warning("the model %s failed: %s at %s", ask.model, type(error).__name__, _place(error))
-        return Answer.nothing(len(ask.ids), "model_error", model.version)
+    except Exception as error:
+        return Answer.nothing(len(ask.ids), _why(ask, len(ask.ids), error), model.version)
 
 
 def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> Scores | str:
@@ -230,22 +226,27 @@ def _scores(model: Model, ask: Score, begin: int, end: int, deadline: float) -> 
     try:
         scores = model.score(columns, end - begin, deadline)
         return scores if _fits(scores, end - begin) else "wrong_length"
-    except TimeoutError:
-        return "timeout"
-    except Starting:
-        return STARTING
-    except Unavailable as error:
-        log.warning("the model %s is not available: %s", ask.model, error)
-        return "model_unavailable"
-    except Rejected as error:
-        log.warning("the model %s failed on a batch of %d: %s", ask.model, end - begin, error)
-        return "model_error"
     except (Exception, SystemExit) as error:  # a model may raise whatever it likes, and even leave
-        log.warning(
-            "the model %s failed on a batch of %d: %s at %s",
-            ask.model, end - begin, type(error).__name__, _place(error),
-        )  # fmt: skip
-        return "model_error"
+        return _why(ask, end - begin, error)
+
+
+def _why(ask: Score, rows: int, error: BaseException) -> str:
+    """The reason that what a model raised comes to; told in the log, without the text of errors that may quote an
+    event."""
+    match error:
+        case TimeoutError():
+            return "timeout"
+        case Starting():
+            return STARTING
+        case Unavailable():
+            log.warning("the model %s is not available: %s", ask.model, error)
+            return "model_unavailable"
+        case Rejected():
+            log.warning("the model %s failed on a batch of %d: %s", ask.model, rows, error)
+        case _:
+            place = _place(error)
+            log.warning("the model %s failed on a batch of %d: %s at %s", ask.model, rows, type(error).__name__, place)
+    return "model_error"
 
 
 def _fits(scores: Scores, rows: int) -> bool:

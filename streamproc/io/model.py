@@ -83,6 +83,16 @@ class RowModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Guarded(Protocol):
+    """A model before which another one is asked."""
+
+    @property
+    def guard(self) -> RowModel | None:
+        """That one, where there is one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How to read what a model gives. ``classes`` name the columns of class probabilities, where they have names;

@@ -23,6 +23,26 @@ BEYOND = 2.0**63
 """No int64 is as large."""
 
 
+def session_of(raw: bytes, name: str) -> Any:
+    """A session on the bytes of a model, with one thread of its own. Raises UserError where they are none, and
+    EnvironmentFault without onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentFault("onnxruntime is not installed", "pip install 'streamproc[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base
+        raise UserError(
+            f"{name} is not a model that onnxruntime can load: {type(error).__name__}",
+            "export it again, and check it with onnx.checker",
+        ) from error
+
+
 class OnnxModel:
     """One session on one file. It takes a matrix of all inputs, or one column for each.
 
@@ -39,27 +59,13 @@ class OnnxModel:
         confidence: str | None = None,
     ) -> None:
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise EnvironmentFault("onnxruntime is not installed", "pip install 'streamproc[onnx]'") from error
-        try:
             raw = path.read_bytes()
         except OSError as error:
             raise UserError(
                 f"cannot read the model {path.name}: {error.strerror}",
                 "the path counts from the pipeline file",
             ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base
-            raise UserError(
-                f"{path.name} is not a model that onnxruntime can load: {type(error).__name__}",
-                "export it again, and check it with onnx.checker",
-            ) from error
+        self._session = session_of(raw, path.name)
         self.version = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
         self._inputs = tuple(inputs)
         self._nodes = self._session.get_inputs()

@@ -80,7 +80,7 @@ def _check_score(document: Document, file: PipelineFile, at: Path_, test: TestPa
 def _check_answer(document: Document, file: PipelineFile, at: Path_, test: TestPart) -> None:
     """A test never asks a language model: it costs, and it may answer otherwise the next time."""
     chain, _ = placed(file)
-    if not chain or any(path[:1] == ("model",) for path in document.broken):
+    if not chain or document.is_broken_within(("model",)):
         return
     in_words = chain[0][2].llm is not None
     given = [name for name in ("score", "no_score", "answer") if document.has((*at, name))]
@@ -92,7 +92,7 @@ def _check_answer(document: Document, file: PipelineFile, at: Path_, test: TestP
 
 
 def _check_drift(document: Document, at: Path_, test: TestPart, drift: DriftPlan | None) -> None:
-    if any(path[:1] == ("drift",) for path in document.broken):
+    if document.is_broken_within(("drift",)):
         return
     watched = () if drift is None else drift.watch
     for name in test.drift:
@@ -103,7 +103,7 @@ def _check_drift(document: Document, at: Path_, test: TestPart, drift: DriftPlan
 
 def _check_looked_up(document: Document, at: Path_, test: TestPart, sources: Sources | None) -> None:
     """Is there what the test gives rows of, and do they satisfy its contract?"""
-    if sources is None or any(path[:1] in (("tables",), ("stores",)) for path in document.broken):
+    if sources is None or document.is_broken_within(("tables",), ("stores",)):
         return
     for kind, rows in (("tables", test.tables), ("stores", test.stores)):
         named = [name for name, one in sources.items() if one.at[0] == kind]
@@ -153,7 +153,7 @@ def _check_expect(
     document: Document, at: Path_, expect: ExpectPart, recorded: set[str], vocabulary: Vocabulary
 ) -> None:
     if not expect.model_fields_set:
-        if not any(path[: len(at)] == at for path in document.broken):
+        if not document.is_broken_within(at):
             hint = "say what: `expect: {decision: review}`"
             document.problem(at, "the test expects nothing", hint, at_key=True)
         return
@@ -166,7 +166,8 @@ def _check_expect(
             _known(document, (*at, key, number), name, names, what)
         if isinstance(value, str):
             _known(document, (*at, key), value, names, what)
-    if not any(path[:1] == ("model",) or path in (("features",), ("params",), ()) for path in document.broken):
+    whole = document.broken & {("features",), ("params",), ()}
+    if not (whole or document.is_broken_within(("model",))):
         for name in expect.features or ():
             _known(document, (*at, "features", name), name, recorded, "features", at_key=True)
 
@@ -205,7 +206,7 @@ def _vocabulary(document: Document, file: PipelineFile) -> Vocabulary:
         vocabulary["rules"] = deciding, "deciding rules"
         vocabulary["observed"] = observing, "observing rules"
         vocabulary["undecided"] = [*deciding, *observing], "rules"
-    if not any(path[:1] == ("model",) for path in document.broken):
+    if not document.is_broken_within(("model",)):
         vocabulary["scored_by"] = models, "models"
     if not _incomplete(document, "reason"):
         vocabulary["reasons"] = [part.reason for part in file.rules if part.reason is not None], "reasons"

@@ -27,7 +27,8 @@ class Document:
     """The data of one file, and where each part of it stands.
 
     ``broken`` holds the paths whose values are wrong and have been told of: nothing more is said about them.
-    ``fault`` is what is missing on this machine to check all of it.
+    ``fault`` is what is missing on this machine to check all of it. Without ``prompts`` those that the file names are
+    not read.
     """
 
     file: Path
@@ -36,6 +37,7 @@ class Document:
     places: dict[Path_, Place] = field(default_factory=dict)
     broken: set[Path_] = field(default_factory=set)
     fault: EnvironmentFault | None = None
+    prompts: bool = True
     _problems: dict[Problem, None] = field(default_factory=dict)
     _warnings: dict[Problem, None] = field(default_factory=dict)
 
@@ -56,6 +58,10 @@ class Document:
     def is_broken(self, path: Path_) -> bool:
         """Has this value, or one around it, been told of?"""
         return any(path[:end] in self.broken for end in range(len(path) + 1))
+
+    def is_broken_within(self, *paths: Path_) -> bool:
+        """Has any of these values, or one within it, been told of? What is around them does not count."""
+        return any(broken[: len(path)] == path for broken in self.broken for path in paths)
 
     def spot(self, path: Path_, *, at_key: bool = False, offset: int | None = None) -> tuple[int, int]:
         """Line and column of a value, or of the nearest thing around it that is there.

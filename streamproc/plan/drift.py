@@ -44,7 +44,7 @@ def add_drift_columns(document: Document, file: PipelineFile, scope: Scope, sens
         else:
             scope.uncertain |= {DRIFT_ANY, DRIFT_SEVERITY, DRIFT + SCORE}
         return
-    if any(path[:1] == ("drift",) for path in document.broken):
+    if document.is_broken_within(("drift",)):
         scope.uncertain |= {DRIFT + name for name in _watchable(document, scope)}
     for name in _watched(document, file, part, scope, sensitive):
         scope.known.setdefault(DRIFT + name, pl.String())
@@ -63,9 +63,6 @@ def make_drift(
     part = file.drift
     if part is None:
         return None
-    if any(model.llm is not None for group in placed(file) for _, _, model in group):
-        message = "the baseline of drift would ask the language model about every row of the reference"
-        document.problem(("drift",), message, "take `drift` out; a pipeline without the model can watch", at_key=True)
     for key in ("watch", "exclude", "segments"):
         named = getattr(part, key)
         for index, name in enumerate(named if isinstance(named, list) else ()):
@@ -83,6 +80,7 @@ def make_drift(
         document.problem(at, message, hint, at_key=True)
     _check_times(document, file, part)
     _check_outcome(document, part, watch)
+    _check_answers(document, file, part, scope, watch)
     return DriftPlan(
         watch=watch,
         budget=part.false_alarms,
@@ -95,6 +93,7 @@ def make_drift(
         season=part.season,
         max_age=part.max_age,
         outcome=part.outcome,
+        answers=part.answers,
     )
 
 
@@ -121,9 +120,39 @@ def _check_outcome(document: Document, part: DriftPart, watch: Collection[str]) 
         document.problem(at, f"`outcome` needs `{SCORE}` to be watched", remedy)
 
 
+def _check_answers(
+    document: Document, file: PipelineFile, part: DriftPart, scope: Scope, watch: Collection[str]
+) -> None:
+    """A baseline asks no language model. What was answered stands in the rows of a reference, or it is not known."""
+    at: Path_ = ("drift", "answers")
+    if document.is_broken(at) or document.is_broken_within(("model",)):
+        return
+    in_words = any(model.llm is not None for _, _, model in placed(file)[0])
+    if part.answers is not None:
+        if not in_words:
+            message = "`answers` is what a language model answered, and this file has none that decides"
+            document.problem(at, message, "take it out", at_key=True)
+        elif not isinstance(part.reference, str):
+            message = "`answers` needs a file as the reference: of a topic the answers stand in the decisions"
+            document.problem(at, message, "take it out, or let `reference` name a file", at_key=True)
+        elif part.answers == part.outcome:
+            document.problem(at, "`answers` and `outcome` are one field", "name another one")
+        return
+    needs = [name for name in watch if name in (SCORE, CONFIDENCE, DECISION, WOULD_BE, *scope.answered)]
+    if not in_words or not needs or not isinstance(part.reference, str):
+        return
+    hint = "add `answers: FIELD`, the field of the reference's rows that says it, or name other columns in `watch`"
+    if part.outcome is not None:
+        message = "`outcome` needs scores, and those of a language model are not asked for again"
+        document.problem(("drift", "outcome"), message, hint, at_key=True)
+    else:
+        named = ", ".join(f"`{name}`" for name in needs)
+        document.warn(("drift",), f"what a language model answers is not watched: {named}", hint)
+
+
 def _all_read(document: Document, file: PipelineFile, read: list[Expression]) -> bool:
     """Whether every expression that may read drift is sound: one that is wrong may be the one that reads it."""
-    if any(path[0] in ("confidence", "rules", "fallback") for path in document.broken if path):
+    if document.is_broken_within(("confidence",), ("rules",), ("fallback",)):
         return False
     priority = None if file.review is None else file.review.priority
     texts = [file.confidence, priority, *(rule.when for rule in file.rules), *(rule.when for rule in file.fallback)]
@@ -157,7 +186,7 @@ def _watchable(document: Document, scope: Scope) -> list[str]:
     made = [name for name, key in ((SCORE, "model"), (CONFIDENCE, "confidence")) if document.has((key,))]
     columns = [name for name, kind in scope.known.items() if not kind.is_nested() and not name.startswith(DRIFT)]
     aside = {SCORE, CONFIDENCE, *scope.of_models}
-    return [*(name for name in columns if name not in aside), *made, *JUDGED]
+    return [*(name for name in columns if name not in aside), *scope.watched, *made, *JUDGED]
 
 
 def _check(
@@ -170,12 +199,12 @@ def _check(
     *,
     segments: bool,
 ) -> None:
-    kind = scope.known.get(name)
+    kind, unknown = scope.known.get(name), (*JUDGED, SCORE, CONFIDENCE, *scope.answered)
     if document.is_broken(at):
         return
     if name in sensitive:
         document.problem(at, f"`{name}` is sensitive, and counts of its values would leave", "watch something else")
-    elif name not in _watchable(document, scope) or (segments and name in (*JUDGED, SCORE, CONFIDENCE)):
+    elif name not in _watchable(document, scope) or (segments and name in unknown):
         if not (scope.open or name in scope.uncertain):
             hint = near(name, _watchable(document, scope), "columns")
             document.problem(at, f"`{name}` is no field and no feature", hint)

@@ -57,11 +57,17 @@ def make_llm(
         budget=budget,
         limits=limits,
         cache=None if part.cache is None else cache_policy(part.cache),
+        classifier=part.guards is not None,
+        sureness=part.confidence == "logprobs",
     )
     own = {*plan.given, *map(plan.name, TOLD), *OF_MODELS}
     if odd := sorted(own & set(output.columns)):
         message = f"the answer has a field `{odd[0]}`, and a column of streamproc's own has that name"
         document.problem((*at, "output"), message, "give it another name there")
+        return None
+    if plan.sureness and "confidence" in output.columns:
+        message = "the answer has a field `confidence`, and with `logprobs` it would not count"
+        document.problem((*at, "confidence"), message, "take one of them out", at_key=True)
         return None
     for prompt in prompts.versions:
         if not plan.takes(prompt):
@@ -99,8 +105,11 @@ def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
 def _prompts(document: Document, at: Path_, part: LlmPart) -> Prompts | None:
     if document.is_broken(at):
         return None
+    folder = document.file.parent / part.prompt
+    if not document.prompts:
+        return Prompts(Prompt(folder.name, "", "", ""))
     try:
-        return read_prompts(document.file.parent / part.prompt)
+        return read_prompts(folder)
     except UserError as error:
         document.problem(at, error.message, error.hint)
         return None

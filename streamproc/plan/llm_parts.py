@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -59,6 +59,13 @@ class LatencyPart(Part):
     hedges: Share = Field(100_000, description="At most such a share of calls are second ones beside slow ones: `10%`")
 
 
+class GuardsPart(Part):
+    """What else looks at texts before the model is asked."""
+
+    classifier: Text = Field(description="`stackone-defender`, or a folder with a classifier of texts in ONNX")
+    deadline: Duration = Field(timedelta(milliseconds=500), description="For all of a batch")
+
+
 class SemanticPart(Part):
     """Answers for texts that are alike."""
 
@@ -106,8 +113,13 @@ class LlmPart(Part):
         1.0, ge=1, le=8, description="Of texts, by the model's tokenizer; 1 is never too few tokens"
     )
     flag_above: float = Field(0.7, ge=0, le=1, description="What is riskier than this is not asked")
+    guards: GuardsPart | None = Field(None, description="What else looks at texts before the model is asked")
     deadline: Duration = Field(timedelta(seconds=2), description="For all of a batch, with every attempt")
     latency: LatencyPart = Field(LatencyPart(), description="How long calls take")  # type: ignore[call-arg]
+    confidence: Literal["answer", "logprobs"] = Field(
+        "answer",
+        description="Where `model_confidence` is from: the answer's own field, or probabilities of the score's tokens",
+    )
     redis: str | None = Field(
         None, description="`${NAME}`: a Redis in which all workers share what they spent, their rates and their cache"
     )

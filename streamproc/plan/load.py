@@ -26,13 +26,15 @@ class Loaded:
     document: Document = field(repr=False, compare=False)
 
 
-def load_plan(path: Path, inspect: Inspect) -> Loaded:
+def load_plan(path: Path, inspect: Inspect, *, prompts: bool = True) -> Loaded:
     """Read and check a pipeline file.
 
-    ``inspect`` looks at the model that the file names. Raises PipelineError with every problem in the file,
-    UserError where it cannot be read, EnvironmentFault where something is missing to check it.
+    ``inspect`` looks at the model that the file names. Without ``prompts`` those of language models are not read: a
+    plan that asks nobody needs none. Raises PipelineError with every problem in the file, UserError where it cannot be
+    read, EnvironmentFault where something is missing to check it.
     """
     document = read(path)
+    document.prompts = prompts
     file = shape(document)
     plan = build(document, file, inspect) if file is not None else None
     if document.problems:

@@ -35,7 +35,7 @@ def make_lookup(
     assert isinstance(part, LookupPart)
     source = sources.get(part.lookup)
     if source is None:
-        broken = any(path[:1] in (("tables",), ("stores",)) for path in document.broken)
+        broken = document.is_broken_within(("tables",), ("stores",))
         if not (broken or document.is_broken((*at, "lookup"))):
             message = f"there is no table and no store `{part.lookup}`"
             hint = (

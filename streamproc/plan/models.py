@@ -202,6 +202,9 @@ class DriftPart(Part):
     outcome: Text | None = Field(
         None, description="The reference's field of what came true, of which `score` is the chance"
     )
+    answers: Text | None = Field(
+        None, description="The reference's field of what language models answered: nothing asks them about it"
+    )
     recover: Windows = Field(20, description="How many windows in a row must be normal to end an alarm")
     max_extra_review: Share | None = Field(
         None, description="The share of events whose decision drift may change: `10%`, or `0.1`"

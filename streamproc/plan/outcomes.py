@@ -74,7 +74,7 @@ def _check_names(document: Document, file: PipelineFile, part: OutcomesPart) -> 
     decisions |= {rule.decide for rule in file.rules if rule.decide is not None}
     decisions |= {rule.decide for rule in file.fallback}
     sure = not any(document.is_broken((name,)) for name in ("rules", "fallback", "actions"))
-    sure &= not any(path[0] in ("rules", "fallback", "actions") for path in document.broken if path)
+    sure &= not document.is_broken_within(("rules",), ("fallback",), ("actions",))
     for at, name, at_key in _decisions(part):
         if name not in decisions and sure and not document.is_broken(at):
             hint = near(name, decisions, "decisions")
@@ -87,7 +87,7 @@ def _check_names(document: Document, file: PipelineFile, part: OutcomesPart) -> 
 
 
 def _uncertain(document: Document, at: Path_) -> bool:
-    return document.is_broken(at) or any(path[:2] == (*AT, "values") for path in document.broken)
+    return document.is_broken(at) or document.is_broken_within((*AT, "values"))
 
 
 def _decisions(part: OutcomesPart) -> Iterator[tuple[Path_, str, bool]]:

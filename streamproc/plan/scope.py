@@ -34,6 +34,10 @@ class Scope:
     absent: dict[str, tuple[str, str]] = field(default_factory=dict)
     of_models: dict[str, pl.DataType] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
+    watched: list[str] = field(default_factory=list)
+    """Those of language models that may be watched for drift."""
+    answered: list[str] = field(default_factory=list)
+    """Those of ``watched`` that are known only with an answer."""
 
     def compile(self, at: Path_, text: str, want: Want = "any") -> Expression | None:
         """The expression, or ``None``: then it is wrong, which was told, or it reads a name that is."""

@@ -105,7 +105,7 @@ def shown(models: Models, scope: Scope, read: list[Expression]) -> tuple[str, ..
     """The columns of models that expressions read, and those that stand in decisions anyway: of classes that have
     names, and all of language models."""
     reads = {name for expression in read for name in expression.columns}
-    of_words = {name for llm in models.llms for name in {**llm.given, **llm.said}}
+    of_words = {name for llm in models.llms for name in {MODEL_STATUS: None, **llm.given, **llm.said}}
     return tuple(name for name in scope.of_models if name in reads or name in of_words or name.startswith(SCORE_OF))
 
 
@@ -140,6 +140,11 @@ def _add_columns(document: Document, chain: Placed, models: Models, scope: Scope
                 if known != kind or (name in llm.given and place[: len(at)] != at):
                     hint = "give it another name there, or the model another `id`"
                     document.problem((*at, "llm", "output"), f"another model gives a column `{name}` too", hint)
+    if models.llms:
+        watched = (name for llm in models.llms for name in llm.watched)
+        scope.watched = list(dict.fromkeys([MODEL_STATUS, *watched]))
+        unasked = {name for llm in models.llms for name in {*llm.given} - llm.judged}
+        scope.answered = [name for name in scope.watched if name not in unasked]
     for name, (place, kind) in own.items():
         if name in scope.known or name in scope.params:
             what = "param" if name in scope.params else "column"
@@ -286,7 +291,7 @@ def _inspected(
         document.fault = fault
         return None
     inputs = (*path, "inputs")
-    sound = all(broken[: len(inputs)] != inputs for broken in document.broken)
+    sound = not document.is_broken_within(inputs)
     if facts.inputs is not None and facts.inputs != len(part.inputs) and sound:
         message = f"the model takes {counted(facts.inputs, 'column')}, and the file lists {len(part.inputs)}"
         document.problem(inputs, message, "list what it was trained on, in that order", at_key=True)

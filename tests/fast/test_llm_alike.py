@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,6 +34,7 @@ from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.kept import MemoryStore
 from streamproc.io.llm.minilm import HEADS, LAYERS, WIDTH, MiniLm, minilm_folder, tensors
+from streamproc.io.llm.row import Row, rows_of
 from tests.fast.semantic_pairs import OTHER, SAME
 from tests.fast.test_llm_cache import ask
 from tests.fast.test_llm_parts import PLAN
@@ -58,20 +59,7 @@ def pieces() -> WordPiece:
 @pytest.mark.parametrize(("text", "ids"), IDS, ids=[ascii(text)[:40] for text, _ in IDS])
 def test_pieces_are_those_of_the_models_own_tokenizer(pieces: WordPiece, text: str, ids: list[int]) -> None:
     """The numbers were made by the package `tokenizers` with the model's `tokenizer.json`, cut at 256."""
-    assert pieces.ids(text, 256) == ids
-
-
-def test_marks_in_a_text_are_text(pieces: WordPiece) -> None:
-    assert pieces.ids("[SEP]", 256)[1:-1] == pieces.ids("[ sep ]", 256)[1:-1]
-
-
-@given(st.text(max_size=200), st.integers(2, 40))
-def test_any_text_is_bounded_pieces(text: str, most: int) -> None:
-    small = WordPiece({"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "a": 3, "##a": 4, "b": 5})
-    found = small.ids(text, most)
-    assert 2 <= len(found) <= most
-    assert (found[0], found[-1]) == (0, 1)
-    assert found[1:-1] == small.ids(text, 1_000)[1:-1][: most - 2]
+    assert pieces.whole(text, 256) == ids
 
 
 # -- vectors
@@ -113,7 +101,7 @@ def test_vectors_are_those_of_the_model(model: MiniLm, pieces: WordPiece) -> Non
     for text in ("", "Where is my parcel?", "Ein längerer Text, " * 4, "我想退货"):
         vector = model.vector(text)
         assert vector is not None
-        np.testing.assert_allclose(vector, by_hand(weights, pieces.ids(text, 256)), atol=1e-5)
+        np.testing.assert_allclose(vector, by_hand(weights, pieces.whole(text, 256)), atol=1e-5)
 
 
 def test_likeness_is_what_the_makers_of_the_model_state(model: MiniLm) -> None:
@@ -286,21 +274,12 @@ def test_bounded_fields_are_those_with_a_few_values() -> None:
     }  # fmt: skip
     plan = replace(PLAN, output=Contract({"type": "object", "properties": kinds}))
     text = '{"score": 1, "kind": "a", "sure": true, "why": "so", "count": 3}'
-    [found, other] = comes_to(plan, [text, text.replace("so", "other")], ["no such"] * 2, ["be brief"] * 2)
+    [found, other] = comes_to(plan, [text, text.replace("so", "other")], ["no such"] * 2, ["be brief"] * 2, [None] * 2)
     assert found is not None and found == other
     assert found.bounded == {"kind": "a", "sure": True, "level": None}
 
 
 # -- served, verified, withheld
-
-
-@dataclass
-class Row:
-    text: str | None = None
-    reason: str | None = None
-    model: str = ""
-    cache: str | None = None
-    check: str | None = None
 
 
 def answer(category: str = "x", score: float = 0.5) -> str:
@@ -339,10 +318,11 @@ class Bench:
         return asyncio.run(go())
 
     async def _row(self, text: str, seconds: float, **columns: Any) -> Row:
-        [row], until = [Row()], asyncio.get_running_loop().time() + seconds
+        until = asyncio.get_running_loop().time() + seconds
         asked = ask(orjson.dumps({"body": text}).decode(), **columns)
         asked = replace(asked, ids=[f"0-{self.asked}"])
         self.asked += 1
+        [row] = rows_of(asked, seconds)
 
         async def call(number: int) -> None:
             self.calls += 1

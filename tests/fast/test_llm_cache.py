@@ -284,7 +284,7 @@ def test_the_least_confidence_is_what_the_file_says() -> None:
         answered(made, ask("a"))
         assert len(server.asked) == 1
     unstated = replace(KEEPING, output=Contract({"type": "object", "properties": {"score": {"type": "number"}}}))
-    [found] = said(unstated, ['{"score": 1}'], ["canary"], ["be brief"])
+    [found] = said(unstated, ['{"score": 1}'], ["canary"], ["be brief"], [None])
     assert found is not None and found.may_be_kept(POLICY)  # the answer has no such field
 
 

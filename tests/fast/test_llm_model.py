@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from streamproc.core.llm.latency import LatencyPolicy
-from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS
+from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.request import INPUT_BOUND, MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
 from streamproc.errors import UserError
@@ -46,12 +46,13 @@ def model(
     behaviours: Sequence[Behaviour],
     latency: LatencyPolicy = NO_HEDGES,
     breaker: BreakerPolicy = BreakerPolicy(),  # noqa: B008
+    plan: LlmPlan = PLAN,
     **policy: Any,
 ) -> Iterator[tuple[LlmModel, list[Server]]]:
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(one)) for one in behaviours]
         endpoints = [Endpoint(server.url, {"Authorization": "Bearer secret"}, breaker) for server in servers]
-        made = LlmModel(endpoints, LlmPolicy("some-model", latency=latency, **policy), PLAN, [])
+        made = LlmModel(endpoints, LlmPolicy("some-model", latency=latency, **policy), plan, [])
         try:
             yield made, servers
         finally:

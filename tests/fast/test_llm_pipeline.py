@@ -16,16 +16,20 @@ import pytest
 
 from streamproc.artefacts import artefacts
 from streamproc.core.decide import TABLES
+from streamproc.core.llm.policy import TOOK
 from streamproc.core.processor import Answer, Effects, Seen
+from streamproc.core.records import TYPED
 from streamproc.core.state import Tables
 from streamproc.errors import PipelineError
 from streamproc.explain import explain, read_plan
 from streamproc.offline import batch_of
-from streamproc.pipeline import SECRET, Pipeline, open_pipeline
+from streamproc.pipeline import SECRET, Pipeline, open_before_models, open_pipeline
 from streamproc.testing import run_tests
+from streamproc.training import History
 from streamproc.worker import warm_up
 from tests.fast.llm_texts import ATTACKS
 from tests.llm_server import in_turn, reset, said, serving, status
+from tests.record_schemas import record_problems
 
 FILE = """
 pipeline: support
@@ -214,11 +218,6 @@ PROBLEMS = {
         "take it out",
     ),
     "a fallback that reads the answer": (("llm_risk > 0.7", "category = 'fraud'"), "no usable score", "use features"),
-    "drift": (
-        ("rules:\n", "drift: {reference: r.ndjson, false_alarms: 1 per 30d, watch: [subject]}\nrules:\n"),
-        "would ask the language model about every row",
-        "take `drift` out",
-    ),
     "a test that asks": (("    no_score: timeout\n", ""), "a test asks no language model", "answer"),
     "two answers": (
         ("    no_score: timeout\n", "    no_score: timeout\n    answer: {score: 1}\n"),
@@ -311,7 +310,7 @@ def test_two_language_models_agree_on_what_their_fields_are(folder: Path) -> Non
     with serving(said(GOOD)) as server:
         pipeline = open_pipeline(folder / "pipeline.yaml", {"LLM_URL": server.url, "LLM_KEY": "k"})
         [one] = decided(pipeline, "Where is my parcel?")
-        assert (one["tier"], one["features"]["next_risk"], one["features"]["next_calls"]) == ("automatic", 0, None)
+        assert (one["tier"], one["features"]["next_risk"], one["features"]["next_calls"]) == ("automatic", None, None)
         server.behaviour = in_turn(status(401), status(401), said(GOOD))
         [one] = decided(pipeline, "Where is my parcel?")
         assert (one["tier"], one["features"]["llm_calls"], one["features"]["next_calls"]) == ("stand-in:next", 1, 1)
@@ -359,3 +358,89 @@ def test_a_variable_that_is_not_set_is_named_and_no_secret_is_told(folder: Path)
     with pytest.raises(PipelineError) as raised:
         open_pipeline(folder / "pipeline.yaml", {"LLM_URL": "http://me:hush@127.0.0.1/v1", "LLM_KEY": "s3cret"})
     assert "hush" not in str(raised.value)
+
+
+STAND_IN = """
+pipeline: support
+events: {topic: support.messages, schema: event.schema.json, key: id}
+model:
+  - {id: numbers, python: "numbers_of:score", inputs: [id], timeout: 5s}
+  - id: words
+    llm: {endpoint: "${LLM_URL}", model: m, prompt: prompts/triage, input: [body], output: answer.schema.json}
+rules:
+  - {id: rest, decide: answer}
+fallback:
+  - {id: nobody, decide: review}
+actions: {answer: support.answers}
+"""
+NUMBERS = """
+def score(columns):
+    return [float("nan") if id == "m1" else 0.5 for id in columns["id"]]
+"""
+
+
+def stand_in(folder: Path, *changes: tuple[str, str]) -> None:
+    text = STAND_IN
+    for old, new in changes:
+        text = text.replace(old, new)
+    (folder / "pipeline.yaml").write_text(text)
+    (folder / "numbers_of.py").write_text(NUMBERS)
+
+
+def test_guards_of_a_stand_in_look_at_what_it_is_asked_about(folder: Path) -> None:
+    stand_in(folder)
+    with opened(folder, said(GOOD)) as (pipeline, server):
+        one, two, three = decided(pipeline, "Where is it?", "Where is my parcel?", ATTACKS[0])
+        assert [one["scored_by"], two["scored_by"], three["scored_by"]] == ["numbers", "words", "numbers"]
+        shown = [(each["features"]["words_risk"], each["features"]["words_prompt"]) for each in (one, two, three)]
+        assert shown == [(None, None), (0.0, "triage@1"), (None, None)]
+        assert two["features"]["words_input_chars"] == len("Where is my parcel?")
+        assert len(server.asked) == 1
+        one, two = decided(pipeline, "Where is it?", ATTACKS[0])
+        assert (two["score_reason"], two["features"]["words_risk"], len(server.asked)) == ("not_finite", 0.9, 1)
+        [one] = decided(pipeline, "Nobody has to look at this.")
+        assert one["features"]["words_risk"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("  - {id: rest,", "  - {id: odd, when: words_risk > 0.7, decide: review}\n  - {id: rest,"),
+        ("  - {id: nobody,", "  - {id: odd, when: words_risk > 0.7, decide: review}\n  - {id: nobody,"),
+        ("rules:", "confidence: 1 - words_risk\nrules:"),
+        ("rules:", "drift: {reference: {topic: t}, false_alarms: 1 per 1000 events, watch: [words_script]}\nrules:"),
+    ],
+)
+def test_guards_of_a_stand_in_that_something_reads_look_at_all_events(folder: Path, change: tuple[str, str]) -> None:
+    stand_in(folder, change)
+    with opened(folder, said(GOOD)) as (pipeline, server):
+        found = decided(pipeline, "Where is it?", "Where is my parcel?", ATTACKS[0])
+        assert [one["features"]["words_risk"] for one in found] == [0.0, 0.0, 0.9]
+        assert len(server.asked) == 1
+
+
+def test_what_a_shadow_spent_stands_beside_what_it_said(folder: Path) -> None:
+    begin, end = STAND_IN.index("  - id: words"), STAND_IN.index("rules:")
+    words = STAND_IN[begin:end].replace("body], ", "body], deadline: 2s, ")
+    stand_in(folder, (STAND_IN[begin:end], "shadow:\n" + words))
+    with opened(folder, in_turn(said(GOOD), status(500), said(GOOD), status(400))) as (pipeline, server):
+        for reason, spent in ((None, (1, 7, 18)), (None, (2, 7, 18)), ("model_error", (1, 0, 0))):
+            [one] = decided(pipeline, "Where is my parcel?")
+            told = one["shadows"]["words"]
+            assert (told["reason"], told["spent"]) == (
+                reason,
+                dict(zip(TOOK, (spent[1], spent[0], spent[2], None), strict=True)),
+            )
+            assert record_problems(orjson.dumps(one), TYPED["decision"]) == []
+        [one] = decided(pipeline, ATTACKS[0])  # it is not asked
+        assert one["shadows"]["words"]["spent"] == dict.fromkeys(TOOK)
+        assert len(server.asked) == 4
+
+
+def test_features_of_a_history_need_no_prompt(folder: Path) -> None:
+    (folder / "prompts/triage/1.md").unlink()
+    with pytest.raises(PipelineError, match="cannot read 1"):
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+    pipeline = open_before_models(folder / "pipeline.yaml")
+    rows = [orjson.dumps({"id": "m", "subject": "s", "body": "b"})]
+    assert len(History(pipeline, datetime(2024, 1, 1, tzinfo=UTC)).take(rows).ids) == 1

@@ -350,7 +350,8 @@ def test_a_server_that_limits_is_asked_as_often_as_it_bears() -> None:
         while time.monotonic() - began < 6.0:
             answered(made, [None] * 4, 1.0)
     late = taken[len(taken) // 2 :]
-    assert late.count(False) < 0.3 * len(late), (len(taken), taken.count(False), late.count(False))
+    # At 200 requests a second nine of ten would be refused.
+    assert late.count(False) < 0.5 * len(late), (len(taken), taken.count(False), late.count(False))
     assert taken.count(True) > 30
 
 

@@ -7,12 +7,22 @@ from typing import Any
 import orjson
 
 from streamproc.kafka.connection import Connection
-from tests.kafka.car_loan import make, worker
+from tests.kafka.car_loan import Example, command, make, produce, worker
 from tests.kafka.test_control import Stream
+from tests.kafka.test_drift import read
+from tests.kafka.test_drift_control import rows
 from tests.llm_server import hang, reset, said, serving, status
 from tests.record_schemas import record_problems
 
 SECONDS = 60.0
+EVENTS = 2_000
+DRIFT = """
+drift:
+  reference: {topic: loans, events: 100000}
+  false_alarms: 1 per 1000000 events
+
+rules:
+"""
 MODEL = """model:
   onnx: model.onnx
   inputs: [car_value, debt_to_income_ratio, loan_length, tenure, repaid_before, downpayment, salary]
@@ -35,17 +45,23 @@ ANSWER = {
 }
 
 
+def make_in_words(connection: Connection, url: str, *changes: tuple[str, str]) -> Example:
+    """The example with a language model in the place of its own."""
+    made = make(connection, 2, [(MODEL, WORDS.format(url=url)), *changes])
+    text = made.file.read_text(encoding="utf-8")
+    made.file.write_text(text[: text.index("\ntests:")] + "\n", encoding="utf-8")
+    prompt = made.file.parent / "prompts/loans"
+    prompt.mkdir(parents=True)
+    (prompt / "1.md").write_text("Say how likely it is that the loan is repaid.")
+    (prompt / "labels.yaml").write_text('production: "1"\n')
+    (made.file.parent / "answer.schema.json").write_bytes(orjson.dumps(ANSWER))
+    return made
+
+
 def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connection) -> None:
     good = said('{"score": 0.9, "why": "pays well"}')
     with serving(good) as server:
-        made = make(connection, 2, [(MODEL, WORDS.format(url=server.url))])
-        text = made.file.read_text(encoding="utf-8")
-        made.file.write_text(text[: text.index("\ntests:")] + "\n", encoding="utf-8")
-        prompt = made.file.parent / "prompts/loans"
-        prompt.mkdir(parents=True)
-        (prompt / "1.md").write_text("Say how likely it is that the loan is repaid.")
-        (prompt / "labels.yaml").write_text('production: "1"\n')
-        (made.file.parent / "answer.schema.json").write_bytes(orjson.dumps(ANSWER))
+        made = make_in_words(connection, server.url)
         stream, found = Stream(made), list[dict[str, Any]]()
 
         with worker(made):
@@ -69,3 +85,21 @@ def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connecti
     assert sum(one["features"]["llm_calls"] or 0 for one in found) <= len(server.asked)
     for record in made.read("decisions"):
         assert record_problems(record.value, record.headers) == []
+
+
+def test_what_is_normal_of_a_stream_is_learned_from_its_decisions(connection: Connection) -> None:
+    """Nobody asks the language model again: the decisions say what it answered."""
+    with serving(said('{"score": 0.9, "why": "pays well"}')) as server:
+        made = make_in_words(connection, server.url, ("\nrules:\n", DRIFT), ("deadline: 500ms", "deadline: 5s"))
+        with worker(made):
+            produce(connection, made.topic("events"), rows(0, EVENTS))
+            decisions = [orjson.loads(record.value) for record in read(made, "decisions", EVENTS)]
+            told = command(made, "drift", "rebase", str(made.file), "--why", "as it is").stdout
+        assert len(server.asked) == sum(one["features"]["llm_calls"] for one in decisions)
+    assert f"of {EVENTS:,} events" in told
+    assert "is not watched: 0 of" not in told
+    [new] = [orjson.loads(record.value) for record in made.read("control") if record.value is not None]
+    columns = {column["name"]: column for column in new["baseline"]["columns"]}
+    assert {"score", "decision", "model_status", "llm_output_tokens", "llm_input_chars", "llm_script"} <= {*columns}
+    assert columns["model_status"]["categories"] == ["ok"]
+    assert "why" not in columns

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -14,125 +15,166 @@ from streamproc.core.decide.frame import Frame, Rows
 from streamproc.core.decide.usable import Usable, nothing_like
 from streamproc.core.llm.answer import read
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
+from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import PROMPTS, Prompts, with_prompt
-from streamproc.core.llm.request import BUDGET, MOST_CALLS, Requests, requests
+from streamproc.core.llm.request import BUDGET, MOST_CALLS, TEXT, Requests, requests, texts
 from streamproc.core.plan import ModelPlan, Plan
-from streamproc.core.processor import Answer, Score, Seen
+from streamproc.core.processor import Answer, Ask, Score, Seen
 from streamproc.core.sensitive import Masker
+
+UNGUARDED = "unguarded"
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """One model and the events of a batch. Rows are numbers of rows of its frame; all of them by default."""
+    """One model, and what it is asked about some events, a column each and an entry per event."""
 
     model: ModelPlan
-    frame: Frame
+    columns: Mapping[str, NDArray[Any]] = field(repr=False)
+    ids: Sequence[str]
 
-    @property
-    def columns(self) -> Mapping[str, NDArray[Any]]:
-        """What it is asked with, of all rows."""
-        return {name: self.frame.columns[name].to_numpy() for name in self.model.inputs}
+    def ask(self) -> Score:
+        """The ask."""
+        return Score(self.model.name, self.columns, self.ids)
 
-    @property
-    def ids(self) -> Sequence[str]:
-        return self.frame.ids
-
-    def ask(self, rows: Rows | None = None) -> Score:
-        """The ask for some rows."""
-        columns = self.columns
-        if rows is None or len(rows) == len(self.ids):
-            return Score(self.model.name, columns, self.ids)
-        some = {name: column[rows] for name, column in columns.items()}
-        return Score(self.model.name, some, list(map(self.ids.__getitem__, rows.tolist())))
-
-    def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
-        """What its answer for these rows comes to."""
-        return Usable.of(answer, len(self.ids) if rows is None else len(rows))
-
-    @property
-    def shown(self) -> Sequence[pl.Series]:
-        """The columns that tell what it is shown."""
-        return ()
+    def usable(self, answer: Answer) -> Usable:
+        """What its answer comes to."""
+        return Usable.of(answer, len(self.ids))
 
 
 @dataclass(frozen=True, slots=True)
 class AskingInWords(Asking):
-    """A language model. Some rows it is not asked about, for reasons of their own."""
+    """A language model. The ``asked`` rows are those that it is asked about: the others have the reason why not."""
 
     llm: LlmPlan
     made: Requests = field(repr=False)
+    asked: Rows
+    rows: Rows
+    """All of them, by their numbers in the frame."""
 
-    @property
-    def columns(self) -> Mapping[str, NDArray[Any]]:
-        return self.made.columns
+    @classmethod
+    def of(
+        cls, model: ModelPlan, llm: LlmPlan, made: Requests, ids: Sequence[str], rows: Rows | None = None
+    ) -> AskingInWords:
+        asked = np.array([row for row, reason in enumerate(made.reasons) if reason is None], np.int64)
+        columns = {name: column[asked] for name, column in made.columns.items()}
+        whole = np.arange(len(ids)) if rows is None else rows
+        return cls(model, columns, list(map(ids.__getitem__, asked.tolist())), llm, made, asked, whole)
 
-    def ask(self, rows: Rows | None = None) -> Score:
-        return super(AskingInWords, self).ask(self.asked(rows))
+    def within(self, most_calls: Sequence[int]) -> AskingInWords:
+        """The same, where there may be so many calls for each of the rows that it is asked about; one without any is
+        not asked about."""
+        reasons = list(self.made.reasons)
+        for row, most in zip(self.asked.tolist(), most_calls, strict=True):
+            reasons[row] = None if most else BUDGET
+        left = np.flatnonzero(most_calls)
+        columns = {name: column[left] for name, column in self.columns.items()}
+        columns[MOST_CALLS] = np.array(most_calls, np.int64)[left]
+        ids = list(map(self.ids.__getitem__, left.tolist()))
+        made = replace(self.made, reasons=reasons)
+        return replace(self, columns=columns, ids=ids, made=made, asked=self.asked[left])
 
-    def usable(self, answer: Answer, rows: Rows | None = None) -> Usable:
-        asked = self.asked(rows)
-        if len(answer.values) != len(asked) or len(answer.reasons) != len(asked):
-            answer = Answer.nothing(len(asked), "wrong_length", answer.version)
-        columns = {name: column[asked] for name, column in self.columns.items()}
-        whole = np.arange(len(self.ids)) if rows is None else rows
-        told = self._among(read(self.llm, answer, columns), asked, whole)
-        own = told.versions or [told.version] * len(whole)
-        hashes = self.columns[PROMPT_HASH][whole].tolist()
-        versions = list(map(with_prompt, own, hashes)) if any(own) else None
-        return Usable.of(replace(told, versions=versions), len(whole))
+    def usable(self, answer: Answer) -> Usable:
+        count = len(self.asked)
+        if len(answer.values) != count or len(answer.reasons) != count:
+            answer = Answer.nothing(count, "wrong_length", answer.version)
+        told, whole = self._among(read(self.llm, answer, self.columns)), len(self.made.reasons)
+        own = told.versions or [told.version] * whole
+        versions = list(map(with_prompt, own, self.made.columns[PROMPT_HASH].tolist())) if any(own) else None
+        return Usable.of(replace(told, versions=versions), whole)
 
-    @property
-    def shown(self) -> Sequence[pl.Series]:
-        return self.made.shown
-
-    def within(self, most_calls: Mapping[int, int]) -> AskingInWords:
-        """The same, where there may be so many calls for these rows; a row without any is not asked about."""
-        columns, reasons = dict(self.made.columns), list(self.made.reasons)
-        allowed = columns[MOST_CALLS] = np.array(columns.get(MOST_CALLS, np.zeros(len(reasons))), np.int64)
-        for row, most in most_calls.items():
-            allowed[row] = most
-            reasons[row] = reasons[row] if most else BUDGET
-        return replace(self, made=replace(self.made, columns=columns, reasons=reasons))
-
-    def asked(self, rows: Rows | None) -> Rows:
-        """Which of these rows the model is asked about."""
-        whole = np.arange(len(self.ids)) if rows is None else rows
-        return whole[[self.made.reasons[row] is None for row in whole.tolist()]] if len(whole) else whole
-
-    def _among(self, answer: Answer, asked: Rows, whole: Rows) -> Answer:
+    def _among(self, answer: Answer) -> Answer:
         """The answer for all rows: those that were not asked have the reason why."""
-        if len(asked) == len(whole):
+        whole = len(self.made.reasons)
+        if len(self.asked) == whole:
             return answer
-        places = np.searchsorted(whole, asked)
-        values = np.full(len(whole), np.nan)
-        values[places] = [np.nan if value is None else value for value in answer.values]
-        reasons = [self.made.reasons[row] for row in whole.tolist()]
-        versions = [answer.version] * len(whole)
-        for number, place in enumerate(places.tolist()):
+        values = np.full(whole, np.nan)
+        values[self.asked] = [np.nan if value is None else value for value in answer.values]
+        reasons, versions = list(self.made.reasons), [answer.version] * whole
+        for number, place in enumerate(self.asked.tolist()):
             reasons[place] = answer.reasons[number]
             versions[place] = answer.versions[number] if answer.versions else answer.version
         columns = dict[str, NDArray[Any]]()
         for name, column in answer.columns.items():
-            columns[name] = nothing_like(column, len(whole))
-            columns[name][places] = column
+            columns[name] = nothing_like(column, whole)
+            columns[name][self.asked] = column
         return Answer(values, reasons, answer.version, answer.health, columns, versions)  # type: ignore[arg-type]
 
 
-def asking_of(plan: Plan, model: ModelPlan, frame: Frame, seen: Seen, masker: Masker | None = None) -> Asking:
-    """How a model of a plan is asked about the events of a frame. With a masker no key of an event leaves in clear."""
-    if model.llm is None:
-        return Asking(model, frame)
-    said: Mapping[str, Prompts] = seen.views.get(PROMPTS, {})
-    prompts = said.get(model.llm.prompt.name, model.llm.prompts).of(_keys(plan, frame))
-    mask = None if masker is None else masker.hash
-    return AskingInWords(model, frame, model.llm, requests(model.llm, frame.columns, frame.ids, prompts, mask))
+Prepared = Mapping[str, Requests]
+"""By the name of a language model, what it is asked about each row of a frame, and what it is shown."""
 
 
-def _keys(plan: Plan, frame: Frame) -> list[bytes]:
-    """What is hashed to choose a version for each event: its key, and the decision's id where it has none."""
-    name = plan.events.key
-    if name is None:
-        own = [frame.records.keys[row] for row in frame.rows.tolist()]
-    else:
-        own = [None if key is None else str(key).encode() for key in frame.columns[name].to_list()]
-    return [id_.encode() if key is None else key for key, id_ in zip(own, frame.ids, strict=True)]
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Makes requests of the events of a frame. With a ``mask`` no key of an event leaves in clear."""
+
+    plan: Plan
+    frame: Frame
+    seen: Seen
+    mask: Callable[[str | None], str | None] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, frame: Frame, seen: Seen, masker: Masker | None) -> Preparing:
+        return cls(plan, frame, seen, None if masker is None else masker.hash)
+
+    def prepared(
+        self, models: Sequence[ModelPlan], rows: Rows | None = None, *, guards: bool = True
+    ) -> Generator[list[Ask], list[Answer], Prepared]:
+        """The requests of the language models among some models, about all events of the frame or some of them.
+
+        With ``guards`` the classifiers before them are asked first, all at once. What one says nothing of goes on by
+        the other guards, and is counted.
+        """
+        frame = self.frame
+        columns = frame.columns if rows is None else frame.columns[rows]
+        ids = frame.ids if rows is None else list(map(frame.ids.__getitem__, rows.tolist()))
+        words = [(model, model.llm) for model in models if model.llm is not None]
+        asks = [Score(model.guard, {TEXT: texts(llm, columns)}, ids) for model, llm in words if guards and model.guard]
+        answers = (yield list[Ask](asks)) if asks else []
+        said = {ask.model: _classified(frame, answer, len(ids)) for ask, answer in zip(asks, answers, strict=True)}
+        return {
+            model.name: requests(llm, columns, ids, self._prompts(llm, rows), said.get(model.guard or ""), self.mask)
+            for model, llm in words
+        }
+
+    def _prompts(self, llm: LlmPlan, rows: Rows | None) -> list[Prompt]:
+        """The version of the prompt for each event, by its key, and by the decision's id where it has none."""
+        said: Mapping[str, Prompts] = self.seen.views.get(PROMPTS, {})
+        prompts = said.get(llm.prompt.name, llm.prompts)
+        frame, name = self.frame, self.plan.events.key
+        some = list(range(len(frame))) if rows is None else rows.tolist()
+        if name is None:
+            own = [frame.records.keys[row] for row in frame.rows[some].tolist()]
+        else:
+            own = [None if key is None else str(key).encode() for key in frame.columns[name][some].to_list()]
+        ids = map(frame.ids.__getitem__, some)
+        return prompts.of([id_.encode() if key is None else key for key, id_ in zip(own, ids, strict=True)])
+
+
+def _classified(frame: Frame, answer: Answer, count: int) -> list[float | None]:
+    """Numbers from 0 to 1; ``None``, and counted, where there is no such number."""
+    if len(answer.values) != count or len(answer.reasons) != count:
+        answer = Answer.nothing(count, "wrong_length")
+    found = list[float | None]()
+    for value, reason in zip(answer.values, answer.reasons, strict=True):
+        usable = reason is None and value is not None and isfinite(value) and 0 <= value <= 1
+        found.append(float(value) if usable else None)
+        if not usable:
+            frame.count(UNGUARDED, reason or "not_finite")
+    return found
+
+
+def asking_of(model: ModelPlan, frame: Frame, made: Prepared, rows: Rows | None = None) -> Asking:
+    """How a model is asked about the events of a frame, or some of them. ``made`` has what is asked in words about just
+    these."""
+    ids = frame.ids if rows is None else list(map(frame.ids.__getitem__, rows.tolist()))
+    if model.llm is not None:
+        return AskingInWords.of(model, model.llm, made[model.name], ids, rows)
+    columns = {name: frame.columns[name].to_numpy() for name in model.inputs}
+    return Asking(model, columns if rows is None else {name: one[rows] for name, one in columns.items()}, ids)
+
+
+def shown(models: Sequence[ModelPlan], made: Prepared) -> list[pl.Series]:
+    """The columns that tell what language models are shown, of all events."""
+    return [column for model in models if model.name in made for column in made[model.name].shown]

@@ -7,20 +7,21 @@ usable score yet. How long that takes at most is the sum of their times: the she
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.decide.asking import asking_of
+from streamproc.core.decide.asking import Preparing, asking_of, shown
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
 from streamproc.core.decide.spending import Spending
 from streamproc.core.decide.usable import Usable, causes_of, nothing_like
 from streamproc.core.llm.cache_policy import CACHE, CHECK
+from streamproc.core.llm.policy import TOOK
 from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
-from streamproc.core.plan import SCORE, Plan
+from streamproc.core.plan import SCORE, ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask
 from streamproc.core.sensitive import Masker
 
@@ -40,36 +41,59 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
     reads = frozenset(name for model in models for name in (*model.inputs, *(model.llm.reads if model.llm else ())))
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        count = len(frame)
-        asking = {model.name: asking_of(plan, model, frame, context.seen, masker) for model in plan.models}
-        for one in asking.values():
-            if one.shown:
-                frame.add(*one.shown)
+        count, ahead = len(frame), [model for model in plan.models if model.name in plan.ahead]
+        preparing = Preparing.of(plan, frame, context.seen, masker)
         if plan.model is None or not count or context.seen.views.get(MODE) == "fallback":
+            made = yield from preparing.prepared(ahead, guards=False)
+            frame.add(*shown(ahead, made), *_not_shown(plan, frame, {*made}))
             _not_asked(plan, frame)
             return
+        made = yield from preparing.prepared([*ahead, *plan.shadows])
+        frame.add(*shown(ahead, made))
         spending = Spending(frame, context, lanes)
-        shadows = (asking_of(plan, model, frame, context.seen, masker) for model in plan.shadows)
-        together = [spending.reserved(one) for one in (asking[plan.model.name], *shadows)]
+        together = [spending.reserved(asking_of(model, frame, made)) for model in (plan.model, *plan.shadows)]
         answers = yield [one.ask() for one in together]
         for one, answer in zip(together, answers, strict=True):
             spending.settle(one, answer)
         taken, *beside = (one.usable(answer) for one, answer in zip(together, answers, strict=True))
-        frame.shadows = list(map(_shadow, beside))
+        frame.shadows = list(map(_shadow, plan.shadows, beside))
         status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
+        seen = {*made}
         if plan.stand_ins and taken.missing.any():
             status = list(taken.reasons)
             for number, model in enumerate(plan.stand_ins, 2):
                 rows = np.flatnonzero(taken.missing)
-                if len(rows):
-                    one = spending.reserved(asking[model.name], rows)
-                    [answer] = yield [one.ask(rows)]
-                    spending.settle(one, answer, rows)
-                    _stand_in(taken, one.usable(answer, rows), rows, scorers, number, plan.spent)
+                if not len(rows):
+                    continue
+                if model.llm is not None and model.name not in seen:
+                    own = yield from preparing.prepared([model], rows)
+                    frame.add(*(_among(column, rows, count) for column in own[model.name].shown))
+                    seen.add(model.name)
+                else:
+                    own = {model.name: made[model.name].some(rows)} if model.name in made else {}
+                asking = spending.reserved(asking_of(model, frame, own, rows))
+                [answer] = yield [asking.ask()]
+                spending.settle(asking, answer)
+                _stand_in(taken, asking.usable(answer), rows, scorers, number, plan.spent)
         spending.keep()
+        frame.add(*_not_shown(plan, frame, seen))
         _take(plan, frame, taken, status, scorers)
 
     return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)
+
+
+def _not_shown(plan: Plan, frame: Frame, seen: Collection[str]) -> list[pl.Series]:
+    """Columns of what language models would be shown, where nobody has worked that out for any event."""
+    given = (model.llm.given for model in plan.models if model.llm is not None and model.name not in seen)
+    return [_nothing(len(frame), kind).alias(name) for own in given for name, kind in own.items()]
+
+
+def _among(column: pl.Series, rows: NDArray[np.int64], count: int) -> pl.Series:
+    """A column of some rows among all of them."""
+    places = np.full(count, -1)
+    places[rows] = np.arange(len(rows))
+    found = pl.Series(places)
+    return column.gather(found.set(found < 0, None))
 
 
 def _not_asked(plan: Plan, frame: Frame) -> None:
@@ -78,7 +102,8 @@ def _not_asked(plan: Plan, frame: Frame) -> None:
         frame.count("unscored", reason, count)
     frame.unscored, frame.is_unscored = [reason] * count, np.ones(count, np.bool_)
     frame.scorers, frame.causes = np.zeros(count, np.uint8), causes_of(frame.unscored)
-    frame.shadows = [_shadow(Usable.of(Answer.nothing(count, reason), count)) for _ in plan.shadows]
+    nothing = Usable.of(Answer.nothing(count, reason), count)
+    frame.shadows = [_shadow(model, nothing) for model in plan.shadows]
     frame.add(pl.Series(SCORE, [None] * count, dtype=pl.Float64))
     _show(plan, frame, {}, frame.unscored)
 
@@ -165,12 +190,17 @@ def _nothing(count: int, kind: pl.DataType) -> pl.Series:
     return pl.Series([None] * count, dtype=kind)
 
 
-def _shadow(taken: Usable) -> pl.Series:
-    """What a shadow said, as it stands in decisions."""
+def _shadow(model: ModelPlan, taken: Usable) -> pl.Series:
+    """What a shadow said, as it stands in decisions; of a language model also what that took."""
     versions: Sequence[str | None] = taken.versions or [taken.version or None] * len(taken.scores)
     parts = {
         "score": pl.Series(taken.scores, nan_to_null=True),
         "reason": pl.Series(taken.reasons, dtype=pl.String),
         "model": pl.Series(versions, dtype=pl.String),
     }
+    if model.llm is not None:
+        nothing = np.full(len(taken.scores), np.nan)
+        columns = {name: taken.columns.get(model.llm.name(name), nothing) for name in TOOK}
+        spent = pl.DataFrame({name: pl.Series(column, nan_to_null=True) for name, column in columns.items()})
+        parts["spent"] = spent.to_struct()
     return pl.DataFrame(parts).to_struct()

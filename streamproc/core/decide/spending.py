@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from streamproc.core.decide.asking import Asking, AskingInWords
-from streamproc.core.decide.frame import Context, Frame, Rows
+from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.llm.budget import MILLION, TOKENS_OF, Account, Ledger, Limit, Part, name_of
 from streamproc.core.llm.budget import MONEY as MONEY_OF
 from streamproc.core.llm.policy import MONEY, TOKENS
@@ -57,41 +57,39 @@ class Spending:
     def __init__(self, frame: Frame, context: Context, lanes: int) -> None:
         self._frame, self._context, self._lanes = frame, context, lanes
         self._now = (context.now - EPOCH) // MICROSECOND
-        self._ledger = Ledger(
-            ttl=1
-        )  # time stands still within a batch, so what is reserved stays so until it is settled
+        # Time stands still within a batch, so what is reserved stays so until it is settled.
+        self._ledger = Ledger(ttl=1)
         self._limits = dict[_Place, Limit]()
         self._lane_of = np.searchsorted(frame.records.ends, frame.rows, side="right").tolist()
 
-    def reserved(self, asking: Asking, rows: Rows | None = None) -> Asking:
-        """How a model is asked about some rows within what there is: first a call for each in their order, then
-        further ones."""
+    def reserved(self, asking: Asking) -> Asking:
+        """How a model is asked within what there is: first a call for each row in their order, then further ones."""
         if not (isinstance(asking, AskingInWords) and _counts(asking)):
             return asking
-        wanted = {row: self._parts(asking, row, *_bound(asking, row)) for row in asking.asked(rows).tolist()}
-        self._load([part for parts in wanted.values() for part in parts])
-        allowed = dict.fromkeys(wanted, 0)
+        wanted = [self._parts(asking, place, *_bound(asking, place)) for place in range(len(asking.asked))]
+        self._load([part for parts in wanted for part in parts])
+        allowed = [0] * len(wanted)
         for calls in range(1, EXTRA_CALLS + 1):
-            for row, parts in wanted.items():
+            for place, parts in enumerate(wanted):
                 several = [Part(part.account, part.limit, calls * part.amount) for part in parts]
-                if allowed[row] == calls - 1 and self._ledger.reserve(self._owner(asking, row), several, self._now):
-                    allowed[row] = calls
+                if allowed[place] == calls - 1 and self._ledger.reserve(_owner(asking, place), several, self._now):
+                    allowed[place] = calls
         return asking.within(allowed)
 
-    def settle(self, asking: Asking, answer: Answer, rows: Rows | None = None) -> None:
-        """Count what asking about these rows took. Where nobody says, it is what a call can take."""
+    def settle(self, asking: Asking, answer: Answer) -> None:
+        """Count what asking took. Where nobody says, it is what a call can take."""
         if not (isinstance(asking, AskingInWords) and _counts(asking)):
             return
-        asked = asking.asked(rows).tolist()
-        sound = len(answer.reasons) == len(asked)
+        count = len(asking.asked)
+        sound = len(answer.reasons) == count
         tokens, money = answer.columns.get(TOKENS), answer.columns.get(MONEY)
-        for place, row in enumerate(asked):
-            took = _bound(asking, row)
+        for place in range(count):
+            took = _bound(asking, place)
             if sound and tokens is not None and money is not None:
                 took = int(tokens[place]), round(float(np.nan_to_num(money[place])) * MILLION)
             elif sound and answer.reasons[place] in NOT_CALLED:
                 took = 0, 0
-            self._ledger.settle(self._owner(asking, row), self._parts(asking, row, *took), self._now)
+            self._ledger.settle(_owner(asking, place), self._parts(asking, place, *took), self._now)
 
     def keep(self) -> None:
         """Change the tables of lanes by what was spent, and let go of what is of no use any more."""
@@ -106,13 +104,14 @@ class Spending:
             entries.update(self._swept(lane, entries))
             self._frame.change(lane, TABLE, entries)
 
-    def _parts(self, asking: AskingInWords, row: int, tokens: int, money: int) -> list[Part]:
-        """So much of each account that a row is for."""
+    def _parts(self, asking: AskingInWords, place: int, tokens: int, money: int) -> list[Part]:
+        """So much of each account that a row is for, by its place among those that are asked about."""
+        row = int(asking.rows[asking.asked[place]])
         plan, lane = asking.llm.budget, self._lane_of[row]
         begin = asking.model.name.encode() + b"\0"
         parts = list[Part]()
         if plan.tokens is not None:
-            key = begin + TOKENS_OF.encode() + b"\0" + name_of(asking.columns[BUDGET_KEY][row]).encode()
+            key = begin + TOKENS_OF.encode() + b"\0" + name_of(asking.columns[BUDGET_KEY][place]).encode()
             parts.append(Part((lane, key), plan.tokens, tokens))
         if plan.money is not None:
             parts.append(Part((lane, begin + MONEY_OF.encode()), self._share(plan.money, row), money))
@@ -123,10 +122,6 @@ class Spending:
         partition = int(self._frame.records.partitions[self._frame.rows[row]])
         most = Allowance(money.most, MICROSECOND * money.period).of_lane(partition % self._lanes, self._lanes)
         return Limit(most, money.period)
-
-    @staticmethod
-    def _owner(asking: AskingInWords, row: int) -> str:
-        return f"{asking.model.name}:{asking.frame.ids[row]}"
 
     def _load(self, parts: list[Part]) -> None:
         """Have the accounts as they were committed."""
@@ -176,9 +171,13 @@ def _counts(asking: AskingInWords) -> bool:
     return budget.in_lanes and budget.is_limited
 
 
-def _bound(asking: AskingInWords, row: int) -> tuple[int, int]:
+def _owner(asking: AskingInWords, place: int) -> str:
+    return f"{asking.model.name}:{asking.ids[place]}"
+
+
+def _bound(asking: AskingInWords, place: int) -> tuple[int, int]:
     """Tokens and money that a call for a row can take."""
-    own, answer = int(asking.columns[INPUT_BOUND][row]), int(asking.columns[MOST_TOKENS][row])
+    own, answer = int(asking.columns[INPUT_BOUND][place]), int(asking.columns[MOST_TOKENS][place])
     return own + answer, asking.llm.budget.cost(own, answer)
 
 

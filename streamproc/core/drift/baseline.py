@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -152,6 +152,25 @@ class Baseline:
         """As JSON, with its hash."""
         content = _content(self)
         return orjson.dumps({**content, "hash": content_hash(content)}, option=orjson.OPT_SORT_KEYS)
+
+
+def without(baseline: Baseline, reasons: Mapping[str, str]) -> Baseline:
+    """The baseline without some columns, and why each of them is not watched. Thresholds stay as they are: with fewer
+    monitors there are fewer false alarms."""
+    gone = {column.name for column in baseline.bins if column.name in reasons}
+    if not gone:
+        return baseline
+    season = baseline.season
+    return hashed(
+        replace(
+            baseline,
+            bins=tuple(column for column in baseline.bins if column.name not in gone),
+            monitors=tuple(monitor for monitor in baseline.monitors if monitor.column not in gone),
+            totals={name: rows for name, rows in baseline.totals.items() if name not in gone},
+            unwatched={**baseline.unwatched, **{name: reasons[name] for name in sorted(gone)}},
+            season=season and replace(season, waves={n: w for n, w in season.waves.items() if n not in gone}),
+        )
+    )
 
 
 NO_BASELINE = Baseline((), (), (), Thresholds(2.0, 0.0, 0.0, 0.0), {})

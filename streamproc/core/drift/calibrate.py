@@ -70,6 +70,8 @@ class Reference:
     max_age: timedelta | None = None
     score: str = ""
     outcomes: Floats | None = None
+    unwatched: Mapping[str, str] = field(default_factory=dict)
+    """What should be watched, and is not in ``watch`` for a reason."""
 
 
 def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str, Any] | None = None) -> Baseline:
@@ -83,7 +85,7 @@ def calibrate(reference: Reference, events_per_alarm: float, source: Mapping[str
         raise ValueError("the reference has no events")
     made = {name: make_bins(name, column) for name, column in series.items()}
     bins = [column for column in made.values() if not isinstance(column, str)]
-    unwatched = {name: reason for name, reason in made.items() if isinstance(reason, str)}
+    unwatched = {name: reason for name, reason in made.items() if isinstance(reason, str)} | dict(reference.unwatched)
     segments = _segments(reference)
     members = _members(reference, segments)
     accuracies = _accuracies(reference, bins)

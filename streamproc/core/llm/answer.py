@@ -61,7 +61,7 @@ def read(plan: LlmPlan, answer: Answer, asked: Mapping[str, NDArray[Any]]) -> An
     scores[rows] = spread["score"][rows].astype(np.float64)
     told = {plan.name(name) if name in TOLD else name: column for name, column in answer.columns.items()}
     said = {name: column for name, column in spread.items() if name not in SCORES} if texts else {}
-    if texts and "confidence" in spread:
+    if texts and "confidence" in spread and not plan.sureness:
         said[MODEL_CONFIDENCE] = spread["confidence"].astype(np.float64)
     return Answer(scores, reasons, answer.version, answer.health, {**told, **said}, answer.versions)  # type: ignore[arg-type]
 

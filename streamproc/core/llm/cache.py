@@ -68,14 +68,21 @@ def key_of(partition: bytes, text: str) -> bytes:
     return hashlib.blake2b(text.encode(), key=partition, digest_size=KEY_BYTES).digest()
 
 
-def said(plan: LlmPlan, texts: Sequence[str], canaries: Sequence[str], systems: Sequence[str]) -> list[Said | None]:
+def said(
+    plan: LlmPlan,
+    texts: Sequence[str],
+    canaries: Sequence[str],
+    systems: Sequence[str],
+    measured: Sequence[float | None],
+) -> list[Said | None]:
     """What answers come to by the check that every answer passes; ``None`` for one that cannot be used.
 
-    ``canaries`` and ``systems`` are the rows' columns of these names.
+    ``canaries`` and ``systems`` are the rows' columns of these names. ``measured`` is how sure the answers are, where
+    the plan has that measured.
     """
     asked = {CANARY: np.array(canaries, object), SYSTEM: np.array(systems, object)}
     answer = read(plan, Answer(texts, [None] * len(texts)), asked)
-    sure = answer.columns.get(MODEL_CONFIDENCE)
+    sure = np.array(measured, np.float64) if plan.sureness else answer.columns.get(MODEL_CONFIDENCE)
     bounded = [name for name in plan.bounded if name in answer.columns]
     found = list[Said | None]()
     for row, (score, reason) in enumerate(zip(answer.values, answer.reasons, strict=True)):

@@ -45,6 +45,10 @@ class Guarded:
             left *= 1.0 - one
         return 1.0 - left
 
+    def risk_with(self, classifier: float | None) -> float:
+        """With what a classifier says too, where it said something."""
+        return self.risk if classifier is None else 1.0 - (1.0 - self.risk) * (1.0 - classifier)
+
 
 def guarded(text: Cleaned) -> Guarded:
     """What each step says.

@@ -28,6 +28,7 @@ CALLS = "calls"
 TOKENS = "tokens"
 MONEY = "money"
 GUARD = "guard_"
+CLASSIFIER = GUARD + "classifier"
 SCORES = frozenset({"score", "confidence"})
 """Fields of an answer that have columns anyway."""
 TOOK = (OUTPUT_TOKENS, CALLS, TOKENS, MONEY)
@@ -44,7 +45,8 @@ class LlmPlan:
     its answer must satisfy.
 
     A request has at most ``tokens`` tokens with its answer, for which ``answer_tokens`` are kept free. Texts that are
-    too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked. ``prefix`` begins the names of columns.
+    too long are ``cut``. Whatever is riskier than ``flag_above`` is not asked, and a ``classifier`` may have a word in
+    that. ``prefix`` begins the names of columns.
     ``prompt`` is the version of production, ``canary`` the one that ``canary_share`` millionths of all keys are given,
     as long as nobody says otherwise on the control topic.
     What is spent is kept within ``budget``, requests within ``limits``, and answers are kept as ``cache`` has it: all
@@ -67,6 +69,9 @@ class LlmPlan:
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     limits: LimitsPlan = field(default_factory=LimitsPlan)
     cache: CachePolicy | None = None
+    classifier: bool = False
+    sureness: bool = False
+    """Whether confidence is that of the tokens of the score, and not what the answer says of itself."""
 
     @property
     def prompts(self) -> Prompts:
@@ -92,6 +97,8 @@ class LlmPlan:
             PROMPT: pl.String(), INPUT_CHARS: pl.Int64(), INPUT_TOKENS: pl.Int64(), SCRIPT: pl.String(),
             **{GUARD + step: pl.Float64() for step in STEPS}, RISK: pl.Float64(), PROMPT_HASH: pl.String(),
         }  # fmt: skip
+        if self.classifier:
+            own[CLASSIFIER] = pl.Float64()
         return {self.name(name): dtype for name, dtype in own.items()}
 
     @property
@@ -122,6 +129,18 @@ class LlmPlan:
         bound = {name for name, field in fields.items() if isinstance(field, Mapping) and {"enum", "const"} & {*field}}
         truths = {name for name, kind in self.output.columns.items() if kind == pl.Boolean()}
         return frozenset((bound | truths) & {*self.output.columns}) - SCORES
+
+    @property
+    def judged(self) -> frozenset[str]:
+        """Those of them that a classifier has a word in: without asking it they are not known."""
+        return frozenset(map(self.name, (CLASSIFIER, RISK))) if self.classifier else frozenset()
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Those of its columns that may be watched for drift: not texts of any kind, nor times."""
+        free = {self.name(PROMPT), self.name(PROMPT_HASH), *self.free_texts}
+        said = (name for name, kind in self.said.items() if not (kind.is_nested() or kind.is_temporal()))
+        return tuple(name for name in (*self.given, *said) if name not in free)
 
     @property
     def spent(self) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.llm.guard import STEPS, Guarded, guarded
-from streamproc.core.llm.policy import GUARD, INPUT_CHARS, INPUT_TOKENS, PROMPT, PROMPT_HASH, RISK, SCRIPT, LlmPlan
+from streamproc.core.llm.policy import (
+    CLASSIFIER,
+    GUARD,
+    INPUT_CHARS,
+    INPUT_TOKENS,
+    PROMPT,
+    PROMPT_HASH,
+    RISK,
+    SCRIPT,
+    LlmPlan,
+)
 from streamproc.core.llm.prompt import Marks, Prompt, data, instructions
 from streamproc.core.llm.text import Cleaned, cleaned, script_of
 
@@ -33,6 +43,8 @@ INPUT: Final = "input"
 """The texts as JSON, without marks, and with one space wherever there is any: what the answer is to."""
 TENANT: Final = "tenant"
 """Whose event it is: nothing that is kept goes from one to another."""
+TEXT: Final = "text"
+"""The column of an ask of a classifier: each event's texts as guards see them, empty where there are none."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -45,6 +57,11 @@ class Requests:
     columns: Mapping[str, NDArray[Any]]
     reasons: list[str | None]
     shown: list[pl.Series]
+
+    def some(self, rows: NDArray[np.int64]) -> Requests:
+        """Those of some rows."""
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Requests(columns, [self.reasons[row] for row in rows.tolist()], [one[rows] for one in self.shown])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class _Request:
     tokens: int
     script: str
     guarded: Guarded
+    classified: float | None
+    risk: float
 
 
 def requests(
@@ -66,19 +85,19 @@ def requests(
     frame: pl.DataFrame,
     ids: Sequence[str],
     prompts: Sequence[Prompt] | None = None,
+    classified: Sequence[float | None] | None = None,
     mask: Callable[[str | None], str | None] | None = None,
 ) -> Requests:
     """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
 
-    ``prompts`` has the version of the prompt for each event; by default it is that of production. ``mask`` is for the
-    keys of budgets and rates, which leave.
+    ``prompts`` has the version of the prompt for each event; by default it is that of production. ``classified`` is
+    what a classifier says of each, ``None`` where it said nothing. ``mask`` is for the keys of budgets and rates, which
+    leave.
     """
     prompts = [plan.prompt] * len(ids) if prompts is None else prompts
-    texts = [frame[name].cast(pl.String).to_list() for name in plan.fields]
-    made = [
-        _request(plan, prompt, dict(zip(plan.fields, row, strict=True)), id)
-        for row, id, prompt in zip(zip(*texts, strict=True), ids, prompts, strict=True)
-    ]
+    said = [None] * len(ids) if classified is None else classified
+    parts = zip(_fields(plan, frame), prompts, ids, said, strict=True)
+    made = [_request(plan, prompt, fields, id, own) for fields, prompt, id, own in parts]
     columns = {
         SYSTEM: _objects([one.system for one in made]),
         USER: _objects([one.user for one in made]),
@@ -99,22 +118,46 @@ def requests(
         INPUT_TOKENS: [one.tokens for one in made],
         SCRIPT: [one.script for one in made],
         **{GUARD + step: [one.guarded.steps[step] for one in made] for step in STEPS},
-        RISK: [one.guarded.risk for one in made],
+        RISK: [one.risk for one in made],
         PROMPT_HASH: [prompt.hash for prompt in prompts],
+        CLASSIFIER: [one.classified for one in made],
     }
-    shown = [pl.Series(plan.name(name), values, dtype=plan.given[plan.name(name)]) for name, values in own.items()]
+    given = plan.given
+    named = ((plan.name(name), values) for name, values in own.items())
+    shown = [pl.Series(name, values, dtype=given[name]) for name, values in named if name in given]
     return Requests(columns, [one.reason for one in made], shown)
 
 
-def _request(plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], decision_id: str) -> _Request:
-    marks = Marks.of(prompt, decision_id)
-    clean = {name: cleaned(text, plan.most_chars) for name, text in fields.items() if text}
-    whole = Cleaned(
+def texts(plan: LlmPlan, frame: pl.DataFrame) -> NDArray[Any]:
+    """Per event the texts that guards look at, for a classifier to be asked about."""
+    return _objects([_whole(_clean(plan, fields)).text for fields in _fields(plan, frame)])
+
+
+def _fields(plan: LlmPlan, frame: pl.DataFrame) -> Iterator[dict[str, str | None]]:
+    columns = [frame[name].cast(pl.String).to_list() for name in plan.fields]
+    return (dict(zip(plan.fields, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _clean(plan: LlmPlan, fields: Mapping[str, str | None]) -> dict[str, Cleaned]:
+    return {name: cleaned(text, plan.most_chars) for name, text in fields.items() if text}
+
+
+def _whole(clean: Mapping[str, Cleaned]) -> Cleaned:
+    return Cleaned(
         "\n".join(one.text for one in clean.values()),
         sum(one.hidden for one in clean.values()),
         any(one.cut for one in clean.values()),
     )
+
+
+def _request(
+    plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], decision_id: str, classified: float | None
+) -> _Request:
+    marks = Marks.of(prompt, decision_id)
+    clean = _clean(plan, fields)
+    whole = _whole(clean)
     found = guarded(whole)
+    risk = found.risk_with(classified)
     system = instructions(prompt, marks)
     kept = (
         None
@@ -127,14 +170,14 @@ def _request(plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], de
     reason = None
     if not whole.text.strip():
         reason = NO_INPUT
-    elif found.risk > plan.flag_above:
+    elif risk > plan.flag_above:
         reason = FLAGGED
     elif kept is None or left < LEAST_ANSWER:
         reason = BUDGET
     chars = sum(len(text) for text in fields.values() if text)
     shown = "" if kept is None or plan.cache is None else _as_input(kept)
-    script = script_of(whole.text)
-    return _Request(system, user, shown, max(left, 0), marks.canary, reason, chars, tokens, script, found)
+    script, most = script_of(whole.text), max(left, 0)
+    return _Request(system, user, shown, most, marks.canary, reason, chars, tokens, script, found, classified, risk)
 
 
 def _as_input(texts: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from streamproc.core.llm.answer import BAD_ANSWER, UNWANTED
 from streamproc.core.llm.cache import Question, key_of, partition_of, said, scope_of
@@ -19,22 +19,10 @@ from streamproc.core.llm.request import CANARY, INPUT, SYSTEM, TENANT
 from streamproc.core.processor import Score
 from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.kept import Kept, Store
+from streamproc.io.llm.row import Row
 
 MOST_LEADERS: Final = 3
 """Of equal rows so many are asked about, one after another, while nothing comes of it."""
-
-
-class Row(Protocol):
-    """What becomes of a row: the text that answers it or the reason why there is none, and which model wrote it.
-    ``cache`` is what it was answered from, ``check`` what was found out about it."""
-
-    text: str | None
-    reason: str | None
-    model: str
-    cache: str | None
-    check: str | None
-
-
 Given: TypeAlias = "tuple[Kept, str]"
 """An answer, and how it was come by for those that asked the same."""
 SAID_NO: Final = frozenset({"refused", UNWANTED})
@@ -134,7 +122,8 @@ class AnswerCache:
         texts = [kept.text for kept in known if kept is not None]
         canaries = [questions[place].canary for place in places]
         systems = [questions[place].system for place in places]
-        checked = said(self._plan, texts, canaries, systems) if texts else []
+        sure = [kept.confidence for kept in known if kept is not None]
+        checked = said(self._plan, texts, canaries, systems, sure) if texts else []
         for place, found in zip(places, checked, strict=True):
             if found is None or not found.may_be_kept(self._policy):
                 known[place] = None
@@ -186,13 +175,13 @@ class AnswerCache:
         await call(number)
         fresh = None
         if row.text is not None:
-            [fresh] = said(self._plan, [row.text], [question.canary], [question.system])
+            [fresh] = said(self._plan, [row.text], [question.canary], [question.system], [row.confidence])
         answered = row.text is not None or row.reason in SAID_NO
         if self._alike is not None and like is not None and like.verified and answered:
             row.check = self._alike.told(question, like, fresh)
         if fresh is None or row.text is None:
             return row.reason or BAD_ANSWER
-        kept = Kept(row.text, row.model, question.prompt)
+        kept = Kept(row.text, row.model, question.prompt, row.confidence)
         if fresh.may_be_kept(self._policy):
             self._store.keep(question.key, kept)
             if self._alike is not None and like is not None:
@@ -208,3 +197,4 @@ class AnswerCache:
 
 def _give(row: Row, kept: Kept, how: str) -> None:
     row.text, row.reason, row.model, row.cache = kept.text, None, kept.model, how
+    row.confidence = kept.confidence

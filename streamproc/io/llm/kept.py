@@ -40,11 +40,13 @@ MOST_WRITES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a model wrote, what it called itself, and the hash of the prompt that it was asked with."""
+    """What a model wrote, what it called itself, the hash of the prompt that it was asked with, and how sure it was
+    where that is measured."""
 
     text: str
     model: str
     prompt: str
+    confidence: float | None = None
 
     @property
     def size(self) -> int:
@@ -221,14 +223,14 @@ async def _ranges(client: Redis, names: Sequence[bytes]) -> list[Any]:
 
 def packed(kept: Kept) -> bytes:
     """An answer as a value in Redis."""
-    return FORMAT + orjson.dumps([kept.text, kept.model, kept.prompt])
+    return FORMAT + orjson.dumps([kept.text, kept.model, kept.prompt, kept.confidence])
 
 
 def unpacked(raw: object) -> Kept | None:
     """The answer in a value; ``None`` for what was not written so.
 
     >>> unpacked(packed(Kept("{}", "m", "ab"))), unpacked(b"")
-    (Kept(text='{}', model='m', prompt='ab'), None)
+    (Kept(text='{}', model='m', prompt='ab', confidence=None), None)
     """
     if not isinstance(raw, bytes) or not raw.startswith(FORMAT) or len(raw) > LARGEST:
         return None
@@ -236,7 +238,8 @@ def unpacked(raw: object) -> Kept | None:
         parts = orjson.loads(raw[len(FORMAT) :])
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(parts, list) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
-        return None
-    kept = Kept(*parts)
-    return kept if len(kept.text) <= LONGEST_KEPT else None
+    match parts:
+        case [str(text), str(model), str(prompt), (float() | None) as sure] if len(text) <= LONGEST_KEPT:
+            return Kept(text, model, prompt, sure)
+        case _:
+            return None

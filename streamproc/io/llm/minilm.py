@@ -59,7 +59,7 @@ class MiniLm:
         if len(text) > MOST_CHARS:
             return None
         with self._one:
-            ids = self._pieces.ids(text, MOST_TOKENS + 1)
+            ids = self._pieces.whole(text, MOST_TOKENS + 1)
             if len(ids) > MOST_TOKENS:
                 return None
             [found] = self._session.run(None, {"ids": np.array(ids, np.int64)})

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from streamproc.core.llm.answer import UNWANTED
 from streamproc.core.llm.budget import MILLION
 from streamproc.core.llm.cache_policy import CACHE, CHECK
+from streamproc.core.llm.confidence import sureness
 from streamproc.core.llm.latency import Latencies, LatencyPolicy
 from streamproc.core.llm.policy import CALLS, MONEY, OUTPUT_TOKENS, TOKENS, LlmPlan
 from streamproc.core.llm.request import BUDGET
+from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import Permit
 from streamproc.io.connections import Connections
@@ -34,7 +36,7 @@ from streamproc.io.llm.limits import Limits
 from streamproc.io.llm.row import Row, rows_of
 from streamproc.io.llm.shared import Shared
 from streamproc.io.llm.stream import Completion
-from streamproc.io.model import named
+from streamproc.io.model import RowModel, named
 
 HASH_BYTES = 16
 RATE_LIMITED: Final = "rate_limited"
@@ -74,11 +76,14 @@ class LlmModel:
         *,
         shared: Shared | None = None,
         cache: AnswerCache | None = None,
+        guard: RowModel | None = None,
     ) -> None:
-        """``identity`` is what else decides the answers, as JSON: the bounds, and what they must satisfy.
+        """``identity`` is what else decides the answers, as JSON: the bounds, and what they must satisfy. ``guard`` is
+        asked before it, by whoever asks both.
 
-        The prompt is not: which version of it an event is given is a matter of each row, and the core says it.
+        The prompt is not there: which version of it an event is given is a matter of each row, and the core says it.
         """
+        self.guard = guard
         self._endpoints, self._policy, self._plan = list(endpoints), policy, plan
         self._cache = cache
         said = orjson.dumps([policy.model, policy.parameters, identity], option=orjson.OPT_SORT_KEYS)
@@ -115,6 +120,8 @@ class LlmModel:
         if self._cache is not None:
             columns[CACHE] = np.array([row.cache for row in rows], object)
             columns[CHECK] = np.array([row.check for row in rows], object)
+        if self._plan.sureness:
+            columns[MODEL_CONFIDENCE] = np.array([row.confidence for row in rows], np.float64)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
     def forget(self, prompt: str) -> int:
@@ -154,6 +161,7 @@ class LlmModel:
             "max_tokens": row.most_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({"logprobs": True} if self._plan.sureness else {}),
         }
 
     async def _ask(self, row: Row, body: Mapping[str, Any], until: float) -> None:
@@ -180,6 +188,8 @@ class LlmModel:
         row.output_tokens, row.model = completion.output_tokens, named(completion.model)
         row.reason = "refused" if completion.refused else FINISHED.get(completion.finish, UNWANTED)
         row.text = "".join(completion.text) if row.reason is None else None
+        if self._plan.sureness and row.text is not None and completion.tokens:
+            row.confidence = sureness(row.text, completion.tokens)
 
     async def _denied(self, row: Row, until: float | None) -> str | None:
         """Why there may not be one more call for a row. There may where its turn comes before a time, or is now, and

@@ -46,6 +46,8 @@ class Row:
     model: str = ""
     cache: str | None = None
     """By what it was answered, where no call was needed."""
+    confidence: float | None = None
+    """What the probabilities of its tokens say, where that is asked for and known."""
     check: str | None = None
     """What was found out about what was kept for a like text."""
 

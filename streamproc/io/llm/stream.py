@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import orjson
 
 LARGEST_LINE = 1 << 17
+MOST_TOKENS = 1 << 16
+"""Of more tokens of one answer nothing is kept."""
 DONE = b"[DONE]"
 
 
@@ -19,7 +22,8 @@ class Broken(Exception):
 @dataclass(slots=True)
 class Completion:
     """What was said so far. ``finish`` is empty while it is not over; ``input_tokens`` and ``output_tokens`` are 0
-    where the server does not count."""
+    where the server does not count. ``tokens`` are those of the text with the logarithms of their probabilities: none
+    where the server does not tell them, ``None`` where what it tells cannot be used."""
 
     text: list[str] = field(default_factory=list)
     finish: str = ""
@@ -28,6 +32,7 @@ class Completion:
     output_tokens: int = 0
     model: str = ""
     size: int = 0
+    tokens: list[tuple[bytes, float]] | None = field(default_factory=list)
 
 
 class Events:
@@ -112,9 +117,35 @@ def _add(completion: Completion, found: dict[str, Any], part: str) -> None:
             completion.size += len(text)
         elif text is not None:
             raise Broken("no text")
+        _add_tokens(completion, choice.get("logprobs") if isinstance(choice, dict) else None)
         completion.refused |= bool((said or {}).get("refusal"))
         if isinstance(finish := choice.get("finish_reason") if isinstance(choice, dict) else None, str):
             completion.finish = finish
+
+
+def _add_tokens(completion: Completion, logprobs: object) -> None:
+    """Nobody's answer is given up for what is wrong with these."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if completion.tokens is None or content is None:
+        return
+    found = list(map(_token, content)) if isinstance(content, list) else [None]
+    sound = [one for one in found if one is not None]
+    if len(sound) < len(found) or len(completion.tokens) + len(sound) > MOST_TOKENS:
+        completion.tokens = None
+    else:
+        completion.tokens += sound
+
+
+def _token(one: object) -> tuple[bytes, float] | None:
+    """A token's bytes, which may be a part of a character, and the logarithm of its probability."""
+    if not isinstance(one, dict):
+        return None
+    raw, text, logprob = one.get("bytes"), one.get("token"), one.get("logprob")
+    if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not isfinite(logprob):
+        return None
+    if isinstance(raw, list) and all(type(byte) is int and 0 <= byte < 256 for byte in raw):
+        return bytes(raw), float(logprob)
+    return (text.encode(errors="replace"), float(logprob)) if isinstance(text, str) else None
 
 
 def _count(value: object) -> int:
