@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +12,11 @@ from typing import Any
 
 import orjson
 
-from streamproc.artefacts import KIND
+from streamproc.artefacts import KIND, Kind
+from streamproc.control import read_audit
+from streamproc.core.control import NewLabels
 from streamproc.core.intake import ActionResult, read_result
+from streamproc.core.llm.policy import PROMPT_HASH
 from streamproc.core.records import TYPE, Topics, lane_of
 from streamproc.errors import UserError
 from streamproc.kafka import admin
@@ -140,17 +143,43 @@ async def event_of(connection: Connection, decision: Mapping[str, Any]) -> Event
 
 async def archived(connection: Connection, pipeline: str, plan_hash: str, folder: Path | None) -> bytes | None:
     """The archived plan of a hash, from the artefacts topic or a directory; ``None`` where there is none."""
+    return (await kept(connection, pipeline, "plan", [plan_hash], folder)).get(plan_hash)
+
+
+async def kept(
+    connection: Connection, pipeline: str, kind: Kind, hashes: Collection[str], folder: Path | None
+) -> dict[str, bytes]:
+    """The artefacts of some hashes, from the artefacts topic or a directory, as far as they are there."""
     if folder is not None:
-        path = folder / "plan" / Path(plan_hash).name
-        return path.read_bytes() if path.is_file() else None
-    topic = Topics.of(pipeline).artefacts
+        paths = {one: folder / kind / Path(one).name for one in hashes}
+        return {one: path.read_bytes() for one, path in paths.items() if path.is_file()}
+    topic, found = Topics.of(pipeline).artefacts, dict[str, bytes]()
     if topic not in await admin.describe(connection, [topic]):
-        return None
-    body: bytes | None = None
+        return found
     async with reading(connection, topic) as reader:
         async for records in reader.scan():
             for record in records:
-                is_plan = dict(record.headers).get(KIND) == b"plan"
-                if is_plan and record.key == plan_hash.encode():
-                    body = record.value
-    return body
+                own = (record.key or b"").decode(errors="replace")
+                if own in hashes and record.value is not None and dict(record.headers).get(KIND) == kind.encode():
+                    found[own] = record.value
+    return found
+
+
+async def prompts_of(
+    connection: Connection, pipeline: str, decision: Mapping[str, Any], folder: Path | None
+) -> dict[str, str | None]:
+    """The files of the prompts that a decision names, by their hashes: from the artefacts, or from what people said."""
+    named = {name: value for name, value in decision["features"].items() if name.endswith(f"_{PROMPT_HASH}")}
+    hashes = [value for value in named.values() if isinstance(value, str)]
+    if not hashes:
+        return {}
+    files = await kept(connection, pipeline, "prompt", hashes, folder)
+    found: dict[str, str | None] = {one: files[one].decode() if one in files else None for one in hashes}
+    audit = Topics.of(pipeline).audit
+    if None in found.values() and audit in await admin.describe(connection, [audit]):
+        async for _, said in read_audit(connection, pipeline):
+            if isinstance(said, NewLabels):
+                for one in filter(None, (said.production, said.canary)):
+                    if found.get(one.hash, "") is None:
+                        found[one.hash] = one.text
+    return found

@@ -140,7 +140,7 @@ class Join:
         costs = Costs(self.plan)
         book = Book(round(DAY.total_seconds()), one_lane=False)
         book.begin(Tables([TABLE]), 0, b"")
-        self._parts = Counter(self.plan, costs), Joiner(self.plan, costs), decoder(self.plan.reads), book
+        self._parts = Counter(self.plan, costs), Joiner(self.plan, costs), decoder(self.plan.decoded), book
 
     def give(self, values: Sequence[bytes], stamps: Sequence[int]) -> Iterator[bytes]:
         """Take decision records with their timestamps; a line of JSON for each record that has an outcome."""

@@ -56,10 +56,11 @@ class Recount:
         score: str | None = None,
         baseline: str | None = None,
         until: int | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         self.values, self.seconds, self.segments = values, seconds, segments
         self.costs, self.score, self.baseline = costs, score, baseline
-        self.until = until
+        self.until, self.prompts = until, prompts or {}
         self.windows: dict[int, Window] = {}
         self.decisions: dict[str, tuple[dict[str, Any], int]] = {}
         self.revisions: dict[str, dict[str, Any]] = {}
@@ -104,6 +105,11 @@ class Recount:
         own = self._window(stamp).own
         own[name] = own.get(name, 0) + count
 
+    def _prompt(self, one: dict[str, Any]) -> str | None:
+        by = one.get("scored_by") or next(iter(self.prompts), None)
+        prompt = one["features"].get(self.prompts[by]) if by in self.prompts else None
+        return prompt if isinstance(prompt, str) else None
+
     def _decision(self, one: dict[str, Any], stamp: int) -> None:
         window = self._window(stamp)
         reason = one["score_reason"] or one["why"] if one["why"] == "no_score" else one["why"]
@@ -111,7 +117,7 @@ class Recount:
         features = one["features"]
         segment = orjson.dumps({name: features.get(name) for name in sorted(self.segments)}).decode()
         told = (one["rule"], one["plan"], one["model"], one["tier"], one["decision"], one["would_be"], reason)
-        counts = window.groups.setdefault(Group(segment, *told), {})
+        counts = window.groups.setdefault(Group(segment, *told, self._prompt(one)), {})
 
         def count(name: str, more: int = 1) -> None:
             counts[name] = counts.get(name, 0) + more

@@ -21,7 +21,7 @@ from streamproc.cli.options import connection_options
 from streamproc.cli.progress import scanning
 from streamproc.core.intake import ActionResult
 from streamproc.core.records import Topics
-from streamproc.decisions import Event, Found, action_results, archived, event_of, find, search
+from streamproc.decisions import Event, Found, action_results, archived, event_of, find, prompts_of, search
 from streamproc.explain import WHY, ArchivedPlan, RuleTrace, by_drift, explain, read_plan
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import Start
@@ -89,15 +89,17 @@ def show(
     name = _topic(file, topic)
     after = moment(since, datetime.now(UTC)) if since else None
 
-    async def gather() -> tuple[list[Found], Event, ArchivedPlan | None, list[ActionResult]]:
+    async def gather() -> tuple[list[Found], Event, ArchivedPlan | None, list[ActionResult], dict[str, str | None]]:
         with scanning(name) as progress:
             found = await find(connection, name, decision_id, since=after, progress=progress)
         first = found[0].decision
         body = await archived(connection, first["pipeline"], first["plan"], artefacts)
         results = await action_results(connection, first["pipeline"], decision_id)
-        return found, await event_of(connection, first), None if body is None else read_plan(body), results
+        prompts = await prompts_of(connection, first["pipeline"], first, artefacts)
+        plan = None if body is None else read_plan(body)
+        return found, await event_of(connection, first), plan, results, prompts
 
-    (found, *later), event, plan, results = asyncio.run(gather())
+    (found, *later), event, plan, results, prompts = asyncio.run(gather())
     shown = _event(event, plan, reveal)
     traces = explain(found.decision, plan)
     if as_json:
@@ -111,12 +113,14 @@ def show(
                     "rules": [asdict(trace) for trace in traces],
                     "later": [one.decision for one in later],
                     "action_results": list(map(msgspec.to_builtins, results)),
+                    "prompts": prompts,
                 },
                 option=orjson.OPT_INDENT_2,
             )
         )
     else:
         _print(found, shown, plan, traces)
+        _print_prompts(prompts)
         _print_later(later, results)
 
 
@@ -262,6 +266,12 @@ def _print(found: Found, event: Any, plan: ArchivedPlan | None, traces: list[Rul
     console.print("Event", style="italic")
     text = event if isinstance(event, str) else orjson.dumps(event, option=orjson.OPT_INDENT_2).decode()
     click.echo(text)
+
+
+def _print_prompts(prompts: Mapping[str, str | None]) -> None:
+    for own, text in prompts.items():
+        click.secho(f"Prompt {own}", italic=True)
+        click.echo("(it is not kept)" if text is None else text.rstrip())
 
 
 def _print_later(later: Sequence[Found], results: Sequence[ActionResult]) -> None:

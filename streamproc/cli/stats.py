@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
+from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.measuring import measured, outcomes_plan
 from streamproc.operations import moment, open_for_operations
@@ -24,6 +26,9 @@ from streamproc.wording import counted
 PLAIN_WIDTH = 120
 NONE = "–"
 MOST_ROWS = 12
+MOST_VERSIONS = 50
+HASH = re.compile(r"[0-9a-f]{32,64}")
+HASH_SHOWN = 8
 TIERS = {
     "automatic": "decided by the rules",
     "stand-in": "decided on a stand-in's score",
@@ -37,9 +42,12 @@ TIERS = {
 @click.command(short_help="What the decisions came to: rates, errors, money, times.")
 @pipeline_argument
 @click.option("--since", metavar="TIME", help="Windows that end later than this: 1d, or 2026-01-31.  [default: all]")
+@click.option(
+    "--by", type=click.Choice(["prompt", "model"]), help="Only what each version came to, of prompts or models."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
 @connection_options
-def stats(file: Path, since: str | None, as_json: bool, connection: Connection) -> None:
+def stats(file: Path, since: str | None, by: str | None, as_json: bool, connection: Connection) -> None:
     """Show how much is decided automatically, how much of it was wrong, what it costs, and how long it takes, against
     the baseline that FILE declares.
 
@@ -50,16 +58,21 @@ def stats(file: Path, since: str | None, as_json: bool, connection: Connection) 
     Examples:
       streamproc stats pipeline.yaml
       streamproc stats pipeline.yaml --since 1d
+      streamproc stats pipeline.yaml --since 7d --by prompt
       streamproc stats pipeline.yaml --since 2026-01-01 --json
     """
     loaded, _ = open_for_operations(file)
     plan, now = outcomes_plan(loaded.plan), datetime.now(UTC)
+    if by == "prompt" and not plan.prompts:
+        raise UserError(f"{loaded.plan.pipeline} has no language model", "--by model is for every kind of model")
     found = asyncio.run(measured(connection, loaded.plan, now))
     told = found.as_json(plan, moment(since, now) if since else None, now)
     if as_json:
         click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
     elif not told["decisions"]:
         click.echo("nothing was decided" + (" since then" if since else ", as far as the measures know"))
+    elif by is not None:
+        console_for(PLAIN_WIDTH).print(_versions(by, told[f"{by}s"]))
     else:
         show(told)
 
@@ -87,9 +100,8 @@ def _overall(told: Mapping[str, Any]) -> Table:
         table.add_column(escape(name), justify="left" if not name else "right")
 
     def rate(name: str, estimate: Mapping[str, Any], before: float | None = None) -> None:
-        between = NONE if estimate["low"] is None else f"{estimate['low']:.1%} – {estimate['high']:.1%}"
         of = f"{estimate['of']:,.0f}"
-        table.add_row(name, _share(estimate["value"]), between, of, "" if before is None else _share(before))
+        table.add_row(name, _share(estimate["value"]), _between(estimate), of, "" if before is None else _share(before))
 
     def money(name: str, estimate: Mapping[str, Any], before: float | None = None) -> None:
         between = NONE if estimate["low"] is None else f"{estimate['low']:,.2f} – {estimate['high']:,.2f}"
@@ -136,17 +148,39 @@ def _split(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name == title else "right", overflow="fold")
     for name, row in list(rows.items())[:MOST_ROWS]:
         errors = row["errors"]
-        between = NONE if errors["low"] is None else f"{errors['low']:.1%} – {errors['high']:.1%}"
         table.add_row(
             escape(name if title != "segment" else _segment(name)),
             f"{row['decisions']:,}",
             _share(row["automatic"]["value"]),
             _share(row["overrides"]["value"]),
             _share(errors["value"]),
-            between,
+            _between(errors),
             _number(row["costs"]["realised"]["value"]),
         )
     return table
+
+
+def _versions(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each version came to, those with the most decisions first."""
+    table = Table(box=box.SIMPLE)
+    for name in (title, "decisions", "automatic", "for people", "overridden", "errors", "cost"):
+        table.add_column(name, justify="left" if name == title else "right", overflow="fold")
+    for name, row in list(rows.items())[:MOST_VERSIONS]:
+        shares = [_share(row[what]["value"]) for what in ("automatic", "review")]
+        measured = [f"{_share(rate['value'])} ({_between(rate)})" for rate in (row["overrides"], row["errors"])]
+        cost = _number(row["costs"]["realised"]["value"])
+        table.add_row(escape(_version(name)), f"{row['decisions']:,}", *shares, *measured, cost)
+    return table
+
+
+def _version(name: str) -> str:
+    """A version for people: of a hash its beginning, and what the server says as it is."""
+    own, at, server = name.partition("@")
+    return f"{own[:HASH_SHOWN]}{at}{server}" if HASH.fullmatch(own) else name
+
+
+def _between(estimate: Mapping[str, Any]) -> str:
+    return NONE if estimate["low"] is None else f"{estimate['low']:.1%} – {estimate['high']:.1%}"
 
 
 def _segment(text: str) -> str:

@@ -65,7 +65,7 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "review-event": 1,
     "action-result": 1,
     "outcome": 1,
-    "measures": 1,
+    "measures": 2,
 }
 
 TYPED: Final[dict[RecordType, Headers]] = {

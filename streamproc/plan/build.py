@@ -55,7 +55,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     conditions = _expressions(confidence, rules, fallback, priority)
     read = [expression for expression in conditions if expression is not None]
     drift = make_drift(document, file, scope, read, confidence, sensitive)
-    outcomes = make_outcomes(document, file, scope, sensitive)
+    outcomes = make_outcomes(document, file, scope, sensitive, models)
     fields = {} if contract is None else contract.columns
     of_models = shown(models, scope, read)
     recorded = _recorded([*fields, *of_models, *(drift.reads if drift else ())], features, read, models, of_models)

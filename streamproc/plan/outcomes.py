@@ -8,18 +8,20 @@ from dataclasses import replace
 import polars as pl
 
 from streamproc.core.expressions import Expression
+from streamproc.core.llm.policy import PROMPT
 from streamproc.core.outcomes.policy import AMOUNT, WOULD_BE, BaselinePlan, OutcomesPlan
 from streamproc.core.plan import CONFIDENCE, DRIFT, EVENT_TIME, REVIEW, SCORE
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.models import BaselinePart, OutcomesPart, PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.scope import Scope, without_score
+from streamproc.plan.scoring import Models
 
 AT: Path_ = ("outcomes",)
 
 
 def make_outcomes(
-    document: Document, file: PipelineFile, scope: Scope, sensitive: Collection[str]
+    document: Document, file: PipelineFile, scope: Scope, sensitive: Collection[str], models: Models
 ) -> OutcomesPlan | None:
     """What is counted of outcomes. Called once everything that an expression may read is known."""
     part = file.outcomes
@@ -45,6 +47,7 @@ def make_outcomes(
         most=part.most,
         window=part.window,
         baseline=_baseline(document, part.baseline, costs),
+        prompts={model.name: model.llm.name(PROMPT) for model in models.chain if model.llm is not None},
     )
 
 

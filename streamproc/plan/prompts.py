@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,7 +47,7 @@ class FrontPart(Part):
 
     description: str | None = Field(None, description="What is new in it, or what it is for")
     author: str | None = Field(None, description="Who wrote it")
-    created: str | date | None = Field(None, description="When")
+    created: str | datetime | date | None = Field(None, description="When")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ def read_prompts(folder: Path) -> Prompts:
 def parse(name: str, version: str, raw: bytes) -> Prompt:
     """A version of a prompt, of its file's bytes. Raises UserError where it is none."""
     what = f"version {version} of the prompt {name}"
+    if not _VERSION.fullmatch(version):
+        raise UserError(f"{version!r} is no name of a version", "use letters, digits, and . _ - between them")
     if len(raw) > LARGEST_PROMPT:
         raise UserError(f"{what} is too large", "256 kB is the most")
     try:

@@ -124,6 +124,8 @@ def test_what_cannot_be_used_is_refused_and_the_old_versions_hold(
     assert "not that of its SHA-256" in refused(wrong, folder, caplog)
     empty = said(Prompts(Prompt("triage", "4", " ", sha(" "))), day=2)
     assert "is empty" in refused(empty, folder, caplog)
+    strange = said(Prompts(Prompt("triage", "a\nb", "Be kind.", sha("Be kind."))), day=2)
+    assert "is no name of a version" in refused(strange, folder, caplog)
 
 
 def signing(folder: Path, key: Path) -> Seeing:

@@ -63,6 +63,7 @@ def test_what_stands_before_a_prompt_is_for_people_and_a_part_of_its_hash() -> N
     assert (prompt.hash, prompt.file) == (sha(SECOND), SECOND)
     front = front_of(prompt)
     assert (front.description, front.author, str(front.created)) == ("kinder", "ada", "2026-01-31")
+    assert front_of(parse("triage", "2", SECOND.replace("-31", "-31T10:00:00Z").encode())).created is not None
     plain = parse("triage", "1", PROMPT.encode())
     assert (plain.text, plain.front, front_of(plain).author) == (PROMPT, "", None)
 

@@ -28,6 +28,7 @@ from tests.outcomes_recount import Recount
 
 HOUR = 3_600_000
 FAR = "9999-12-31T23:59:59Z"
+PROMPTS = {"llm": "llm_prompt", "next": "next_prompt"}
 REVIEW = {"decision": "review", "tier": "automatic", "rule": "unsure", "would_be": "decline"}
 
 
@@ -57,6 +58,11 @@ KINDS = st.sampled_from(
         {"features": {"region": None}, "key": None},
         {"tier": "stand-in:small", "model": "m2", "fallback_reason": "breaker_open"},
         {"features": {"financed": 12.345, "region": "süd"}, "model": None},
+        {"features": {"llm_prompt": "t@1", "next_prompt": "n@1"}, "scored_by": "llm"},
+        {"features": {"llm_prompt": "t@2", "next_prompt": "n@1"}, "scored_by": None},
+        {"features": {"llm_prompt": "t@2", "next_prompt": "n@1"}, "scored_by": "next"},
+        {"features": {"llm_prompt": "t@2"}, "scored_by": "by-numbers"},
+        {"features": {"llm_prompt": ["t"]}},
     ]
 )
 
@@ -138,9 +144,9 @@ def test_whatever_the_batches_counts_are_those_of_a_recount(first: Log, second: 
     said = [row for row in first[TOPICS.outcomes_by_lane] if "key" in row[0]]  # every lane is given those by key
     second[TOPICS.outcomes_by_lane] = said + [row for row in second[TOPICS.outcomes_by_lane] if "key" not in row[0]]
     for number, log in enumerate((first, second)):
-        lane = Lane(make_plan(), number)
+        lane = Lane(make_plan(prompts=PROMPTS), number)
         drive(lane, log, data)
-        found, expected = lane.windows(), recount(log, until=UNTIL)
+        found, expected = lane.windows(), recount(log, until=UNTIL, prompts=PROMPTS)
         assert set(found) == set(expected)
         for start, window in expected.items():
             assert found[start].groups == window.groups

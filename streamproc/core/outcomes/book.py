@@ -214,7 +214,8 @@ class Book:
             return
         window = opened.window
         if opened.grown:
-            self.put(numbered(b"d", start), orjson.dumps([list(group) for group in opened.order]))
+            rows = [tuple(group) if group.prompt is not None else group[:-1] for group in opened.order]
+            self.put(numbered(b"d", start), orjson.dumps(rows))
         for number in opened.touched:
             self.put(numbered(b"g", start, number), orjson.dumps(packed(window.groups[opened.order[number]])))
         if opened.own_touched:

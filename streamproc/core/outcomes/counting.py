@@ -30,7 +30,10 @@ class Counter:
         self._plan, self._costs = plan, costs
         self._priced, self._reads = plan.priced, plan.reads
         segments = [f"features.c{number}" for number, _ in enumerate(plan.segments)]  # they are read first
-        self._told: Callable[[Slim], tuple[Any, ...]] = attrgetter(*TOLD, *segments)
+        first = len(plan.reads)  # and prompts behind all that is read
+        prompts = ["scored_by", *(f"features.c{first + number}" for number, _ in enumerate(plan.prompts))]
+        self._told: Callable[[Slim], tuple[Any, ...]] = attrgetter(*TOLD, *segments, *(prompts if plan.prompts else ()))
+        self._prompts = list(plan.prompts)
         self._segments: dict[tuple[Any, ...], str] = {}
 
     def count(self, book: Book, decisions: Sequence[Slim], stamps: NDArray[np.int64], counts: Counts) -> Chunk:
@@ -84,13 +87,15 @@ class Counter:
             start, code = divmod(int(pairs[place]), len(kinds))
             opened = book.opened(int(starts[start]))
             *told, why, score_reason, fallback_reason = kinds[code][: len(TOLD)]
-            segment = self._segment(kinds[code][len(TOLD) :])
-            group = Group._make([segment, *told, reason_of(why, score_reason, fallback_reason)])
+            own = kinds[code][len(TOLD) :]
+            segment = self._segment(own[: len(self._plan.segments)])
+            prompt = self._prompt(*own[len(self._plan.segments) :])
+            group = Group._make([segment, *told, reason_of(why, score_reason, fallback_reason), prompt])
             number = numbers[place] = opened.number(group)
             add(opened.counts(int(number)), {"decisions": many[place]})
             if group.reason not in ORDINARY:
-                own = stamps[of_row == place]
-                mark(opened.window.marks, group.reason, int(own.min()), int(own.max()))
+                its = stamps[of_row == place]
+                mark(opened.window.marks, group.reason, int(its.min()), int(its.max()))
                 opened.own()
         return numbers[of_row]
 
@@ -100,6 +105,13 @@ class Counter:
                 self._segments.clear()
             self._segments[values] = segment_text(dict(zip(self._plan.segments, map(scalar, values), strict=False)))
         return self._segments[values]
+
+    def _prompt(self, scored_by: Any = None, *prompts: Any) -> str | None:
+        """The prompt of the language model that scored; where no model did, that of the first one."""
+        if not prompts or (scored_by is not None and scored_by not in self._prompts):
+            return None
+        prompt = prompts[0 if scored_by is None else self._prompts.index(scored_by)]
+        return prompt if isinstance(prompt, str) else None
 
     def _expect(
         self,

@@ -50,6 +50,7 @@ class Slim(msgspec.Struct, gc=False):
     plan: str
     model: str | None
     fallback_reason: str | None = None
+    scored_by: str | None = None
     revision: Count = 0
     review: Reviewed | None = None
     explored: Explored | None = None

@@ -20,7 +20,10 @@ Marks: TypeAlias = dict[str, tuple[int, int]]
 MILLION: Final = 1_000_000
 OTHER: Final = "other"
 MOST_GROUPS: Final = 256
-"""So many groups of a window are told apart in a lane; further ones lose segment, rule, plan and model."""
+"""So many groups of a window are told apart in a lane; further ones lose segment, rule, plan and model, and of twice
+as many the further ones lose their prompt too."""
+MOST_PROMPTS: Final = 50
+"""So many prompts of a window are told apart in a lane; further ones are ``OTHER``."""
 SAFE: Final = 1 << 53
 """Larger integers are decimal texts in JSON: most readers would round them."""
 LAST: Final = (1 << 32) - 1
@@ -33,7 +36,8 @@ BOUNDS: NDArray[np.int64] = np.unique(np.ceil(2.0 ** (np.arange(1, 4 * 40) / 4))
 class Group(NamedTuple):
     """What the decisions that are counted together have in common.
 
-    ``segment`` is a JSON object of the segment columns' values; ``reason`` is why the tier decided.
+    ``segment`` is a JSON object of the segment columns' values; ``reason`` is why the tier decided; ``prompt`` is the
+    version of the prompt, as NAME@VERSION, where a language model scored or was to.
     """
 
     segment: str
@@ -44,10 +48,11 @@ class Group(NamedTuple):
     decision: str
     would_be: str | None
     reason: str
+    prompt: str | None = None
 
     def bare(self) -> Group:
         """Without what there may be many of."""
-        return Group("{}", OTHER, OTHER, OTHER, self.tier, self.decision, self.would_be, self.reason)
+        return Group("{}", OTHER, OTHER, OTHER, self.tier, self.decision, self.would_be, self.reason, self.prompt)
 
 
 @dataclass(slots=True)
@@ -66,9 +71,19 @@ class Window:
     def place(self, group: Group) -> Group:
         """The group that something of this kind is counted in; it is there afterwards."""
         if group not in self.groups:
-            group = group if len(self.groups) < MOST_GROUPS else group.bare()
+            group = self._bounded(group)
             self.groups.setdefault(group, {})
         return group
+
+    def _bounded(self, group: Group) -> Group:
+        if group.prompt is not None:
+            known = {one.prompt for one in self.groups if one.prompt not in (None, OTHER)}
+            full = len(known) >= MOST_PROMPTS or len(self.groups) >= 2 * MOST_GROUPS
+            if full and group.prompt not in known:
+                group = group._replace(prompt=OTHER)
+        if group in self.groups or len(self.groups) < MOST_GROUPS:
+            return group
+        return group.bare()
 
     def merge(self, other: Window) -> None:
         """Add another lane's counts of the same window, or another window's."""
@@ -159,6 +174,8 @@ class _Row(msgspec.Struct):
     would_be: str | None
     reason: str
     counts: dict[str, int | str]
+    prompt: str | None = None
+    """Records of version 1 have none."""
 
 
 class _Record(msgspec.Struct):
@@ -175,9 +192,9 @@ _decode = msgspec.json.Decoder(_Record).decode
 
 
 def loads(raw: bytes, version: int) -> tuple[int, Window]:
-    """The lane and the window of a record. Raises ValueError where it is none."""
+    """The lane and the window of a record of this version or an earlier one. Raises ValueError where it is none."""
     try:
-        if (other := _decode_version(raw).version) != version:
+        if not 1 <= (other := _decode_version(raw).version) <= version:
             raise ValueError(f"it has version {other}, and this is for version {version}")
         said = _decode(raw)
         groups = {

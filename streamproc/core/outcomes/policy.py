@@ -37,7 +37,8 @@ class OutcomesPlan:
     value, ``columns`` the types of what they and ``segments`` read. ``score`` is the value that the score is the chance
     of. After decisions that are ``unlabelled`` nothing can come true that anybody would see.
 
-    ``most`` bounds the decisions that a lane keeps.
+    ``most`` bounds the decisions that a lane keeps. ``prompts`` are the columns that tell of the prompts of language
+    models, by the models' names, in the order in which these are asked.
     """
 
     values: tuple[str, ...]
@@ -53,6 +54,7 @@ class OutcomesPlan:
     most: int = MOST_KEPT
     window: timedelta = timedelta(hours=1)
     baseline: BaselinePlan | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def priced(self) -> tuple[str, ...]:
@@ -62,5 +64,10 @@ class OutcomesPlan:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The recorded columns that anything here reads."""
+        """The recorded columns that costs and segments read."""
         return tuple(dict.fromkeys([*self.segments, *self.priced]))
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """The columns that are read of decisions: those of ``reads`` first."""
+        return (*self.reads, *self.prompts.values())

@@ -36,7 +36,7 @@ class OutcomeProcessor:
         self._retain = round(plan.retain.total_seconds() * 1000)
         costs = Costs(plan)
         self._counter, self._joiner = Counter(plan, costs), Joiner(plan, costs)
-        self._decode = decoder(plan.reads)
+        self._decode = decoder(plan.decoded)
         self._books: dict[int, Book] = {}
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from streamproc.core.llm.prompts import without_prompt
 from streamproc.core.outcomes.intervals import Estimate, kappa, mean, weighted, wilson
 from streamproc.core.outcomes.joining import UNDECLARED
 from streamproc.core.outcomes.measures import MILLION, Counts, Group, Window, add, merged, part, quantile
@@ -39,6 +40,10 @@ def summary(plan: OutcomesPlan, windows: Sequence[Window], ever: Sequence[Window
         "rules": _table(plan, groups, lambda group: group.rule or group.reason),
         "segments": _table(plan, groups, lambda group: group.segment),
         "versions": _table(plan, groups, lambda group: f"{group.plan[:8]} {(group.model or '')[:8]}".strip()),
+        "prompts": _table(plan, [one for one in groups if one[0].prompt is not None], lambda group: group.prompt or ""),
+        "models": _table(
+            plan, [one for one in groups if one[0].model], lambda group: without_prompt(group.model or "")
+        ),
         "cohorts": cohorts(plan, windows, now),
     }
 
