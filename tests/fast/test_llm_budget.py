@@ -382,9 +382,9 @@ def test_what_was_spent_while_a_redis_hung_is_told_before_more_is_spent(server: 
     with model(hanging, plan, shared(server)) as (made, stub):
         assert answered(made, ask(1)).reasons == [None]
         server.go_on()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 2.5  # the Redis is asked again, and the reservation has gone meanwhile
         reasons: list[Any] = []
-        while time.monotonic() < deadline and len(reasons) < 3:
+        while time.monotonic() < deadline:
             reasons += answered(made, ask(1, first=1 + len(reasons))).reasons
         assert set(reasons) == {"budget"}
         assert len(stub.asked) == 1
