@@ -229,11 +229,7 @@ def model(
     with serving(behaviour) as server:
         endpoint = Endpoint(server.url, {}, BreakerPolicy(calls=1_000))
         made = LlmModel(
-            [endpoint],
-            LlmPolicy("some-model", latency=latency, **policy),
-            replace(PLAN, limits=limits),
-            [],
-            shared=shared,
+            [endpoint], LlmPolicy("some-model", latency=latency, **policy), replace(PLAN, limits=limits), [], shared=shared
         )
         try:
             yield made, server
@@ -345,13 +341,12 @@ def limiting(most: int, seconds: float) -> tuple[Behaviour, list[bool]]:
 
 def test_a_server_that_limits_is_asked_as_often_as_it_bears() -> None:
     behaviour, taken = limiting(10, 0.5)
-    with model(behaviour, LimitsPlan(every(5))) as (made, _):
+    with model(behaviour, LimitsPlan(every(20))) as (made, _):
         began = time.monotonic()
         while time.monotonic() - began < 6.0:
             answered(made, [None] * 4, 1.0)
     late = taken[len(taken) // 2 :]
-    # At 200 requests a second nine of ten would be refused.
-    assert late.count(False) < 0.5 * len(late), (len(taken), taken.count(False), late.count(False))
+    assert late.count(False) < 0.3 * len(late), (len(taken), taken.count(False), late.count(False))
     assert taken.count(True) > 30
 
 
@@ -377,6 +372,19 @@ def test_a_redis_that_hangs_lets_nothing_pass_and_nobody_wait(tmp_path: Path) ->
         server.start()
         while answered(made, [None], 1.0)[0].reasons != [None]:
             assert time.monotonic() < deadline
+
+
+@needs_redis
+def test_many_who_wait_for_the_redis_are_not_refused(redis: RedisServer) -> None:
+    async def go() -> list[bool]:
+        there = Shared(redis.url, "many")
+        limits = Limits(LimitsPlan(Rate(100_000, MILLION)), there)
+        try:
+            return await asyncio.gather(*(limits.turn(None, 60.0) for _ in range(2_000)))
+        finally:
+            await there.close()
+
+    assert all(asyncio.run(go()))
 
 
 @needs_redis

@@ -21,7 +21,7 @@ from streamproc.core.llm.budget import BudgetPlan, Limit, Price
 from streamproc.core.llm.policy import MONEY, TOKENS
 from streamproc.core.llm.request import BUDGET_KEY, MOST_CALLS
 from streamproc.core.plan import Plan
-from streamproc.core.processor import NOTHING_SEEN, Answer, Score, run
+from streamproc.core.processor import NOTHING_SEEN, Answer, Changes, Score, run
 from streamproc.core.sensitive import Masker
 from streamproc.core.state import Tables
 from streamproc.errors import EnvironmentFault, PipelineError
@@ -98,6 +98,7 @@ class Lanes:
         self.tables = [Tables(TABLES) for _ in range(lanes)]
         self.offsets = [0] * lanes
         self.asked: list[Score] = []
+        self.changes: list[Changes] = []
 
     def decide(
         self, batches: Sequence[Sequence[str | None]], took: Any, now: datetime = NOW, *, commits: bool = True
@@ -124,6 +125,7 @@ class Lanes:
             for lane, tenants in enumerate(batches)
         ]
         effects = run(self.processor.process_lanes(made, self.tables, NOTHING_SEEN, now), answer)
+        self.changes = [own.state for own in effects]
         if commits:
             for lane, own in enumerate(effects):
                 self.tables[lane].apply(own.state)
@@ -221,6 +223,8 @@ def test_events_over_the_budget_are_not_asked_about_and_the_next_period_begins_a
     assert (one[4]["tier"], one[4]["features"]["llm_tokens"]) == ("abstain", None)
     [one, _] = lanes.decide([["a", "b"], []], all_of(BOUND))
     assert reasons(one) == ["budget", None]
+    assert lanes.decide([["a"], []], all_of(BOUND))[0][0]["tier"] == "abstain"
+    assert all(TABLE not in changes for changes in lanes.changes)  # nothing was spent, and nothing is written
     [one, _] = lanes.decide([["a"], []], all_of(BOUND), NOW + timedelta(hours=1))
     assert reasons(one) == [None]
 
@@ -269,7 +273,8 @@ def test_stand_ins_and_shadows_have_budgets_of_their_own_that_count(tmp_path: Pa
     assert [one["shadows"]["beside"]["reason"] for one in found] == [None, "budget", "budget", "budget"]
     assert [(ask.model, len(ask.ids)) for ask in lanes.asked] == [("one", 1), ("beside", 1), ("two", 2)]
     again = lanes.decide([["a"], []], all_of(BOUND))[0]
-    assert [one["shadows"]["beside"]["reason"] for one in again] == ["budget"]
+    assert [(one["tier"], one["shadows"]["beside"]["reason"]) for one in again] == [("abstain", "budget")]
+    assert sum(len(ask.ids) for ask in lanes.asked) == 0
 
 
 def test_old_periods_are_swept_in_bounded_pieces(plan: Plan) -> None:

@@ -60,6 +60,7 @@ class Spending:
         # Time stands still within a batch, so what is reserved stays so until it is settled.
         self._ledger = Ledger(ttl=1)
         self._limits = dict[_Place, Limit]()
+        self._raw = dict[_Place, bytes | None]()  # as it was committed
         self._lane_of = np.searchsorted(frame.records.ends, frame.rows, side="right").tolist()
 
     def reserved(self, asking: Asking) -> Asking:
@@ -99,7 +100,9 @@ class Spending:
             if account.spent:
                 lane, key = place
                 until = (account.period + 1) * limit.period
-                changes.setdefault(lane, {})[key] = _encode(Kept(VERSION, until, account.spent))
+                raw = _encode(Kept(VERSION, until, account.spent))
+                if raw != self._raw[place]:
+                    changes.setdefault(lane, {})[key] = raw
         for lane, entries in changes.items():
             entries.update(self._swept(lane, entries))
             self._frame.change(lane, TABLE, entries)
@@ -133,6 +136,7 @@ class Spending:
                 missing.setdefault(lane, {})[key] = self._limits[part.account] = part.limit
         for lane, limits in missing.items():
             for (key, limit), raw in zip(limits.items(), self._raws(lane, list(limits)), strict=True):
+                self._raw[lane, key] = raw
                 kept = None if raw is None else _read(raw)
                 account = Account(limit.number(self._now) if kept is None else kept.until // limit.period - 1)
                 account.spent = 0 if kept is None else kept.spent

@@ -167,14 +167,16 @@ class LlmModel:
     async def _ask(self, row: Row, body: Mapping[str, Any], until: float) -> None:
         """All attempts for a row. Its own reason stands there also where the time ends it."""
         assert self._slots is not None
-        row.reason = RATE_LIMITED if self._budgets is None else BUDGET
+        row.reason = RATE_LIMITED
         try:
             async with asyncio.timeout_at(until):
-                denied = await self._denied(row, until)
-                row.reason = denied or "busy"
-                if denied is not None:
+                if not await self._turn_of(row, until):
                     return
+                row.reason = "busy"
                 async with self._slots:
+                    row.reason = BUDGET
+                    if not await self._paid(row):
+                        return
                     row.reason = "timeout"
                     completion = await self._attempts(row, body, until)
         except TimeoutError:
@@ -191,23 +193,25 @@ class LlmModel:
         if self._plan.sureness and row.text is not None and completion.tokens:
             row.confidence = sureness(row.text, completion.tokens)
 
-    async def _denied(self, row: Row, until: float | None) -> str | None:
-        """Why there may not be one more call for a row. There may where its turn comes before a time, or is now, and
-        where there is something left to pay it with."""
-        if self._limits is not None:
-            took = self._latencies.quantile(0.5) or 0.0  # a turn is of no use to whom has no time left for a call
-            if not await self._limits.turn(row.limit_key, 0.0 if until is None else until - time.monotonic() - took):
-                return RATE_LIMITED
+    async def _turn_of(self, row: Row, until: float | None) -> bool:
+        """Whether one more call for a row has its turn before a time, or now; it is waited for."""
+        if self._limits is None:
+            return True
+        took = self._latencies.quantile(0.5) or 0.0  # a turn is of no use to whom has no time left for a call
+        return await self._limits.turn(row.limit_key, 0.0 if until is None else until - time.monotonic() - took)
+
+    async def _paid(self, row: Row) -> bool:
+        """Whether there is something left to pay one more call for a row with. It is reserved."""
         if row.allowed >= row.most_calls:
-            return BUDGET
+            return False
         if self._budgets is not None:
             row.reserves = True
-            tokens, money = row.bound, self._plan.budget.cost(row.input_tokens, row.most_tokens)
-            several = row.allowed + 1
-            if not await self._budgets.reserve(row.id, row.budget_key, several * tokens, several * money):
-                return BUDGET
+            cost = self._plan.budget.cost(row.input_tokens, row.most_tokens)
+            calls = row.allowed + 1
+            if not await self._budgets.reserve(row.id, row.budget_key, calls * row.bound, calls * cost):
+                return False
         row.allowed += 1
-        return None
+        return True
 
     async def _attempts(self, row: Row, body: Mapping[str, Any], until: float) -> Completion:
         last = Failed("breaker_open", "no endpoint is asked at the moment")
@@ -215,7 +219,7 @@ class LlmModel:
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(PAUSE * attempt)
-                if await self._denied(row, until) is not None:
+                if not (await self._turn_of(row, until) and await self._paid(row)):
                     raise last
             chosen = self._choose(before)
             if chosen is None:
@@ -272,7 +276,7 @@ class LlmModel:
         """A second call, in a slot of its own: it was free a moment ago. It has to wait for nothing."""
         assert self._slots is not None
         async with self._slots:
-            other = None if await self._denied(row, None) is not None else self._choose(besides)
+            other = self._choose(besides) if await self._turn_of(row, None) and await self._paid(row) else None
             if other is None:
                 raise _NotMade("", "no second call")
             return await self._call(row, body, *other, until)

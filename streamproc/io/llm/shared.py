@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 PATIENCE: Final = 0.25
-"""Seconds that a script may take. A Redis is asked before each call, and must not take the time that calls have."""
+"""Seconds that a script may take, once it is its turn: a Redis must not take the time that calls have."""
 BREAKER: Final = BreakerPolicy(failures=0.5, calls=2, wait=1.0)
 NOW: Final = """
 local time = redis.call('TIME')
@@ -49,7 +49,7 @@ class Shared:
         from redis.exceptions import RedisError
 
         try:
-            async with asyncio.timeout(PATIENCE), self._turns:
+            async with self._turns, asyncio.timeout(PATIENCE):
                 permit = self._breaker.allows(time.monotonic())
                 if permit is None and not anyway:
                     return None
