@@ -18,7 +18,7 @@ from streamproc.core.plan import OF_MODELS
 from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
-from streamproc.plan.llm_cache import cache_policy
+from streamproc.plan.llm_cache import cache_policy, check_limit
 from streamproc.plan.llm_parts import LabelsPart, LlmPart
 from streamproc.wording import counted
 
@@ -77,6 +77,8 @@ def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
         )
         hint = f"let `most_chars` be {MOST_CHARS // len(part.input):,} at most"
         document.problem((*at, "most_chars") if "most_chars" in part.model_fields_set else at, message, hint)
+    if part.cache is not None:
+        check_limit(document, (*at, "cache"), part.cache)
     for name, value in part.parameters.items():
         if name in OWN_PARAMETERS:
             message = f"`{name}` is not for `parameters`: it would break what is promised of requests"
