@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
@@ -65,6 +65,7 @@ def test_marks_in_a_text_are_text(pieces: WordPiece) -> None:
     assert pieces.ids("[SEP]", 256)[1:-1] == pieces.ids("[ sep ]", 256)[1:-1]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.integers(2, 40))
 def test_any_text_is_bounded_pieces(text: str, most: int) -> None:
     small = WordPiece({"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "a": 3, "##a": 4, "b": 5})
@@ -190,6 +191,7 @@ def test_words_agree(one: str, other: str, agree: bool) -> None:
     assert Wording.of(one).agrees(Wording.of(other)) is agree
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_agreement_is_mutual_and_with_oneself(one: str, other: str) -> None:
     first, second = Wording.of(one), Wording.of(other)
@@ -200,6 +202,7 @@ def test_agreement_is_mutual_and_with_oneself(one: str, other: str) -> None:
 # -- the likest
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 1), st.integers(0, 4)), max_size=40))
 def test_the_likest_is_what_a_loop_finds(steps: list[tuple[int, int, int, int]]) -> None:
     chance, most, threshold = np.random.default_rng(7), 3, 0.2

@@ -16,7 +16,7 @@ import orjson
 import polars as pl
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.contract import Contract
@@ -149,6 +149,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps, st.integers(1, 4))
 def test_memory_holds_what_a_plain_list_would(steps: list[tuple[str, int, int, int]], most: int) -> None:
     """The list has the newest used at its end; the bound in bytes is that of two large ones."""
