@@ -131,7 +131,7 @@ def test_whose_answers_are_shared_is_a_part_of_the_plan(folder: Path) -> None:
     assert plan(KEEPING) == plan(KEEPING.replace("1d", "2d"))
 
 
-LIKE = KEEPING.replace("deadline: 2s", "deadline: 20s").replace(
+LIKE = KEEPING.replace("deadline: 2s", "deadline: 60s").replace(
     "by: id", "semantic: {threshold: 0.6, verify: 0.0001%, fewest: 30, limit: 20%, most: 500}"
 )
 ASKED = [
