@@ -15,7 +15,7 @@ from streamproc.errors import UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.llm_budget import budget_of, limits_of
-from streamproc.plan.llm_cache import cache_policy
+from streamproc.plan.llm_cache import cache_policy, check_limit
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.prompts import read_prompts
@@ -92,6 +92,8 @@ def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
         )
         hint = f"let `most_chars` be {MOST_CHARS // len(part.input):,} at most"
         document.problem((*at, "most_chars") if "most_chars" in part.model_fields_set else at, message, hint)
+    if part.cache is not None:
+        check_limit(document, (*at, "cache"), part.cache)
     for name, value in part.parameters.items():
         if name in OWN_PARAMETERS:
             message = f"`{name}` is not for `parameters`: it would break what is promised of requests"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
@@ -178,6 +178,7 @@ def test_words_agree(one: str, other: str, agree: bool) -> None:
     assert Wording.of(one).agrees(Wording.of(other)) is agree
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_agreement_is_mutual_and_with_oneself(one: str, other: str) -> None:
     first, second = Wording.of(one), Wording.of(other)
@@ -188,6 +189,7 @@ def test_agreement_is_mutual_and_with_oneself(one: str, other: str) -> None:
 # -- the likest
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 1), st.integers(0, 4)), max_size=40))
 def test_the_likest_is_what_a_loop_finds(steps: list[tuple[int, int, int, int]]) -> None:
     chance, most, threshold = np.random.default_rng(7), 3, 0.2
@@ -309,17 +311,17 @@ class Bench:
         self.cache = AnswerCache(plan, policy, "m", {}, MemoryStore(100_000, 1 << 30, 60.0), self.alike)
         self.says, self.calls, self.asked = says, 0, 0
 
-    def rows(self, texts: Sequence[str], seconds: float = 5.0, **columns: Any) -> list[Row]:
+    def rows(self, texts: Sequence[str], seconds: float = 60.0, field: str = "body", **columns: Any) -> list[Row]:
         """One text after another, with ids that go on."""
 
         async def go() -> list[Row]:
-            return [await self._row(text, seconds, **columns) for text in texts]
+            return [await self._row({field: text}, seconds, **columns) for text in texts]
 
         return asyncio.run(go())
 
-    async def _row(self, text: str, seconds: float, **columns: Any) -> Row:
+    async def _row(self, texts: dict[str, str], seconds: float, **columns: Any) -> Row:
         until = asyncio.get_running_loop().time() + seconds
-        asked = ask(orjson.dumps({"body": text}).decode(), **columns)
+        asked = ask(orjson.dumps(texts).decode(), **columns)
         asked = replace(asked, ids=[f"0-{self.asked}"])
         self.asked += 1
         [row] = rows_of(asked, seconds)
@@ -435,6 +437,7 @@ def test_like_texts_of_another_tenant_prompt_or_field_are_others() -> None:
     bench = trusted(tenants=["t"])
     assert bench.rows(["parcel thanks"], tenants=["u"])[0].cache is None
     assert bench.rows(["parcel thanks"], tenants=["t"])[0].cache == SEMANTIC
+    assert bench.rows(["parcel thanks"], tenants=["t"], field="subject")[0].cache is None
     assert bench.rows(["parcel thanks"], tenants=["t"], prompts=["cd"])[0].cache is None
 
 
@@ -482,8 +485,8 @@ def test_a_vector_that_takes_long_is_not_waited_for() -> None:
 
     bench = Bench(answer, QUICK, slow)
     began = time.monotonic()
-    assert [row.text for row in bench.rows(variants("parcel", 2), seconds=0.4)] == [answer()] * 2
-    assert time.monotonic() - began < 0.4
+    assert [row.text for row in bench.rows(variants("parcel", 2), seconds=2.0)] == [answer()] * 2
+    assert time.monotonic() - began < 3.0
     go_on.set()
 
 

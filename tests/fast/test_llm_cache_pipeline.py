@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from streamproc.core.llm.prompts import without_prompt
-from streamproc.errors import PipelineError
+from streamproc.errors import EnvironmentFault, PipelineError
+from streamproc.io.llm import minilm
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.testing import run_tests
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, FILE, GOOD, PROMPT, decided, effects_of
@@ -97,6 +98,11 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "an input that derives from one": (DERIVED, "`begin` is sensitive or derives from what is"),
     "nobody's field": (KEEPING.replace("by: id", "by: tenat"), "`by` `tenat` is no field and no feature"),
     "what follows from the answer": (KEEPING.replace("by: id", "by: score"), "cannot read `score`"),
+    "a limit that cannot be shown": (
+        KEEPING.replace("by: id", "semantic: {limit: 0.1%}"),
+        "cannot show that so few are wrong",
+    ),
+    "nothing is compared": (KEEPING.replace("by: id", "semantic: {verify: 0%}"), "`verify` cannot be `0%`"),
     "no time": (KEEPING.replace("exact: 1d, ", ""), "exact"),
 }
 
@@ -124,3 +130,50 @@ def test_whose_answers_are_shared_is_a_part_of_the_plan(folder: Path) -> None:
 
     assert len({plan(FILE), plan(KEEPING), plan(KEEPING.replace(", by: id", ""))}) == 3
     assert plan(KEEPING) == plan(KEEPING.replace("1d", "2d"))
+
+
+LIKE = KEEPING.replace("deadline: 2s", "deadline: 60s").replace(
+    "by: id", "semantic: {threshold: 0.6, verify: 0.0001%, fewest: 30, limit: 20%, most: 500}"
+)
+ASKED = [
+    f"{begin}here is {whose} parcel{end}"
+    for begin in ("W", "Hello, w", "Hi w", "Please, w")
+    for whose in ("my", "the", "our")
+    for end in ("", " please", "?", " thanks", "!")
+]
+
+
+def test_like_texts_are_answered_with_what_is_kept_once_that_was_found_right(folder: Path, server: Server) -> None:
+    (folder / "pipeline.yaml").write_text(LIKE)
+    pipeline = opened(folder, server)
+    first, *others = ASKED
+    assert decided(pipeline, first)[0]["features"]["llm_cache_check"] is None
+    for compared in (others[:25], others[25:30]):
+        found = decided(pipeline, *compared)
+        assert {(one["features"]["llm_cache"], one["features"]["llm_cache_check"]) for one in found} == {
+            (None, "right")
+        }
+    assert effects_of(pipeline, *others[30:]).counts["llm_cache", "semantic"] == len(others) - 30
+    [one] = decided(pipeline, others[-1])
+    assert [one["features"][name] for name in ("llm_cache", "llm_cache_check", "llm_calls")] == ["semantic", None, 0]
+    assert (one["decision"], one["model"]) == ("escalate", f"{pipeline.plan.model_version}@stub-1")
+    assert len(server.asked) == 31
+    [one, two] = decided(pipeline, "Where is my parcel not?", "Where is my parcel 7?")
+    assert (one["features"]["llm_cache"], two["features"]["llm_cache"]) == (None, None)
+    server.behaviour = said(GOOD.replace("other", "fraud"))
+    again = opened(folder, server)  # nothing of it is known there
+    decided(again, first)
+    server.behaviour = said(GOOD)
+    assert effects_of(again, others[0]).counts["llm_cache", "wrong"] == 1
+    pipeline.answers.close()
+    again.answers.close()
+
+
+def test_without_the_model_of_texts_it_is_said_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    (folder / "pipeline.yaml").write_text(LIKE)
+    with pytest.raises(EnvironmentFault, match="not installed"):
+        open_pipeline(folder / "pipeline.yaml", {"LLM_URL": "http://127.0.0.1:1/v1", "LLM_KEY": "k"})
+    assert open_pipeline(folder / "pipeline.yaml", masked=False).plan.models[0].llm is not None
+    (folder / "pipeline.yaml").write_text(KEEPING)  # what it is not for needs none of it
+    open_pipeline(folder / "pipeline.yaml", {"LLM_URL": "http://127.0.0.1:1/v1", "LLM_KEY": "k"})

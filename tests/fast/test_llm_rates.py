@@ -229,7 +229,11 @@ def model(
     with serving(behaviour) as server:
         endpoint = Endpoint(server.url, {}, BreakerPolicy(calls=1_000))
         made = LlmModel(
-            [endpoint], LlmPolicy("some-model", latency=latency, **policy), replace(PLAN, limits=limits), [], shared=shared
+            [endpoint],
+            LlmPolicy("some-model", latency=latency, **policy),
+            replace(PLAN, limits=limits),
+            [],
+            shared=shared,
         )
         try:
             yield made, server

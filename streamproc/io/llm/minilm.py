@@ -47,7 +47,7 @@ def minilm_folder() -> Path:
 
 class MiniLm:
     """Texts to vectors, from any thread, one at a time. Opened when the first text comes: that takes a second or two,
-    and 200 MB."""
+    and 250 MB."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
