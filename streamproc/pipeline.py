@@ -73,7 +73,10 @@ def open_pipeline(path: Path, environ: Mapping[str, str] = os.environ, *, masked
         part, own = opened[model.name]
         if model.guard is not None and part.llm is not None and part.llm.guards is not None:
             assert isinstance(own, Guarded) and own.guard is not None
-            sources[model.guard] = Source(own.guard, part.llm.guards.deadline, policy_of(part.breaker))
+            time = part.llm.guards.deadline
+            if model.name in shadows and first is not None:
+                time = min(time, first)
+            sources[model.guard] = Source(own.guard, time, policy_of(part.breaker))
     if masked:
         processor = DecideProcessor.of(loaded.plan, make_masker(loaded.plan, environ))
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from streamproc.core.decide.events import decision_ids
-from streamproc.core.decide.recorded import READ, is_of, tells
+from streamproc.core.decide.recorded import is_of, kept, tells
 from streamproc.core.plan import Plan
 from streamproc.core.records import lane_of
 from streamproc.kafka import admin
@@ -25,6 +25,8 @@ ENOUGH = 0.9
 BEFORE = timedelta(hours=1)
 """A decision may have an earlier timestamp than its event, where the clocks of two machines differ."""
 BEGIN = b'{"id":"'
+FIELD = "llm_answers"
+"""The field of answers in events that are kept, where the file names none."""
 
 
 @dataclass(slots=True)
@@ -61,26 +63,28 @@ async def in_decisions(connection: Connection, plan: Plan, topic: str, records: 
     """
     if not plan.of_answers:
         return None
-    partitions, offsets, timestamps = (
-        np.array([getattr(record, name) for record in records], np.int64)
-        for name in ("partition", "offset", "timestamp")
-    )
-    wanted = set(decision_ids(plan.pipeline, plan.events.topic, partitions, offsets, timestamps))
+    wanted = set(ids_of(plan, records))
     found = Recorded(plan, len(wanted), of=topic)
     decisions = plan.topics.decisions
     if not records or topic != plan.events.topic or decisions not in await admin.describe(connection, [decisions]):
         return found
-    since = datetime.fromtimestamp(max(0.0, timestamps.min() / 1000), UTC)
-    since -= min(BEFORE, since - datetime.fromtimestamp(0, UTC))
+    begin = min(record.timestamp for record in records) / 1000 - BEFORE.total_seconds()
     async with reading(connection, decisions) as reader:
         lanes = {lane % reader.partitions for lane in map(lane_of, wanted) if lane is not None}
-        async for some in reader.scan(since, only=lanes):
+        async for some in reader.scan(datetime.fromtimestamp(max(0.0, begin), UTC), only=lanes):
             for record in some:
                 _keep(found, wanted, record.value or b"")
-            if not wanted:
+            if len(found.said) == len(wanted):
                 break
     found.told = len(found.said)
     return found
+
+
+def ids_of(plan: Plan, records: Sequence[Any]) -> list[str]:
+    """The ids of the decisions of a topic's events."""
+    places = ([getattr(record, name) for record in records] for name in ("partition", "offset", "timestamp"))
+    partitions, offsets, timestamps = (np.array(place, np.int64) for place in places)
+    return decision_ids(plan.pipeline, plan.events.topic, partitions, offsets, timestamps)
 
 
 def _keep(found: Recorded, wanted: Collection[str], value: bytes) -> None:
@@ -90,7 +94,7 @@ def _keep(found: Recorded, wanted: Collection[str], value: bytes) -> None:
         return
     decision = orjson.loads(value)
     if "revision" not in decision and tells(decision) and is_of(found.plan, decision):
-        found.said[id] = {name: decision.get(name) for name in READ}
+        found.said[id] = kept(found.plan, decision)
 
 
 class InRows:
@@ -136,7 +140,7 @@ def _without(plan: Plan, rows: Sequence[bytes]) -> tuple[list[bytes], list[Mappi
         one = taken(row, name, keep=name in plan.contract.columns)
         bare.append(one.row)
         value = _object(one.value)
-        answers.append({part: value.get(part) for part in READ} if tells(value) else None)
+        answers.append(kept(plan, value) if tells(value) else None)
     return bare, answers
 
 

@@ -21,13 +21,15 @@ from streamproc.cli.progress import deciding
 from streamproc.control import counted_by, newest_values, read_control, running_plan, said_baseline, say
 from streamproc.core.control import IncidentNote, NewNormal
 from streamproc.core.drift.baseline import loads as load_baseline
+from streamproc.core.plan import Plan
 from streamproc.errors import UserError
 from streamproc.incidents import Incident, open_incidents, read_states
 from streamproc.kafka.connection import Connection
 from streamproc.operations import moment
 from streamproc.pipeline import Pipeline
 from streamproc.plan.durations import to_duration
-from streamproc.stream_reference import Stretch, learn_from, new_normal, newest
+from streamproc.recorded_answers import FIELD, Recorded, ids_of, in_decisions
+from streamproc.stream_reference import Stretch, learn_stretch, new_normal, newest
 from streamproc.wording import counted
 
 PLAIN_WIDTH = 140
@@ -185,10 +187,11 @@ def rebase(
     topic = pipeline.plan.events.topic
     with deciding("reading") as told:
         stretch = asyncio.run(newest(connection, topic, events, since=start, told=told))
-    baseline = asyncio.run(learn_from(connection, pipeline, stretch))
+    recorded = asyncio.run(in_decisions(connection, pipeline.plan, stretch.topic, stretch.records))
+    baseline = learn_stretch(pipeline, stretch, recorded)
     if keep is not None:
         try:
-            keep.write_bytes(b"".join(_lines(stretch)))
+            keep.write_bytes(b"".join(_lines(pipeline.plan, stretch, recorded)))
         except OSError as error:
             raise UserError(f"cannot write {keep}: {error.strerror}", "name another file with --keep") from error
     said = _say_normal(connection, signed(new_normal(pipeline, baseline, by, why, stretch), private))
@@ -205,13 +208,19 @@ def rebase(
         click.echo(f"{counted(len(off), 'monitor')} off, for instance {off[0].column}/{off[0].test}: {off[0].off}")
 
 
-def _lines(stretch: Stretch) -> Iterator[bytes]:
-    """Its events as NDJSON; what is no JSON was none of the baseline's events either."""
-    for record in stretch.records:
+def _lines(plan: Plan, stretch: Stretch, recorded: Recorded | None) -> Iterator[bytes]:
+    """Its events as NDJSON, with what language models answered; what is no JSON was none of the baseline's events
+    either."""
+    field = (plan.drift.answers if plan.drift is not None else None) or FIELD
+    said = {} if recorded is None else recorded.said
+    for record, id in zip(stretch.records, ids_of(plan, stretch.records), strict=True):
         try:
-            yield orjson.dumps(orjson.loads(record.value or b""), option=orjson.OPT_APPEND_NEWLINE)
+            row = orjson.loads(record.value or b"")
         except orjson.JSONDecodeError:
             continue
+        if isinstance(row, dict) and id in said:
+            row[field] = said[id]
+        yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _undo(pipeline: Pipeline, by: str, why: str, private: Path | None, connection: Connection) -> None:

@@ -105,6 +105,8 @@ def _drift(drift: DriftPlan) -> list[Any]:
         content.append({"max_age": drift.max_age.total_seconds()})
     if drift.outcome is not None:
         content.append({"outcome": drift.outcome})
+    if drift.answers is not None:
+        content.append({"answers": drift.answers})
     if drift.max_extra_review is not None:
         content.append(drift.max_extra_review)
     return content

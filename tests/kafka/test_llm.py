@@ -6,7 +6,9 @@ from typing import Any
 
 import orjson
 
+from streamproc.baselines import learn
 from streamproc.kafka.connection import Connection
+from streamproc.pipeline import open_pipeline
 from tests.kafka.car_loan import Example, command, make, produce, worker
 from tests.kafka.test_control import Stream
 from tests.kafka.test_drift import read
@@ -15,7 +17,7 @@ from tests.llm_server import hang, reset, said, serving, status
 from tests.record_schemas import record_problems
 
 SECONDS = 60.0
-EVENTS = 2_000
+EVENTS = 1_500
 DRIFT = """
 drift:
   reference: {topic: loans, events: 100000}
@@ -91,15 +93,27 @@ def test_what_is_normal_of_a_stream_is_learned_from_its_decisions(connection: Co
     """Nobody asks the language model again: the decisions say what it answered."""
     with serving(said('{"score": 0.9, "why": "pays well"}')) as server:
         made = make_in_words(connection, server.url, ("\nrules:\n", DRIFT), ("deadline: 500ms", "deadline: 5s"))
+        kept = made.file.parent / "kept.ndjson"
         with worker(made):
             produce(connection, made.topic("events"), rows(0, EVENTS))
             decisions = [orjson.loads(record.value) for record in read(made, "decisions", EVENTS)]
-            told = command(made, "drift", "rebase", str(made.file), "--why", "as it is").stdout
-        assert len(server.asked) == sum(one["features"]["llm_calls"] for one in decisions)
+            asked = len(server.asked)
+            told = command(made, "drift", "rebase", str(made.file), "--why", "as it is", "--keep", str(kept)).stdout
+        assert len(server.asked) == asked
     assert f"of {EVENTS:,} events" in told
     assert "is not watched: 0 of" not in told
     [new] = [orjson.loads(record.value) for record in made.read("control") if record.value is not None]
     columns = {column["name"]: column for column in new["baseline"]["columns"]}
     assert {"score", "decision", "model_status", "llm_output_tokens", "llm_input_chars", "llm_script"} <= {*columns}
-    assert columns["model_status"]["categories"] == ["ok"]
+    statuses = {one["features"]["model_status"] for one in decisions}
+    assert {*columns["model_status"]["categories"], *columns["model_status"]["others"]} == statuses
     assert "why" not in columns
+
+    # What was kept is the reference of the next version, with what was answered.
+    text = made.file.read_text(encoding="utf-8").replace(
+        "reference: {topic: loans, events: 100000}", "reference: kept.ndjson\n  answers: llm_answers"
+    )
+    made.file.write_text(text, encoding="utf-8")
+    again = learn(open_pipeline(made.file))
+    assert {column.name for column in again.bins} == {*columns}
+    assert again.totals["model_status"] == new["baseline"]["totals"]["model_status"]

@@ -116,7 +116,8 @@ class Frame:
         return len(self.rows)
 
     def add(self, *columns: pl.Series) -> None:
-        self.columns = self.columns.hstack(list(columns))
+        if columns:
+            self.columns = self.columns.hstack(list(columns))
 
     def refuse(self, rows: dict[int, DeadLetter]) -> None:
         """Turn rows (by row number) into dead letters."""

@@ -23,8 +23,8 @@ from streamproc.core.processor import Answer, Score
 
 NOT_RECORDED: Final = "not_recorded"
 """Why there is no score of an event of which nothing is recorded."""
-READ: Final = ("score", "score_reason", "scored_by", "model", "features")
-"""What of a decision is read."""
+SAID: Final = ("score", "score_reason", "scored_by")
+"""What of a decision is read beside its features."""
 
 
 def is_of(plan: Plan, decision: Mapping[str, Any]) -> bool:
@@ -47,6 +47,13 @@ def tells(decision: object) -> bool:
     if not isinstance(decision, dict):
         return False
     return _score(decision) is not None or _reason(decision) not in (None, NO_MODEL, NOT_ASKED)
+
+
+def kept(plan: Plan, decision: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of a decision is worth keeping: what models said, and not what was hashed because it is sensitive."""
+    features = _features(decision)
+    of_models = {name: features[name] for name in plan.model_columns if name in features and name not in plan.sensitive}
+    return {**{name: decision.get(name) for name in SAID}, "features": of_models}
 
 
 def recorded(plan: Plan, said: Mapping[str, Mapping[str, Any]], ask: Score) -> Answer:
