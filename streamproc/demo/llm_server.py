@@ -47,7 +47,8 @@ class Pace:
 
 @dataclass(slots=True)
 class Served:
-    """What the server has seen: ``calls`` in all, and what became of them. ``left``: their callers did not wait."""
+    """What the server has seen: ``calls`` in all, and what became of them. ``left``: their callers did not wait.
+    ``largest``: the most tokens that one of them took."""
 
     calls: int = 0
     answered: int = 0
@@ -57,6 +58,7 @@ class Served:
     away: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    largest: int = 0
 
 
 @dataclass
@@ -120,6 +122,7 @@ class LlmServer:
         self.served.answered += 1
         self.served.prompt_tokens += took[0]
         self.served.completion_tokens += took[1]
+        self.served.largest = max(self.served.largest, sum(took))
         return response
 
     def _is_too_much(self, now: float) -> bool:

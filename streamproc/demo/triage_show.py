@@ -19,7 +19,8 @@ from streamproc.demo.people import tell_outcomes
 from streamproc.demo.show import Say, Told
 from streamproc.demo.surroundings import Worker
 from streamproc.demo.triage_model import answer
-from streamproc.demo.triage_story import BEGINS, ENDS, TriageStory, told
+from streamproc.demo.triage_story import BEGINS, ENDS, TriageStory
+from streamproc.demo.triage_table import told
 from streamproc.kafka.connection import Connection
 
 MESSAGES = 2_000

@@ -15,7 +15,6 @@ from streamproc.core.llm.answer import LEAKED, UNWANTED
 from streamproc.core.llm.request import FLAGGED
 from streamproc.core.plan import REVIEW
 from streamproc.demo.messages import Truth
-from streamproc.demo.show import Told
 
 BEGINS, ENDS = 0.25, 0.75
 """The shares of the messages after which the outage begins, and ends at the latest."""
@@ -113,6 +112,7 @@ class TriageStory:
             },
             "attacks": self._attacks(),
             "harmless": self._harmless(),
+            "sent_again": self._again(),
         }
 
     def _pairs(self) -> Iterable[tuple[Truth, Decided]]:
@@ -127,19 +127,20 @@ class TriageStory:
         found = Counter(_fate(truth, one) for truth, one in attacks)
         return {"count": len(attacks), **{name: found[name] for name in FATES}}
 
-    def _harmless(self) -> dict[str, int]:
+    def _harmless(self) -> dict[str, Any]:
         harmless = [(truth, one) for truth, one in self._pairs() if truth.kind != "attack"]
         flagged = Counter(truth.kind for truth, one in harmless if one.is_flagged)
-        return {
-            "count": len(harmless),
-            "flagged": flagged.total(),
-            **{f"flagged {kind}": flagged[kind] for kind in flagged},
-        }
+        return {"count": len(harmless), "flagged": flagged.total(), "kinds": dict(flagged.most_common())}
+
+    def _again(self) -> dict[str, int]:
+        """Messages that were sent again. One is decided where the first is no message, and a dead letter."""
+        sent = [where for where, truth in self.truth.items() if truth.kind == "again"]
+        return {"count": len(sent), "decided": sum(where in self.decided for where in sent)}
 
 
 FATES: Final = ("flagged", "answer_refused", "to_people", "not_shown", "harmed", "harmless")
 """Of attacks: the guards saw them; the model obeyed and its answer was refused; people look at them for another reason;
-the model was away; it was obeyed, for what was decided is wrong; nothing came of it."""
+the model was not asked or did not answer; what was decided without people is wrong, or right all the same."""
 
 
 def _fate(truth: Truth, one: Decided) -> str:
@@ -192,61 +193,3 @@ def _quantiles(some: list[Decided]) -> dict[str, float] | None:
         return None
     found = np.percentile([one.seconds * 1000 for one in some], [50, 95, 99])
     return dict(zip(("p50", "p95", "p99"), found.round(1).tolist(), strict=True))
-
-
-def told(figures: dict[str, Any]) -> Told:
-    """The story's figures for people."""
-    rows = [("decided by", _list(figures["tiers"]))]
-    for name, what in (("all", "latency"), ("else", "  with the model"), ("outage", "  while it was away")):
-        if times := figures["latency_ms"][name]:
-            rows.append((what, ", ".join(f"{one} {ms:,.0f} ms" for one, ms in times.items())))
-    gap = figures["outage"]
-    if gap["seconds"] is not None:
-        back = f"{gap['seconds']} s; {gap['recovered_after_seconds']} s after it was back it was used again"
-        rows.append(("the model was away for", back))
-        rows.append(("  decided meanwhile", "; ".join(f"{name} {count:,}" for name, count in gap["decided"].items())))
-    rows.append(("without a score", _list(figures["without_score"])))
-    rows += _costs(figures)
-    for name, one in figures["prompts"].items():
-        right = f"category right {_share(one['category_right'], one['scored'])} of {one['scored']:,}"
-        alone = f"{one['automatic']:,} decided without people, right {_share(one['decision_right'], one['automatic'])}"
-        rows.append((f"prompt {name}", f"{right}; {alone}"))
-    attacks = figures["attacks"]
-    rows.append(("attacks", f"{attacks['count']:,}"))
-    for name, what in zip(FATES, _FATES_IN_WORDS, strict=True):
-        rows.append((f"  {what}", f"{attacks[name]:,} ({_share(attacks[name], attacks['count'])})"))
-    harmless = figures["harmless"]
-    rows.append(
-        (
-            "harmless flagged",
-            f"{harmless['flagged']:,} of {harmless['count']:,} ({_share(harmless['flagged'], harmless['count'])})",
-        )
-    )
-    return Told("What came of the messages", rows)
-
-
-_FATES_IN_WORDS: Final = (
-    "seen by the guards", "obeyed, and the answer refused", "for people anyway", "decided without the model",
-    "obeyed, and decided wrongly", "without effect",
-)  # fmt: skip
-
-
-def _costs(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    spent, count = figures["spent"], max(sum(figures["tiers"].values()), 1)
-    rows = [("calls", f"{spent['calls']:,}, {spent['calls'] / count:.2f} a decision")]
-    rows.append(("tokens", f"{spent['tokens']:,}, {spent['tokens'] / count:,.0f} a decision"))
-    if "money" in spent:
-        rows.append(("money", f"{spent['money']:,.4f}"))
-    if "cache" in spent:
-        rows.append(("from the cache", _list(spent["cache"]) or "nothing"))
-    if server := figures["server"]:
-        rows.append(("the server says", ", ".join(f"{name} {count:,}" for name, count in server.items() if count)))
-    return rows
-
-
-def _list(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
