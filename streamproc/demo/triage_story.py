@@ -184,8 +184,13 @@ def _spent(every: list[Decided]) -> dict[str, Any]:
     if any("llm_money" in one.features for one in every):
         spent["money"] = round(sum(one.number("llm_money") for one in every), 6)
     if any("llm_cache" in one.features for one in every):
-        spent["cache"] = dict(Counter(kind for one in every if (kind := one.features.get("llm_cache"))))
+        spent["cache"] = _counted(every, "llm_cache")
+        spent["cache_check"] = _counted(every, "llm_cache_check")
     return spent
+
+
+def _counted(every: list[Decided], name: str) -> dict[str, int]:
+    return dict(Counter(value for one in every if (value := one.features.get(name))))
 
 
 def _quantiles(some: list[Decided]) -> dict[str, float] | None:
