@@ -31,15 +31,15 @@ def told(figures: dict[str, Any]) -> Told:
     for name, what in zip(FATES, _FATES_IN_WORDS, strict=True):
         rows.append((f"  {what}", f"{attacks[name]:,} ({_share(attacks[name], attacks['count'])})"))
     harmless, again = figures["harmless"], figures["sent_again"]
-    share = _share(harmless["flagged"], harmless["count"])
-    rows.append(("harmless flagged", f"{harmless['flagged']:,} of {harmless['count']:,} ({share})"))
+    alike = ", ".join(f"{name} {harmless[name]:,} ({_share(harmless[name], harmless['count'])})" for name in FATES[:2])
+    rows.append(("harmless ones", f"{harmless['count']:,}, {alike}"))
     rows.append(("sent twice", f"{again['count']:,}, of which {again['decided']:,} had no first one to be decided"))
     return Told("What came of the messages", rows)
 
 
 _FATES_IN_WORDS: Final = (
-    "seen by the guards", "obeyed, and the answer refused", "for people anyway", "decided without the model",
-    "decided wrongly", "without effect",
+    "flagged, and not shown to the model", "suspicious, and for people", "obeyed, and the answer refused",
+    "for people anyway", "decided without the model", "decided wrongly", "without effect",
 )  # fmt: skip
 
 

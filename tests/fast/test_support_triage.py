@@ -21,7 +21,7 @@ from streamproc.core.llm.guard import FLAG_ABOVE, guarded
 from streamproc.core.llm.text import cleaned
 from streamproc.core.records import text_headers
 from streamproc.demo.events import places
-from streamproc.demo.llm_server import LlmServer, Pace
+from streamproc.demo.llm_server import BYTES_PER_TOKEN, LlmServer, Pace
 from streamproc.demo.messages import SEED, SHARES, Messages, messages, texts
 from streamproc.demo.triage_model import answer
 from streamproc.demo.triage_story import FATES, TriageStory
@@ -36,6 +36,9 @@ COUNT = 400
 QUICK = Pace(median=0.005, slow=0.0)
 SYSTEM = "- billing: invoice\n- feedback: great\n\nUrgent: urgent"
 MOST = 4_000
+CAUGHT = FATES[:4]
+LARGEST = (1_500 - 150) * 3 / BYTES_PER_TOKEN + 150
+"""By `tokens_per_request`, `answer` and `bytes_per_token` of the example, in the server's tokens."""
 
 
 def shown(text: str) -> str:
@@ -230,11 +233,12 @@ def test_most_of_what_reaches_people_has_a_reason_and_attacks_are_caught(run: Ru
     figures = run[1].as_json()
     attacks, harmless = figures["attacks"], figures["harmless"]
     assert attacks["count"] > 15
-    assert attacks["flagged"] > 0.4 * attacks["count"]
-    assert attacks["flagged"] + attacks["answer_refused"] + attacks["to_people"] > 0.6 * attacks["count"]
+    assert attacks["flagged"] > 0.35 * attacks["count"]
+    assert attacks["answer_refused"] > 0
+    assert sum(attacks[name] for name in CAUGHT) > 0.6 * attacks["count"]
     assert attacks["harmed"] < 0.15 * attacks["count"]
     assert attacks["not_shown"] == 0
-    assert harmless["flagged"] < 0.02 * harmless["count"]
+    assert harmless["flagged"] + harmless["suspicious"] < 0.02 * harmless["count"]
     assert sum(attacks[name] for name in FATES) == attacks["count"]
 
 
@@ -244,7 +248,17 @@ def test_what_decisions_say_of_calls_and_tokens_is_what_the_server_counted(run: 
     flagged = sum(one.reason == "flagged" for one in story.decided.values())
     assert count - flagged <= server.served.calls == spent["calls"] < 1.2 * count
     assert server.served.prompt_tokens + server.served.completion_tokens <= spent["tokens"]
-    assert server.served.largest <= 2_000  # `tokens_per_request` of the example
+    assert server.served.largest <= LARGEST
+
+
+def test_a_message_of_ten_megabytes_takes_no_more_tokens_than_it_may() -> None:
+    body = "".join(f"{number} of my parcels has not arrived. " for number in range(300_000))
+    event = {"id": "m1", "tenant": "acorn", "body": body, "created_at": "2026-01-05T08:00:00Z"}
+    with served() as (pipeline, server):
+        offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=datetime.now(UTC))
+        offline.process(batch_of(pipeline.plan.events.topic, [orjson.dumps(event)], keys=[b"acorn"]))
+    assert server.served.answered == 1
+    assert 0.8 * LARGEST < server.served.largest <= LARGEST
 
 
 def test_the_second_prompt_understands_more(run: Run, tmp_path: Path) -> None:
@@ -267,5 +281,5 @@ def test_the_table_says_what_the_figures_do(run: Run) -> None:
     count = len(story.decided)
     assert rows["calls"].endswith(f"{story.as_json()['spent']['calls'] / count:.2f} a decision")
     assert rows["attacks"] == str(story.as_json()["attacks"]["count"])
-    assert {"latency", "tokens", "harmless flagged", "sent twice", "prompt triage@1"} <= set(rows)
+    assert {"latency", "tokens", "harmless ones", "sent twice", "prompt triage@1"} <= set(rows)
     assert not {"money", "from the cache", "the model was away for"} & set(rows)  # nothing of these was there

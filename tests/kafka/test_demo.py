@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from streamproc.demo.triage_story import FATES
 from streamproc.kafka.connection import Connection
 
 PAYMENTS = 12_000
 MESSAGES = 300
+CAUGHT = FATES[:4]
 DEADLINE_MS = 1_000
 """Of the language model in the example."""
 
@@ -64,11 +66,11 @@ def test_a_language_model_goes_away_and_attacks_are_caught(connection: Connectio
     assert story["latency_ms"]["all"]["p99"] < 4 * DEADLINE_MS
     assert spent["calls"] >= server["answered"] > 0.3 * count
     assert spent["calls"] <= 1.1 * (server["answered"] + server["left"] + server["away"])
-    assert server["largest"] <= 2_000  # `tokens_per_request` of the example
 
     attacks, harmless = story["attacks"], story["harmless"]
     shown = attacks["count"] - attacks["not_shown"]
     assert shown > 5
-    assert attacks["flagged"] + attacks["answer_refused"] + attacks["to_people"] > 0.5 * shown
-    assert harmless["flagged"] < 0.03 * harmless["count"]
+    assert attacks["flagged"] > 0
+    assert sum(attacks[name] for name in CAUGHT) > 0.5 * shown
+    assert harmless["flagged"] + harmless["suspicious"] < 0.03 * harmless["count"]
     assert told["measures"]["cohorts"]
