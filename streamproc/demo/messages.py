@@ -138,12 +138,13 @@ def _plain(chance: Random) -> Message:
     languages = said["languages"]
     [language] = chance.choices(list(languages), [one["share"] for one in languages.values()])
     [category] = chance.choices(list(said["shares"]), list(said["shares"].values()))
+    [tenant] = chance.choices(list(said["tenants"]), list(said["tenants"].values()))
     words = languages[language]
     urgent = category == "security" or (category != "feedback" and chance.random() < URGENT)
     sentence = _filled(chance, chance.choice(words[category]))
     text = " ".join([sentence, *(_urgent(language, chance) if urgent else ())])
     return Message(
-        tenant=chance.choice(said["tenants"]),
+        tenant=tenant,
         fee=chance.choice([0, 0, 900, 1900, 4900]),
         language=language,
         hello=chance.choice(words["hello"]),
