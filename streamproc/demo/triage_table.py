@@ -57,14 +57,10 @@ def _costs(figures: dict[str, Any]) -> list[tuple[str, str]]:
     if "money" in spent:
         rows.append(("money", f"{spent['money']:,.4f}"))
     if "cache" in spent:
-        checked = spent["cache_check"]
         rows.append(("from the cache", _list(spent["cache"]) or "nothing"))
-        rows.append(
-            (
-                "  of like texts verified",
-                f"{_list(checked)} ({_share(checked.get('wrong', 0), sum(checked.values()))} wrong)",
-            )
-        )
+        if checked := spent["cache_check"]:
+            wrong = _share(checked.get("wrong", 0), sum(checked.values()))
+            rows.append(("  of like texts compared", f"{_list(checked)} ({wrong} wrong)"))
     if server := figures["server"]:
         rows.append(("the server counted", _list({_SERVED[name]: server[name] for name in _SERVED if server[name]})))
     return rows
