@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -12,14 +10,16 @@ from typing import Any, TypeAlias
 import orjson
 from aiohttp import web
 
+from streamproc.demo.loopback import Loopback
 from streamproc.io.http import HttpModel
 
 SECONDS = 0.5
+PATH = "/v2/models/m/infer"
 Handler: TypeAlias = "Callable[[Server, web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]"
 
 
 class Server:
-    """Serves one handler at ``/v2/models/m/infer`` from a thread; ``asked`` are the bodies that came."""
+    """Serves one handler at ``PATH`` from a thread; ``asked`` are the bodies that came."""
 
     def __init__(self) -> None:
         self.asked = list[dict[str, Any]]()
@@ -28,21 +28,11 @@ class Server:
         self.models = list[HttpModel]()
         self.over = asyncio.Event()
         self.handler: Handler = good
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._loopback = Loopback(PATH, self._answer)
 
     def start(self) -> None:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
-
-    async def _serve(self) -> None:
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_post("/v2/models/m/infer", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        own = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{own.getsockname()[1]}/v2/models/m/infer"
-        await web.SockSite(self._runner, own).start()
+        self._loopback.start()
+        self.url = f"{self._loopback.url}{PATH}"
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
@@ -61,11 +51,8 @@ class Server:
     def stop(self) -> None:
         for model in self.models:
             model.close()
-        self._loop.call_soon_threadsafe(self.over.set)
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loopback.loop.call_soon_threadsafe(self.over.set)
+        self._loopback.stop()
 
 
 def scores_of(body: dict[str, Any]) -> list[float]:

@@ -12,7 +12,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-START_SECONDS = 10.0
+from streamproc.demo.llm_server import DONE, HEADERS, PATH, chunk, usage
+from streamproc.demo.loopback import Loopback
+
 Behaviour = Callable[["Server", web.Request, dict[str, Any]], Any]
 
 
@@ -40,14 +42,7 @@ class Server:
             raise
 
 
-def chunk(text: str | None = None, finish: str | None = None, **more: Any) -> bytes:
-    delta = {} if text is None else {"content": text}
-    body = {"model": "stub-1", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
-    return b"data: " + orjson.dumps(body) + b"\n\n"
-
-
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7}}\n\n'
-DONE = b"data: [DONE]\n\n"
+USAGE = usage(11, 7)
 
 
 def said(text: str, finish: str = "stop") -> Behaviour:
@@ -59,7 +54,7 @@ def stream(*parts: bytes, wait: float = 0.0) -> Behaviour:
     """Server-sent events, as they are, ``wait`` seconds before each."""
 
     async def behaviour(server: Server, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
         for part in parts:
             if wait:
@@ -112,31 +107,14 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     return behaviour
 
 
-async def _serve(server: Server, ready: threading.Event, stop: asyncio.Event) -> None:
-    app = web.Application(client_max_size=32 << 20)
-    app.router.add_post("/v1/chat/completions", server.handle)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    server.url = f"http://{host}:{port}/v1"
-    ready.set()
-    await stop.wait()
-    await runner.cleanup()
-
-
 @contextmanager
 def serving(behaviour: Behaviour) -> Iterator[Server]:
     """A server on loopback, until left."""
-    server, ready, loop = Server(behaviour), threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(_serve(server, ready, stop)), daemon=True)
-    thread.start()
-    assert ready.wait(START_SECONDS)
+    server = Server(behaviour)
+    loopback = Loopback(PATH, server.handle)
+    loopback.start()
+    server.url = f"{loopback.url}/v1"
     try:
         yield server
     finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(START_SECONDS)
-        loop.close()
+        loopback.stop()

@@ -18,8 +18,9 @@ from streamproc.demo.surroundings import (
     until_ready,
 )
 from streamproc.demo.tally import Tally, add, deciding, following, reader, recount
+from streamproc.demo.triage_show import TriageShow
 
-SHOWS: Final[Mapping[str, Callable[..., Show]]] = {show.example: show for show in (LoanShow, PaymentShow)}
+SHOWS: Final[Mapping[str, Callable[..., Show]]] = {show.example: show for show in (LoanShow, PaymentShow, TriageShow)}
 
 __all__ = [
     "PARTITIONS",

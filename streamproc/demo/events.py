@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,15 @@ def _damaged(value: bytes, fields: Fields, chance: random.Random) -> bytes | Non
         lambda: None,
     ]
     return chance.choice(ways)()
+
+
+def places(keys: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Partition and offset that each event will have in a topic of its own, where they are sent in this order."""
+    sent, found = [0] * PARTITIONS, list[tuple[int, int]]()
+    for partition in partitions(list(keys), PARTITIONS, 0).tolist():
+        found.append((partition, sent[partition]))
+        sent[partition] += 1
+    return found
 
 
 async def produce(connection: Connection, topic: str, events: Events, rate: float | None) -> None:

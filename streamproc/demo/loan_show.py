@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from streamproc.core.plan import Plan
 from streamproc.demo.events import Events, produce
-from streamproc.demo.loan_story import LoanStory, interrupt, settled, told, without_people
+from streamproc.demo.loan_story import LoanStory, came_true, interrupt, settled, told, without_people
 from streamproc.demo.loans import SEED, real_events, repaid
 from streamproc.demo.people import ModelServer, Reviewing, review, tell_outcomes, until_over
 from streamproc.demo.profiles import profiles
@@ -35,6 +35,7 @@ class LoanShow:
     example: ClassVar = "car_loan"
     workers: ClassVar = 1
     seconds: ClassVar = 20.0
+    paced: ClassVar = False
 
     def __init__(self, *, alone: bool) -> None:
         self.story = None if alone else LoanStory()
@@ -79,8 +80,8 @@ class LoanShow:
         if self.story is None:
             return None
         await read_later(connection, plan, self.story, self._reviewing.revisions)
-        outcomes = await tell_outcomes(connection, plan, self.story.approved, repaid())
-        return await settled(connection, plan, outcomes)
+        outcomes = came_true(self.story.approved, repaid())
+        return await settled(connection, plan, await tell_outcomes(connection, plan, outcomes))
 
     def told(self, figures: dict[str, Any]) -> Told:
         """What was decided without the model, and by whom."""

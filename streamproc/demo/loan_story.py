@@ -6,12 +6,14 @@ import asyncio
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from streamproc.core.plan import Plan
+from streamproc.core.records import lane_of
 from streamproc.demo.decided import REVISION
 from streamproc.demo.people import ModelServer
 from streamproc.kafka.connection import Connection
@@ -126,6 +128,18 @@ async def interrupt(server: ModelServer, story: LoanStory) -> None:
     await story.due[BACK].wait()
     await asyncio.to_thread(server.start)
     story.back = time.time()
+
+
+def came_true(approved: Mapping[str, str], repaid: Mapping[str, bool]) -> dict[str, str]:
+    """What came true of the loans that were given, by their decisions' ids; ``approved`` are their keys.
+
+    Of those that were declined nobody will ever know.
+    """
+    return {
+        decision: "repaid" if repaid[key] else "defaulted"
+        for decision, key in approved.items()
+        if key in repaid and lane_of(decision) is not None
+    }
 
 
 async def settled(connection: Connection, plan: Plan, outcomes: int) -> dict[str, Any]:

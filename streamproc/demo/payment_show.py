@@ -75,6 +75,7 @@ class PaymentShow:
     example: ClassVar = "card_fraud"
     workers: ClassVar = 2
     seconds: ClassVar = 30.0
+    paced: ClassVar = False
 
     def __init__(self, *, alone: bool) -> None:
         self._alone = alone

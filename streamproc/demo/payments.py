@@ -5,14 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-import numpy as np
 import orjson
 import polars as pl
 
 from streamproc import payments
-from streamproc.core.partitioner import partitions
-from streamproc.demo.events import Events, Fields, damage
-from streamproc.demo.surroundings import PARTITIONS
+from streamproc.demo.events import Events, Fields, damage, places
 from streamproc.payments import FRAUD
 
 SEED = 7
@@ -35,10 +32,8 @@ def real_payments(count: int | None, bad_share: float) -> Payments:
     keys = [b"%d" % card for card in rows["card_id"].to_list()]
     values: list[bytes | None] = [orjson.dumps(row) for row in rows.drop(FRAUD).to_dicts()]
     damaged = damage(values, bad_share, FIELDS, random.Random(SEED))  # noqa: S311 - not for secrets
-    places = partitions(keys, PARTITIONS, 0)
-    offsets = np.empty(len(places), np.int64)
-    for partition in range(PARTITIONS):
-        own = places == partition
-        offsets[own] = np.arange(own.sum())
+    partition, offset = zip(*places(keys), strict=True)
     truth = rows.select("kind", "time", "amount", FRAUD)
-    return Payments(Events(keys, values, len(damaged)), truth.with_columns(partition=places, offset=offsets))
+    return Payments(
+        Events(keys, values, len(damaged)), truth.with_columns(partition=pl.Series(partition), offset=pl.Series(offset))
+    )

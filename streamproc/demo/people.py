@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from streamproc.core.outcomes import outcome as outcomes
 from streamproc.core.plan import Plan
-from streamproc.core.records import lane_of
 from streamproc.core.review.event import CLOSING
 from streamproc.core.review.said import Said, decision_of, encode
 from streamproc.errors import EnvironmentFault
@@ -126,22 +126,16 @@ async def until_over(reviewing: Reviewing) -> None:
         await asyncio.sleep(0.2)
 
 
-async def tell_outcomes(connection: Connection, plan: Plan, approved: dict[str, str], repaid: dict[str, bool]) -> int:
-    """Say what came true of the loans that were given, by their decisions' ids; how many that are.
-
-    Of those that were declined nobody will ever know.
-    """
+async def tell_outcomes(connection: Connection, plan: Plan, came_true: Mapping[str, str]) -> int:
+    """Say what came true, by the decisions' ids; of how many that is."""
     producer = AIOKafkaProducer(**connection.client_kwargs(), linger_ms=20)
     await producer.start()
-    sent, now = 0, datetime.now(UTC)
+    now = datetime.now(UTC)
     try:
-        for decision, key in approved.items():
-            if key in repaid and lane_of(decision) is not None:
-                value = "repaid" if repaid[key] else "defaulted"
-                outcome = outcomes.Outcome(id=decision, value=value, time=now)
-                await producer.send(plan.topics.outcomes, outcomes.encode(outcome))
-                sent += 1
+        for decision, value in came_true.items():
+            outcome = outcomes.Outcome(id=decision, value=value, time=now)
+            await producer.send(plan.topics.outcomes, outcomes.encode(outcome))
         await producer.flush()
     finally:
         await producer.stop()
-    return sent
+    return len(came_true)

@@ -48,6 +48,8 @@ class Show(Protocol):
     workers: ClassVar[int]
     seconds: ClassVar[float]
     """Within so many the events are sent, where something is told."""
+    paced: ClassVar[bool]
+    """Whether they are also sent so where nothing is told: what decides waits for others, and is not to be hurried."""
 
     @property
     def story(self) -> Story | None:

@@ -43,7 +43,10 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 YAML_BLOCKS = [pytest.param(page, block, id=name(page)) for page in PAGES for block in blocks(page, "yaml", "yml")]
 KNOWN_TOPS = {"kafka"}
-CONTRACTS = [ROOT / "tests/fast/broken", ROOT / "examples/car_loan", ROOT / "examples/card_fraud"]
+CONTRACTS = [
+    ROOT / "tests/fast/broken",
+    *(ROOT / "examples" / name for name in ("car_loan", "card_fraud", "support_triage")),
+]
 
 
 @pytest.mark.parametrize(("page", "block"), YAML_BLOCKS)

@@ -17,13 +17,14 @@ from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import CALLS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.request import INPUT_BOUND, MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
+from streamproc.demo.llm_server import DONE, chunk
 from streamproc.errors import UserError
 from streamproc.io.breaker import BreakerPolicy
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.model import Unavailable
 from tests.fast.test_llm_parts import PLAN
-from tests.llm_server import DONE, USAGE, Behaviour, Server, chunk, hang, in_turn, reset, said, serving, status, stream
+from tests.llm_server import USAGE, Behaviour, Server, hang, in_turn, reset, said, serving, status, stream
 
 TEXT = '{"score": 0.5}'
 SECONDS = 2.0

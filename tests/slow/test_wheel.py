@@ -39,7 +39,7 @@ def test_an_installed_wheel_has_what_it_needs(tmp_path: Path) -> None:
     assert all(path.is_relative_to(tmp_path / "venv") for path in (example, schema))
     code = "from streamproc.cli.demo import pipeline_file; print(pipeline_file())"
     assert tmp_path / run(python, "-c", code).strip() == example / "pipeline.yaml"
-    for name in ("car_loan", "card_fraud"):
+    for name in ("car_loan", "card_fraud", "support_triage"):
         run(streamproc, "check", str(example.parent / name / "pipeline.yaml"))
         run(streamproc, "test", str(example.parent / name / "pipeline.yaml"))
     run(streamproc, "init", str(tmp_path / "made"))

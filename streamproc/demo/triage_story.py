@@ -1,0 +1,198 @@
+"""What decisions on support messages tell: what they took, what became of attacks, and what was right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from streamproc.core.llm.answer import LEAKED, UNWANTED
+from streamproc.core.llm.request import FLAGGED
+from streamproc.core.plan import REVIEW
+from streamproc.demo.messages import Truth
+
+BEGINS, ENDS = 0.25, 0.75
+"""The shares of the messages after which the outage begins, and ends at the latest."""
+SUSPICIOUS: Final = "suspicious"
+"""The rule of the example that lets people look at what the guards do not like, but like enough for the model."""
+AUTOMATIC: Final = "automatic"
+Where = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision of automation, as far as the story reads it. ``at``: when its record was written, and ``seconds``
+    how long that was after its event's."""
+
+    id: str
+    decision: str
+    tier: str
+    rule: str | None
+    reason: str | None
+    features: Mapping[str, Any]
+    at: float
+    seconds: float
+
+    def number(self, name: str) -> float:
+        """One of its features; 0 where it is not there."""
+        return self.features.get(name) or 0
+
+
+@dataclass(slots=True)
+class TriageStory:
+    """``truth`` is that of each message by its coordinates. Times are in seconds since the epoch."""
+
+    truth: Mapping[Where, Truth]
+    decided: dict[Where, Decided] = field(default_factory=dict)
+    away: float | None = None
+    back: float | None = None
+    server: dict[str, int] = field(default_factory=dict)
+    """What the server counted itself."""
+    due: dict[float, asyncio.Event] = field(default_factory=lambda: {BEGINS: asyncio.Event(), ENDS: asyncio.Event()})
+    """By shares of the messages, whether so many have been decided."""
+
+    def progress(self, share: float) -> None:
+        """So large a share of the messages has been decided."""
+        for when, event in self.due.items():
+            if share >= when:
+                event.set()
+
+    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
+        """Take a decision into account; whether it is the first one on its event."""
+        read = orjson.loads(value)
+        if "revision" in read:
+            return False
+        source, at = read["source"], timestamp / 1000
+        self.decided[source["partition"], source["offset"]] = Decided(
+            read["id"], read["decision"], read["tier"], read["rule"], read["score_reason"], read["features"], at,
+            (timestamp - source["timestamp"]) / 1000,
+        )  # fmt: skip
+        return True
+
+    def outcomes(self) -> dict[str, str]:
+        """What came true, by the decisions' ids."""
+        return {
+            one.id: "urgent" if truth.urgent else "routine" for truth, one in self._pairs() if one.decision != REVIEW
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, as ``streamproc demo --json`` prints them."""
+        every = list(self.decided.values())
+        away = [one for one in every if self._is_away(one)]
+        scored = [(truth, one) for truth, one in self._pairs() if one.reason is None and truth.kind != "attack"]
+        prompts = sorted({one.features["llm_prompt"] for _, one in scored})
+        after = [one.at for one in every if one.reason is None and self.back is not None and one.at >= self.back]
+        return {
+            "tiers": dict(Counter(one.tier for one in every).most_common()),
+            "latency_ms": {
+                "all": _quantiles(every),
+                "outage": _quantiles(away),
+                "else": _quantiles([one for one in every if not self._is_away(one)]),
+            },
+            "outage": {
+                "seconds": None if self.away is None or self.back is None else round(self.back - self.away, 1),
+                "decided": dict(Counter(f"{one.decision}, {one.tier}" for one in away).most_common()),
+                "recovered_after_seconds": round(min(after) - self.back, 2) if after and self.back else None,
+            },
+            "without_score": dict(Counter(one.reason for one in every if one.reason is not None).most_common()),
+            "spent": _spent(every),
+            "server": self.server,
+            "prompts": {
+                name: _judged([pair for pair in scored if pair[1].features["llm_prompt"] == name]) for name in prompts
+            },
+            "attacks": self._attacks(),
+            "harmless": self._harmless(),
+            "sent_again": self._again(),
+        }
+
+    def _pairs(self) -> Iterable[tuple[Truth, Decided]]:
+        return ((self.truth[where], one) for where, one in self.decided.items())
+
+    def _is_away(self, one: Decided) -> bool:
+        return self.away is not None and self.away <= one.at and (self.back is None or one.at < self.back)
+
+    def _attacks(self) -> dict[str, int]:
+        """What became of attacks. Each counts once, for the first of these that holds."""
+        attacks = [(truth, one) for truth, one in self._pairs() if truth.kind == "attack"]
+        found = Counter(_fate(truth, one) for truth, one in attacks)
+        return {"count": len(attacks), **{name: found[name] for name in FATES}}
+
+    def _harmless(self) -> dict[str, int]:
+        harmless = [(truth, one) for truth, one in self._pairs() if truth.kind != "attack"]
+        found = Counter(_fate(truth, one) for truth, one in harmless)
+        return {"count": len(harmless), "flagged": found["flagged"], "suspicious": found["suspicious"]}
+
+    def _again(self) -> dict[str, int]:
+        """Messages that were sent again. One is decided where the first is no message, and a dead letter."""
+        sent = [where for where, truth in self.truth.items() if truth.kind == "again"]
+        return {"count": len(sent), "decided": sum(where in self.decided for where in sent)}
+
+
+FATES: Final = ("flagged", "suspicious", "answer_refused", "to_people", "not_shown", "harmed", "harmless")
+"""Of attacks: the guards kept them from the model, or let people look at what it made of them; the model obeyed and its
+answer was refused; people look at them for another reason; the model was not asked or did not answer; what was decided
+without people is wrong, or right all the same."""
+
+
+def _fate(truth: Truth, one: Decided) -> str:
+    if one.reason == FLAGGED:
+        return "flagged"
+    if one.rule == SUSPICIOUS:
+        return "suspicious"
+    if one.reason in (LEAKED, UNWANTED):
+        return "answer_refused"
+    if one.decision == REVIEW:
+        return "to_people"
+    if one.reason is not None:
+        return "not_shown"
+    return "harmless" if one.decision == truth.should else "harmed"
+
+
+def _judged(pairs: list[tuple[Truth, Decided]]) -> dict[str, int]:
+    """How many were scored, of how many the category is right, and what was decided of them."""
+    alone = [(truth, one) for truth, one in pairs if one.decision != REVIEW]
+    return {
+        "scored": len(pairs),
+        "category_right": sum(one.features["category"] == truth.category for truth, one in pairs),
+        "automatic": len(alone),
+        "decision_right": sum(one.decision == truth.should for truth, one in alone),
+    }
+
+
+def _spent(every: list[Decided]) -> dict[str, Any]:
+    """What asking took, as decisions say. ``tokens`` are those that were billed where decisions have them, and
+    otherwise what each call can have taken at most."""
+    billed = any("llm_tokens" in one.features for one in every)
+    spent: dict[str, Any] = {
+        "calls": int(sum(one.number("llm_calls") for one in every)),
+        "tokens": int(
+            sum(
+                one.number("llm_tokens")
+                if billed
+                else one.number("llm_calls") * one.number("llm_input_tokens") + one.number("llm_output_tokens")
+                for one in every
+            )
+        ),
+    }
+    if any("llm_money" in one.features for one in every):
+        spent["money"] = round(sum(one.number("llm_money") for one in every), 6)
+    if any("llm_cache" in one.features for one in every):
+        spent["cache"] = _counted(every, "llm_cache")
+        spent["cache_check"] = _counted(every, "llm_cache_check")
+    return spent
+
+
+def _counted(every: list[Decided], name: str) -> dict[str, int]:
+    return dict(Counter(value for one in every if (value := one.features.get(name))))
+
+
+def _quantiles(some: list[Decided]) -> dict[str, float] | None:
+    if not some:
+        return None
+    found = np.percentile([one.seconds * 1000 for one in some], [50, 95, 99])
+    return dict(zip(("p50", "p95", "p99"), found.round(1).tolist(), strict=True))
