@@ -16,8 +16,9 @@ from streamproc.core.llm.request import FLAGGED
 from streamproc.core.plan import REVIEW
 from streamproc.demo.messages import Truth
 
-BEGINS, ENDS = 0.25, 0.75
-"""The shares of the messages after which the outage begins, and ends at the latest."""
+BEGINS, HALF, ENDS = 0.25, 0.5, 0.75
+"""The shares of the messages after which the outage begins, another prompt is used, and the outage is over at the
+latest."""
 SUSPICIOUS: Final = "suspicious"
 """The rule of the example that lets people look at what the guards do not like, but like enough for the model."""
 AUTOMATIC: Final = "automatic"
@@ -53,7 +54,13 @@ class TriageStory:
     back: float | None = None
     server: dict[str, int] = field(default_factory=dict)
     """What the server counted itself."""
-    due: dict[float, asyncio.Event] = field(default_factory=lambda: {BEGINS: asyncio.Event(), ENDS: asyncio.Event()})
+    money: float | None = None
+    """What a day may cost."""
+    relabelled: tuple[str, float] | None = None
+    """The version of the prompt that was put to use, and when."""
+    due: dict[float, asyncio.Event] = field(
+        default_factory=lambda: {share: asyncio.Event() for share in (BEGINS, HALF, ENDS)}
+    )
     """By shares of the messages, whether so many have been decided."""
 
     def progress(self, share: float) -> None:
@@ -100,7 +107,8 @@ class TriageStory:
                 "recovered_after_seconds": round(min(after) - self.back, 2) if after and self.back else None,
             },
             "without_score": dict(Counter(one.reason for one in every if one.reason is not None).most_common()),
-            "spent": _spent(every),
+            "spent": _spent(every) | {"money_per_day": self.money},
+            "relabelled": self._relabelled(every),
             "server": self.server,
             "prompts": {
                 name: _judged([pair for pair in scored if pair[1].features["llm_prompt"] == name]) for name in prompts
@@ -108,6 +116,20 @@ class TriageStory:
             "attacks": self._attacks(),
             "harmless": self._harmless(),
             "sent_again": self._again(),
+        }
+
+    def _relabelled(self, every: Iterable[Decided]) -> dict[str, Any] | None:
+        """How long after it was said the first message was decided with the other version, and the last one with
+        what was used before."""
+        if self.relabelled is None:
+            return None
+        label, at = self.relabelled
+        new = [one.at for one in every if one.features["llm_prompt"] == label]
+        old = [one.at for one in every if one.features["llm_prompt"] != label]
+        return {
+            "prompt": label,
+            "first_after_seconds": round(min(new) - at, 2) if new else None,
+            "last_of_before_after_seconds": round(max(old) - at, 2) if old else None,
         }
 
     def _pairs(self) -> Iterable[tuple[Truth, Decided]]:

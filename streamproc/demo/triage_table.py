@@ -26,6 +26,9 @@ def told(figures: dict[str, Any]) -> Told:
         right = f"category right {_share(one['category_right'], one['scored'])} of {one['scored']:,}"
         alone = f"{one['automatic']:,} decided without people, right {_share(one['decision_right'], one['automatic'])}"
         rows.append((f"prompt {name}", f"{right}; {alone}"))
+    if changed := figures["relabelled"]:
+        last = f"what was used before for the last time after {changed['last_of_before_after_seconds']} s"
+        rows.append((f"{changed['prompt']} used", f"{changed['first_after_seconds']} s after it was said; {last}"))
     attacks = figures["attacks"]
     rows.append(("attacks", f"{attacks['count']:,}"))
     for name, what in zip(FATES, _FATES_IN_WORDS, strict=True):
@@ -55,7 +58,8 @@ def _costs(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("calls", f"{spent['calls']:,}, {spent['calls'] / count:.2f} a decision")]
     rows.append(("tokens", f"{spent['tokens']:,}, {spent['tokens'] / count:,.0f} a decision"))
     if "money" in spent:
-        rows.append(("money", f"{spent['money']:,.4f}"))
+        most = "" if spent["money_per_day"] is None else f" of {spent['money_per_day']:,.2f} for a day"
+        rows.append(("money", f"{spent['money']:,.4f} USD{most}"))
     if "cache" in spent:
         rows.append(("from the cache", _list(spent["cache"]) or "nothing"))
         if checked := spent["cache_check"]:

@@ -67,6 +67,15 @@ def test_a_language_model_goes_away_and_attacks_are_caught(connection: Connectio
     assert spent["calls"] >= 0.7 * server["answered"] > 0.2 * count
     assert spent["calls"] <= 1.1 * (server["answered"] + server["left"] + server["away"])
 
+    # Another version of the prompt is used at once, what a copy asks is not asked again, and what it cost is known.
+    changed = story["relabelled"]
+    assert changed["prompt"] == "triage@2"
+    assert 0 <= changed["first_after_seconds"] < 2 + 3 * DEADLINE_MS / 1000
+    assert {*story["prompts"]} == {"triage@1", "triage@2"}
+    assert spent["cache"]["exact"] > 0
+    assert 0 < spent["money"] < spent["money_per_day"]
+    assert 0 < spent["tokens"] <= 1_500 * spent["calls"]
+
     attacks, harmless = story["attacks"], story["harmless"]
     shown = attacks["count"] - attacks["not_shown"]
     assert shown > 5
