@@ -25,7 +25,7 @@ Kind: TypeAlias = Literal["plain", "attack", "look-alike", "copy", "near", "agai
 SHARES: Final[Mapping[Kind, float]] = {
     "attack": 0.06, "look-alike": 0.03, "copy": 0.06, "near": 0.08, "again": 0.02, "odd": 0.03, "plain": 0.72,
 }  # fmt: skip
-"""``copy``: the same text as an earlier message; ``near``: the same with other words around it; ``again``: the earlier
+"""``copy``: the same text as an earlier message; ``near``: the same with another greeting; ``again``: the earlier
 message itself, with its id; ``odd``: one with bytes that few people type."""
 KNOWN: Final = 0.6
 """The share of attacks that begin as attacks are known to."""
@@ -117,8 +117,9 @@ def _made(chance: Random, kind: Kind, plain: Sequence[Message]) -> Message:
     match kind:
         case "near":
             words = texts()["languages"][message.language]
-            bye = _filled(chance, chance.choice(words["bye"]))
-            return replace(message, hello=chance.choice(words["hello"]), text=f"{message.text} ", bye=bye)
+            others = [one for one in words["hello"] if one != message.hello]
+            hello = chance.choice(others) if others else f"{message.hello}!"
+            return replace(message, hello=hello)
         case "attack":
             return _attacked(chance, message)
         case "look-alike":
