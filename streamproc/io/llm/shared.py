@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 0.25
 """Seconds that a script may take, once it is its turn: a Redis must not take the time that calls have."""
-BREAKER: Final = BreakerPolicy(failures=0.5, calls=2, wait=1.0)
+BREAKER: Final = BreakerPolicy(failures=0.5, calls=4, wait=1.0)
 NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
