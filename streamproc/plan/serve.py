@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+import orjson
 
 from streamproc.core.plan import ABSTAIN, UNDECIDING
 from streamproc.plan.document import Document
@@ -10,60 +10,27 @@ from streamproc.plan.models import PipelineFile
 from streamproc.plan.names import near
 from streamproc.plan.rules import made_by
 from streamproc.plan.serve_parts import SafePart
+from streamproc.sample import schema
 
-FIELDS: Final = frozenset(
-    [
-        "id",
-        "source",
-        "key",
-        "time",
-        "decision",
-        "tier",
-        "why",
-        "fallback_reason",
-        "rule",
-        "scored_by",
-        "would_be",
-        "without_drift",
-        "drift_capped",
-        "late",
-        "rules",
-        "reasons",
-        "observed",
-        "undecided",
-        "score",
-        "scored",
-        "score_reason",
-        "confidence",
-        "features",
-        "pipeline",
-        "plan",
-        "shadows",
-        "model",
-        "confidence_hash",
-        "revision",
-        "supersedes",
-        "review",
-        "explored",
-        "seen",
-        "lookups",
-    ]
-)
-"""What a decision record has; schemas/decision.schema.json says what each is."""
+
+def fields() -> frozenset[str]:
+    """What a decision record has."""
+    return frozenset(orjson.loads(schema("decision").read_bytes())["properties"])
 
 
 def check_serve(document: Document, file: PipelineFile) -> None:
     """Every field that callers are given is one of a decision, and so is what they are told at the deadline."""
     part = file.serve
+    known = fields() if part.answer else frozenset()
     for number, name in enumerate(part.answer):
-        if name not in FIELDS:
+        if name not in known:
             message = f"a decision has no field `{name}`"
-            document.problem(("serve", "answer", number), message, near(name, FIELDS, "a decision's fields"))
+            document.problem(("serve", "answer", number), message, near(name, known, "a decision's fields"))
     if part.deadline > part.longest and not document.is_broken(("serve",)):
         document.problem(("serve", "deadline"), "it is more than `longest`", "raise `longest`, or lower it")
     said = part.on_deadline
     at = ("serve", "on_deadline", "decide")
     if isinstance(said, SafePart) and not document.is_broken(at):
-        known = (set(made_by(document, file)) | set(file.actions)) - UNDECIDING | {ABSTAIN}
-        if said.decide not in known:
-            document.problem(at, f"nothing decides `{said.decide}`", near(said.decide, known, "decisions"))
+        made = (set(made_by(document, file)) | set(file.actions)) - UNDECIDING | {ABSTAIN}
+        if said.decide not in made:
+            document.problem(at, f"nothing decides `{said.decide}`", near(said.decide, made, "decisions"))

@@ -13,7 +13,7 @@ from aiohttp import web
 from streamproc import metrics
 from streamproc.core.signatures import Signatures
 from streamproc.serve import asking, deciding, pages, saying, taking
-from streamproc.serve.callers import Caller, Keys, Scope
+from streamproc.serve.callers import ANYBODY, Caller, Keys, Scope
 from streamproc.serve.door import Door
 from streamproc.serve.names import CALLER, DOOR, KEYS, SIGNATURES
 from streamproc.serve.problems import Problem
@@ -119,10 +119,19 @@ async def _answer(
         return Problem("bug", "it is logged where").response()
 
 
+def _certified(request: web.Request) -> str | None:
+    """The name in the caller's certificate, where callers have one."""
+    shown = None if request.transport is None else request.transport.get_extra_info("peercert")
+    names = [value for part in (shown or {}).get("subject", ()) for name, value in part if name == "commonName"]
+    return names[0] if names else None
+
+
 def _caller(request: web.Request, scope: Scope) -> Caller:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     given = key.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key")
     caller = request.app[KEYS].caller(given)
+    if caller is ANYBODY and (name := _certified(request)) is not None:
+        return Caller(name)
     if caller is None:
         raise Problem("unauthorized", "send `Authorization: Bearer KEY`")
     if scope not in caller.scopes:

@@ -118,6 +118,7 @@ async def _too_late(door: Door, caller: Caller, event: Incoming, place: Placed, 
     said = door.part.on_deadline
     decision = said.decide if isinstance(said, SafePart) else None
     await mark(door, caller, event, place, decision or "pending", deadline)
+    metrics.LATE.labels(decision or "pending").inc()
     where = place_of(door, event, place)
     if decision is None:
         return json_response({"status": "pending", **where}, 202, {"Location": where["href"]})

@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
+from streamproc import metrics
 from streamproc.core.decide.events import decision_ids
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Headers
@@ -98,7 +100,7 @@ class Door:
         if new:
             await self._write(new, owed, traced)
         try:
-            return list(await asyncio.gather(*places)) if len(new) < len(events) else [one.result() for one in places]
+            return list(await asyncio.gather(*map(asyncio.shield, places)))
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -122,7 +124,8 @@ class Door:
             raise
         for place, one in zip(owed, found, strict=True):
             place.set_result(one)
-        for digest in list(self._places)[: len(self._places) - MOST_PLACES]:
+        metrics.TAKEN.labels(topic).inc(len(new))
+        for digest in list(islice(self._places, max(0, len(self._places) - MOST_PLACES))):
             del self._places[digest]
 
     def decision_of(self, place: Placed) -> str | None:

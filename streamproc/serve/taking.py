@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from streamproc import metrics
 from streamproc.core.records import DeadLetter
 from streamproc.serve.bodies import NDJSON, kind_of, lines, whole
 from streamproc.serve.callers import Caller
@@ -37,10 +38,14 @@ def idempotency_key(request: web.Request) -> str | None:
 
 def checked(door: Door, caller: Caller, value: bytes | None, key: str | None) -> Incoming | DeadLetter:
     """The event, or why it is not taken."""
-    if value is None or len(value) > min(door.part.event, door.largest):
-        most = min(door.part.event, door.largest)
-        return DeadLetter("contract", "too_large", "$", f"an event has at most {most} bytes")
-    return door.checker.check(value, caller.name, key)
+    most = min(door.part.event, door.largest)
+    if value is None or len(value) > most:
+        event: Incoming | DeadLetter = DeadLetter("contract", "too_large", "$", f"an event has at most {most} bytes")
+    else:
+        event = door.checker.check(value, caller.name, key)
+    if isinstance(event, DeadLetter):
+        metrics.TURNED_AWAY.labels(event.reason).inc()
+    return event
 
 
 def place_of(door: Door, event: Incoming, place: Placed) -> dict[str, Any]:
