@@ -12,7 +12,7 @@ from aiohttp import web
 
 from streamproc import metrics
 from streamproc.core.signatures import Signatures
-from streamproc.serve import asking, deciding, pages, saying, taking
+from streamproc.serve import asking, deciding, docs, openapi, pages, saying, taking
 from streamproc.serve.callers import ANYBODY, Caller, Keys, Scope
 from streamproc.serve.door import Door
 from streamproc.serve.names import CALLER, DOOR, KEYS, SIGNATURES
@@ -44,6 +44,8 @@ ROUTES: Final = (
     Route("POST", "/v1/outcomes", saying.came_true, "outcomes"),
     Route("GET", "/healthz", pages.healthz),
     Route("GET", "/readyz", pages.readyz),
+    Route("GET", "/openapi.json", openapi.openapi),
+    Route("GET", "/", docs.docs),
     Route("GET", "/metrics", pages.serve_metrics, "metrics"),
 )
 BY_PATH: Final = {(route.method, route.path): route for route in ROUTES}

@@ -63,7 +63,7 @@ def test_an_event_stands_where_javas_clients_put_it(served: tuple[Example, Door]
 
 
 def test_bad_lines_are_told_and_good_ones_go_on(served: tuple[Example, Door]) -> None:
-    made, opened = served
+    _, opened = served
     good = [value or b"" for _, value in ROWS[62:66]]
     worse = orjson.dumps({**orjson.loads(good[0]), "id": 1_000_001, "car_value": -1})
     answer = opened.events(good[0], b"{", good[1], b"", worse, good[2], b"[]", good[3])
