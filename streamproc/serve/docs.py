@@ -37,9 +37,7 @@ def page(api: dict[str, Any]) -> str:
         for path, methods in api["paths"].items()
         for method, operation in methods.items()
     ]
-    shown = [
-        f"<h3 id='{name}'>{name}</h3><pre>{_pretty(schemas[name])}</pre>" for name in ("Event", "Decision", "Problem")
-    ]
+    shown = [f"<h3>{name}</h3><pre>{_pretty(schemas[name])}</pre>" for name in ("Event", "Decision", "Problem")]
     title = escape(info["title"])
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"

@@ -58,7 +58,7 @@ def document(plan: Plan, part: ServePart) -> dict[str, Any]:
 def _schemas(plan: Plan, part: ServePart) -> dict[str, Any]:
     made = {name: _placed(name, orjson.loads(schema(file).read_bytes())) for name, file in RECORDS.items()}
     if part.answer:
-        made["Answer"] = {"type": "object", "required": part.answer, "properties": dict.fromkeys(part.answer, {})}
+        made["Answer"] = {"type": "object", "required": part.answer, "properties": {name: {} for name in part.answer}}
     else:
         made["Answer"] = _ref("Decision")
     place = {
@@ -166,7 +166,7 @@ def _events() -> dict[str, Any]:
         "summary": "Take events: one, or a line for each",
         "parameters": [
             IDEMPOTENCY,
-            _query("answer", "`summary`: only counts and what was refused", {"const": "summary"}),
+            _query("answer", "`summary`: counts, and what was refused", {"const": "summary"}),
         ],
         "requestBody": {
             "required": True,

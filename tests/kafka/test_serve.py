@@ -13,6 +13,7 @@ from streamproc.core.partitioner import partitions
 from tests.kafka import car_loan
 from tests.kafka.car_loan import Example
 from tests.kafka.doors import JSON, Door, door
+from tests.record_schemas import record_problems
 
 DEDUPE = [("  key: id\n", "  key: id\n  id: id\n  dedupe: 24h\n")]
 ROWS = car_loan.events(400, damaged=False)
@@ -178,6 +179,7 @@ def test_a_deadline_that_passes_is_answered_and_put_on_record(connection: Any) -
             assert decision["id"] == answer.json["decision_id"]
             [mark] = made.read("unseen")
         said = orjson.loads(mark.value)
+        assert record_problems(mark.value, mark.headers) == []
         assert said["decision_id"] == decision["id"] and said["source"] == decision["source"]
         assert said["said"] == ("pending" if made is pending else "decline")
 
