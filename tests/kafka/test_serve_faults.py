@@ -106,7 +106,7 @@ def test_a_broker_that_goes_away_is_told_and_waited_for() -> None:
             assert time.monotonic() - began < 1, "what is known to be away is not waited for"
             known = opened.decide(ROWS[0])
             assert known.status == 503
-            broker.start()
+            broker.restart()
             wait_until_ready(opened, seconds=120)
             again = opened.decide(ROWS[1], "30s")
             until = time.monotonic() + 90
