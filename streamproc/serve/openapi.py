@@ -187,7 +187,7 @@ def _decide(part: ServePart) -> dict[str, Any]:
     return {
         "operationId": "decide",
         "summary": "Take an event, and wait for its decision",
-        "parameters": [IDEMPOTENCY, _query("deadline", "How long to wait: `300ms`", DURATION)],
+        "parameters": [IDEMPOTENCY, _query("deadline", "How long to wait: `300ms`", _within(part))],
         "requestBody": {"required": True, "content": {JSON: {"schema": _ref("Event")}}},
         "responses": {
             "200": {"description": "The decision", "content": {JSON: {"schema": answer}}},
@@ -195,6 +195,12 @@ def _decide(part: ServePart) -> dict[str, Any]:
             **_problems(*TAKING),
         },
     }
+
+
+def _within(part: ServePart) -> dict[str, Any]:
+    """Deadlines that are taken in any case: milliseconds of fewer digits than the longest has."""
+    digits = max(1, len(str(int(part.longest.total_seconds() * 1000))) - 1)
+    return {"type": "string", "pattern": f"^[1-9][0-9]{{0,{digits - 1}}}ms$"}
 
 
 def _of_event() -> dict[str, Any]:

@@ -31,6 +31,8 @@ from streamproc.serve.writing import writing
 from streamproc.topics import TopicRole, check_topics, events_topic, pipeline_topics, unseen_topic
 
 log = logging.getLogger(__name__)
+SILENT: Final = logging.Logger("aiohttp", logging.CRITICAL + 1)
+"""aiohttp quotes what it cannot parse, which may be a key or an event. What handlers raise is logged by ours."""
 
 PROBE_SECONDS: Final = 30.0
 KEEP_ALIVE_SECONDS: Final = 75.0
@@ -130,6 +132,7 @@ async def _listen(
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=SILENT,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
         lingering_time=1.0,
         auto_decompress=False,

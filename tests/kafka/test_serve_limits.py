@@ -266,5 +266,8 @@ def test_no_payload_is_logged(served: tuple[Example, Door]) -> None:
     secret = orjson.dumps({**orjson.loads(ROWS[13]), "id": 987_654_321_987})
     assert opened.decide(secret, **bearer("ada")).status == 200
     opened.decide(b'{"id": 987654321987', **bearer("ada"))
+    with raw(opened, "GET /v1/decisions HTTP/1.1\r\nX-Broken: 987654321987\x00") as broken:
+        broken.sendall(b"\r\n")
+        assert b" 400 " in broken.recv(4096)
     log = (made.file.parent / "door.log").read_text()
     assert "987654321987" not in log and "s3cret" not in log
