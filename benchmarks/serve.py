@@ -21,6 +21,7 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from aiohttp import web
 
 from benchmarks.contestants import CONTESTANTS
@@ -48,22 +49,24 @@ def main() -> None:
     if given.handler is not None:
         serve_plainly(given.handler, given.port)
         return
-    print(f"{'':<22} {'asked':>8} {'answered':>9} {'p50 ms':>8} {'p99 ms':>8} {'lines/s':>9}")
+    print(
+        f"{'':<22} {'asked':>8} {'answered':>9} {'p50 ms':>8} {'p99 ms':>8} {'lines/s':>9} {'CPU ms':>7} {'CPU µs a line':>14}"
+    )
     with Lab() as lab:
-        job, [worker] = JOBS["full"], [one for one in CONTESTANTS if one.name == "streamproc"]
+        job, worker = JOBS["full"], CONTESTANTS["streamproc-1"]
         pool = lab.pool(job)
         with lab.setup(worker, job, lab.empty_input(job)) as setup:
             file = setup.folder / "pipeline.yaml"
-            door, plain = free_ports(2)
+            door, plain = free_ports(1), free_ports(1)
             with running(worker.command(setup), setup.folder):
                 words = ["serve", str(file), "--port", str(door), "--kafka", setup.address]
-                with running([sys.executable, "-m", "streamproc", *words], setup.folder):
+                with running([sys.executable, "-m", "streamproc", *words], setup.folder) as process:
                     wait_until_ready(door)
-                    measure("door and worker", door, pool, given.rate, given.seconds)
+                    measure("door and worker", process, door, pool, given.rate, given.seconds)
             handler = [sys.executable, "-m", "benchmarks.serve", "--handler", str(file), "--port", str(plain)]
-            with running(handler, setup.folder):
+            with running(handler, setup.folder) as process:
                 wait_until_ready(plain)
-                measure("plain handler", plain, pool, given.rate, given.seconds)
+                measure("plain handler", process, plain, pool, given.rate, given.seconds)
 
 
 @contextmanager
@@ -89,13 +92,27 @@ def wait_until_ready(port: int) -> None:
         time.sleep(0.1)
 
 
-def measure(name: str, port: int, pool: Pool, rate: float, seconds: float) -> None:
-    """Ask, and print what came of it."""
+def measure(name: str, process: Running, port: int, pool: Pool, rate: float, seconds: float) -> None:
+    """Ask, and print what came of it. The time on a CPU is that of the process that answers, workers left out."""
     say(f"{name}: {rate:.0f} decisions a second for {seconds:.0f} s, then lines for as long")
+    begun = cpu_seconds(process)
     latencies, asked = asyncio.run(decide(port, pool, rate, seconds))
+    between, made = cpu_seconds(process), rate * (seconds + WARM_SECONDS)
     taken = asyncio.run(send_lines(port, pool, seconds))
+    of_line = (cpu_seconds(process) - between) / max(taken, 1) * 1e6
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000 if len(latencies) else (float("nan"),) * 2
-    print(f"{name:<22} {asked:>8,} {len(latencies):>9,} {p50:>8.1f} {p99:>8.1f} {taken / seconds:>9,.0f}", flush=True)
+    print(
+        f"{name:<22} {asked:>8,} {len(latencies):>9,} {p50:>8.1f} {p99:>8.1f} {taken / seconds:>9,.0f}"
+        f" {(between - begun) / made * 1e3:>7.2f} {of_line:>14.1f}",
+        flush=True,
+    )
+
+
+def cpu_seconds(process: Running) -> float:
+    """What a process has used so far."""
+    times = psutil.Process(process.pid).cpu_times()
+    used: float = times.user + times.system
+    return used
 
 
 async def decide(port: int, pool: Pool, rate: float, seconds: float) -> tuple[list[float], int]:
