@@ -49,9 +49,8 @@ def main() -> None:
     if given.handler is not None:
         serve_plainly(given.handler, given.port)
         return
-    print(
-        f"{'':<22} {'asked':>8} {'answered':>9} {'p50 ms':>8} {'p99 ms':>8} {'lines/s':>9} {'CPU ms':>7} {'CPU µs a line':>14}"
-    )
+    columns = (("asked", 8), ("answered", 9), ("p50 ms", 8), ("p99 ms", 8), ("lines/s", 9), ("CPU ms", 7))
+    print(f"{'':<22} {' '.join(name.rjust(width) for name, width in columns)} {'CPU µs a line':>14}")
     with Lab() as lab:
         job, worker = JOBS["full"], CONTESTANTS["streamproc-1"]
         pool = lab.pool(job)

@@ -35,7 +35,9 @@ class ServePart(Part):
     rate: Allowed | None = Field(None, description="Events of one caller: `1000 per 1s`; more are refused (429)")
     requests: int = Field(1_000, ge=1, le=100_000, description="So many requests at once; more are refused (429)")
     event: int = Field(1_000_000, ge=1, le=256 << 20, description="Bytes of an event, which is a line of NDJSON")
-    bytes: int = Field(64 << 20, ge=1, le=16 << 30, description="Bytes of events on their way; more are refused (429)")
+    bytes: int = Field(
+        64 << 20, ge=1, le=16 << 30, description="Bytes of bodies and events in memory; more are refused"
+    )
     timeout: Duration = Field(timedelta(seconds=10), description="A caller who is silent or deaf for so long is left")
     look_back: Duration = Field(
         timedelta(minutes=10), description="So far back a door knows decisions, also those of before its start"

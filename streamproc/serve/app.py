@@ -13,6 +13,7 @@ from aiohttp import web
 from streamproc import metrics
 from streamproc.core.signatures import Signatures
 from streamproc.serve import asking, deciding, docs, openapi, pages, saying, taking
+from streamproc.serve.bodies import release
 from streamproc.serve.callers import ANYBODY, Caller, Keys, Scope
 from streamproc.serve.door import Door
 from streamproc.serve.names import CALLER, DOOR, KEYS, SIGNATURES
@@ -80,6 +81,7 @@ def application(door: Door, keys: Keys, signatures: Signatures) -> web.Applicati
             status = response.status
             return response
         finally:
+            release(request)
             metrics.REQUESTS.labels(name, str(status)).inc()
             metrics.REQUEST_SECONDS.labels(name).observe(time.monotonic() - began)
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -21,7 +22,7 @@ from streamproc.serve.door import Door
 from streamproc.serve.events import Incoming, told, trace_headers
 from streamproc.serve.names import CALLER, DOOR
 from streamproc.serve.problems import JSON, Problem, json_response
-from streamproc.serve.taking import checked, idempotency_key, place_of
+from streamproc.serve.taking import checked, idempotency_key, places_of
 from streamproc.serve.writing import Away, Outgoing, Placed
 
 REPLAYED: Final = {"Idempotent-Replayed": "true"}
@@ -44,7 +45,7 @@ async def decide(request: web.Request) -> web.StreamResponse:
         return answered(door.part, event, known.value, REPLAYED)
     with door.answers.wait_for(event.digest) as waiter:
         [place] = await door.take([event], trace_headers(request.headers))
-        if (known := door.known(event)) is not None:
+        if not waiter.done() and (known := door.known(event)) is not None:
             return answered(door.part, event, known.value, REPLAYED)
         await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
         answer = waiter.result() if waiter.done() else None
@@ -95,17 +96,25 @@ async def _refused(door: Door, event: Incoming, place: Placed, letter: DeadLette
     """What a dead letter comes to: a duplicate's answer is the first one's."""
     if letter.reason != DUPLICATE or not letter.first:
         raise Problem("refused", "the pipeline refused the event", id=event.id, errors=[told(letter)])
-    first = door.answers.by_id(letter.first)
-    value = None if first is None else first.value
-    if value is None:
-        try:
-            value = await door.find(letter.first, _seconds(door), max(LEAST_SEARCH, until - time.monotonic()))
-        except Problem:
-            value = None
+    value = await _first(door, event, letter.first, until)
     if value is not None:
         return answered(door.part, event, value, REPLAYED)
     body = {"status": "decided", "id": event.id, "decision_id": letter.first, "href": f"/v1/decisions/{letter.first}"}
     return json_response(body, 202, {"Location": body["href"], **REPLAYED})
+
+
+async def _first(door: Door, event: Incoming, decision: str, until: float) -> bytes | None:
+    """The decision that a duplicate repeats. What a door is told of it may come behind the dead letter."""
+    with door.answers.wait_for(event.digest) as waiter:
+        if (known := door.answers.by_id(decision)) is not None:
+            return known.value
+        with suppress(Problem):
+            left = max(LEAST_SEARCH, until - time.monotonic())
+            if (value := await door.find(decision, _seconds(door), left)) is not None:
+                return value
+        await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
+    known = door.answers.by_id(decision)
+    return None if known is None else known.value
 
 
 def _seconds(door: Door) -> float | None:
@@ -119,7 +128,7 @@ async def _too_late(door: Door, caller: Caller, event: Incoming, place: Placed, 
     decision = said.decide if isinstance(said, SafePart) else None
     await mark(door, caller, event, place, decision or "pending", deadline)
     metrics.LATE.labels(decision or "pending").inc()
-    where = place_of(door, event, place)
+    [where] = places_of(door, [event], [place])
     if decision is None:
         return json_response({"status": "pending", **where}, 202, {"Location": where["href"]})
     return json_response({"status": "deadline", "decision": decision, "tier": "deadline", **where})
@@ -132,7 +141,7 @@ async def mark(door: Door, caller: Caller, event: Incoming, place: Placed, said:
     """
     record = {
         "event": event.digest,
-        "decision_id": door.decision_of(place),
+        "decision_id": door.decisions_of([place])[0],
         "source": {
             "topic": place.topic,
             "partition": place.partition,

@@ -20,7 +20,7 @@ from streamproc.core.processor import Headers
 from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import Answers, Decided
 from streamproc.serve.callers import Caller, Rates
-from streamproc.serve.events import Checker, Incoming, headers_of, partition_of
+from streamproc.serve.events import Checker, Incoming, headers_of, partitions_of
 from streamproc.serve.history import History
 from streamproc.serve.lag import Lag
 from streamproc.serve.problems import Problem
@@ -31,6 +31,18 @@ MOST_PLACES: Final = 50_000
 SILENT_SECONDS: Final = 6.0
 MILLISECOND: Final = timedelta(milliseconds=1)
 REPEAT: Final = "nobody knows whether it was taken: send it again, with the same id"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an event stands, or will: it is one of several that are written together."""
+
+    written: asyncio.Future[list[Placed]]
+    number: int
+
+    def is_before(self, oldest: int) -> bool:
+        """Whether it was written before a time (ms)."""
+        return self.written.done() and self.written.result()[self.number].timestamp < oldest
 
 
 @dataclass(slots=True)
@@ -48,7 +60,9 @@ class Door:
     rates: Rates
     count: int
     largest: int
-    _places: dict[str, asyncio.Future[Placed]] = field(default_factory=dict)
+    held: int = 0
+    """Bytes of bodies that requests hold."""
+    _places: dict[str, _Place] = field(default_factory=dict)
 
     @property
     def span(self) -> int:
@@ -74,7 +88,7 @@ class Door:
             raise Problem(
                 "behind", f"the oldest event has waited for {self.lag.seconds:.0f} s: nothing was taken", wait=5
             )
-        if self.writer.bytes > self.part.bytes:
+        if self.writer.bytes + self.held > self.part.bytes:
             raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
         if wait := self.rates.take(caller, events):
             raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait))
@@ -86,54 +100,53 @@ class Door:
     async def take(self, events: Sequence[Incoming], traced: Headers) -> list[Placed]:
         """Write events that are not known to be there, and say where all of them stand. Raises Problem."""
         oldest = int(time.time() * 1000) - self.span
-        places, new = list[asyncio.Future[Placed]](), list[Incoming]()
-        owed = list[asyncio.Future[Placed]]()
+        written: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
+        found, new = list[_Place](), list[Incoming]()
         for event in events:
             place = self._places.get(event.digest) if event.repeatable else None
-            if place is None or (place.done() and place.result().timestamp < oldest):
-                place = asyncio.get_running_loop().create_future()
+            if place is None or place.is_before(oldest):
+                place = _Place(written, len(new))
                 new.append(event)
-                owed.append(place)
                 if event.repeatable:
                     self._places[event.digest] = place
-            places.append(place)
+            found.append(place)
         if new:
-            await self._write(new, owed, traced)
-        try:
-            return list(await asyncio.gather(*map(asyncio.shield, places)))
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            raise Problem("broker-away", REPEAT, wait=2) from None  # another request was to write it, and could not
+            await self._write(new, written, traced)
+        # what another request is writing is waited for, and not ended with this one
+        await asyncio.wait({place.written for place in found})
+        if any(place.written.cancelled() for place in found):
+            raise Problem("broker-away", REPEAT, wait=2)
+        return [place.written.result()[place.number] for place in found]
 
-    async def _write(self, new: Sequence[Incoming], owed: Sequence[asyncio.Future[Placed]], traced: Headers) -> None:
+    async def _write(self, new: Sequence[Incoming], written: asyncio.Future[list[Placed]], traced: Headers) -> None:
         topic = self.plan.events.input
+        partitions = partitions_of(new, self.count).tolist()
         records = [
-            Outgoing(topic, partition_of(event, self.count), event.key, event.value, headers_of(event, traced))
-            for event in new
+            Outgoing(topic, partition, event.key, event.value, headers_of(event, traced))
+            for event, partition in zip(new, partitions, strict=True)
         ]
         try:
-            found = await self.writer.write(records)
+            written.set_result(await self.writer.write(records))
         except BaseException as error:
-            for event, place in zip(new, owed, strict=True):
-                place.cancel()
-                if self._places.get(event.digest) is place:
+            written.cancel()
+            for event in new:
+                if (place := self._places.get(event.digest)) is not None and place.written is written:
                     del self._places[event.digest]
             if isinstance(error, Away):
                 raise Problem("broker-away", REPEAT, wait=2) from error
             raise
-        for place, one in zip(owed, found, strict=True):
-            place.set_result(one)
         metrics.TAKEN.labels(topic).inc(len(new))
         for digest in list(islice(self._places, max(0, len(self._places) - MOST_PLACES))):
             del self._places[digest]
 
-    def decision_of(self, place: Placed) -> str | None:
-        """The id that the event's decision will have; ``None`` where the event is on its way to another topic first."""
-        if place.topic != self.plan.events.topic or place.offset < 0:
-            return None
-        where = (np.array([number], np.int64) for number in (place.partition, place.offset, place.timestamp))
-        return decision_ids(self.plan.pipeline, place.topic, *where)[0]
+    def decisions_of(self, places: Sequence[Placed]) -> list[str | None]:
+        """The ids that the events' decisions will have; ``None`` where one is on its way to another topic first."""
+        topic = self.plan.events.topic
+        rows = [(one.partition, one.offset, one.timestamp) for one in places]
+        if topic != self.plan.events.input:
+            return [None] * len(rows)
+        ids = decision_ids(self.plan.pipeline, topic, *np.array(rows, np.int64).reshape(-1, 3).T)
+        return [None if offset < 0 else made for (_, offset, _), made in zip(rows, ids, strict=True)]
 
     async def find(self, decision: str, since: float | None, seconds: float) -> bytes | None:
         """A decision as it holds now, from memory or, for ``seconds`` at most, from its topic. Raises Problem."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import Plan
@@ -79,15 +82,13 @@ class Checker:
         return digest.hexdigest()
 
 
-def partition_of(event: Incoming, count: int) -> int:
-    """Where the event belongs among so many partitions: where Java's clients put its key.
+def partitions_of(events: Sequence[Incoming], count: int) -> NDArray[np.int64]:
+    """Where events belong among so many partitions, shape (n,): where Java's clients put their keys.
 
     One without a key goes where its id says, as its repetition must come to the same lane; or else anywhere.
     """
-    if event.key is None and not event.repeatable:
-        return random.randrange(count)  # noqa: S311 - nothing secret
-    key = event.digest.encode() if event.key is None else event.key
-    return int(partitions([key], count, 0)[0])
+    keys = [event.digest.encode() if event.key is None and event.repeatable else event.key for event in events]
+    return partitions(keys, count, np.array([random.randrange(count) for _ in events]))  # noqa: S311 - no secret
 
 
 def trace_headers(given: Mapping[str, str]) -> Headers:

@@ -12,5 +12,7 @@ from streamproc.serve.door import Door
 
 DOOR: Final = web.AppKey("door", Door)
 CALLER: Final = web.RequestKey("caller", Caller)
+HELD: Final = web.RequestKey("held", int)
+"""Bytes of its body that a request holds."""
 SIGNATURES: Final = web.AppKey("signatures", Signatures)
 KEYS: Final = web.AppKey("keys", Keys)

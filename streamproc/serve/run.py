@@ -38,8 +38,8 @@ PROBE_SECONDS: Final = 30.0
 KEEP_ALIVE_SECONDS: Final = 75.0
 """Longer than balancers keep a connection that is idle."""
 STOP_SECONDS: Final = 5.0
-HEAD_BYTES: Final = 500
-"""What a record takes in a batch beside its value, keys left out."""
+HEAD_BYTES: Final = 1_000
+"""What a record takes at most beside its value and its key: headers, and the head of its batch."""
 DEFAULT_LARGEST: Final = 1_048_588
 LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 

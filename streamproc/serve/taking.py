@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from streamproc import metrics
 from streamproc.core.records import DeadLetter
-from streamproc.serve.bodies import NDJSON, kind_of, lines, whole
+from streamproc.serve.bodies import NDJSON, kind_of, lines, release, whole
 from streamproc.serve.callers import Caller
 from streamproc.serve.door import Door
 from streamproc.serve.events import IDEMPOTENCY_KEY, Incoming, told, trace_headers
@@ -43,23 +43,27 @@ def checked(door: Door, caller: Caller, value: bytes | None, key: str | None) ->
         event: Incoming | DeadLetter = DeadLetter("contract", "too_large", "$", f"an event has at most {most} bytes")
     else:
         event = door.checker.check(value, caller.name, key)
+    if isinstance(event, Incoming) and len(event.value) + len(event.key or b"") > door.largest:
+        event = DeadLetter("contract", "too_large", "$", f"an event and its key have at most {door.largest} bytes")
     if isinstance(event, DeadLetter):
         metrics.TURNED_AWAY.labels(event.reason).inc()
     return event
 
 
-def place_of(door: Door, event: Incoming, place: Placed) -> dict[str, Any]:
-    """An event's id and coordinates, as callers are told them."""
-    decision = door.decision_of(place)
-    return {
-        "id": event.id,
-        "decision_id": decision,
-        "topic": place.topic,
-        "partition": place.partition,
-        "offset": None if place.offset < 0 else place.offset,
-        "timestamp": place.timestamp,
-        "href": f"/v1/decisions/{decision or event.digest}",
-    }
+def places_of(door: Door, events: Sequence[Incoming], places: Sequence[Placed]) -> list[dict[str, Any]]:
+    """Ids and coordinates of events, as callers are told them."""
+    return [
+        {
+            "id": event.id,
+            "decision_id": decision,
+            "topic": place.topic,
+            "partition": place.partition,
+            "offset": None if place.offset < 0 else place.offset,
+            "timestamp": place.timestamp,
+            "href": f"/v1/decisions/{decision or event.digest}",
+        }
+        for event, place, decision in zip(events, places, door.decisions_of(places), strict=True)
+    ]
 
 
 async def take_events(request: web.Request) -> web.StreamResponse:
@@ -76,8 +80,7 @@ async def _one(request: web.Request) -> web.StreamResponse:
     if isinstance(event, DeadLetter):
         raise Problem("refused", "the event does not satisfy the contract", errors=[told(event)])
     door.admit(caller, 1)
-    [place] = await door.take([event], trace_headers(request.headers))
-    where = place_of(door, event, place)
+    [where] = places_of(door, [event], await door.take([event], trace_headers(request.headers)))
     return json_response(where, 202, {"Location": where["href"]})
 
 
@@ -151,9 +154,10 @@ async def _many(request: web.Request) -> web.StreamResponse:
             if good:
                 door.admit(caller, len(good))
                 places = await door.take([event for _, event in good], traced)
-            pairs = zip(good, places, strict=True)
-            await telling.add(({"line": number, **place_of(door, event, at)} for (number, event), at in pairs), bad)
+            told_of = places_of(door, [event for _, event in good], places)
+            await telling.add(({"line": number, **one} for (number, _), one in zip(good, told_of, strict=True)), bad)
             through = group[-1][0]
+            release(request)
     except Problem as problem:
         problem.more["through_line"] = through  # what is known of the lines behind it is nothing
         telling.failed = problem

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -20,13 +21,15 @@ from streamproc.core.review.policy import Allowance
 from streamproc.core.sensitive import Masker
 from streamproc.errors import PipelineError, UserError
 from streamproc.pipeline import open_pipeline
+from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, id_of
 from streamproc.serve.bodies import lines
 from streamproc.serve.callers import ANYBODY, SCOPES, VARIABLE, Bucket, Keys, read_keys
-from streamproc.serve.events import Checker, Incoming, partition_of, trace_headers
+from streamproc.serve.events import Checker, Incoming, partitions_of, trace_headers
 from streamproc.serve.lag import Ends
 from streamproc.serve.problems import Problem
 from streamproc.serve.run import ServeSettings
+from streamproc.serve.taking import checked
 from tests.fast.plans import SCHEMA, make_plan
 
 SCALARS = st.one_of(
@@ -82,12 +85,21 @@ def test_a_sensitive_id_is_not_guessed_from_its_digest() -> None:
 
 def test_events_go_where_their_key_says_or_else_where_their_id_says() -> None:
     keyed = Checker(make_plan(key="name"), None)
-    event = incoming(keyed, {"id": 1, "name": "foobar"})
-    assert partition_of(event, 7) == partitions([b"foobar"], 7, 0)[0]
+    named = [incoming(keyed, {"id": 1, "name": name}) for name in ("foobar", "a", "bc")]
+    assert partitions_of(named, 7).tolist() == partitions([b"foobar", b"a", b"bc"], 7, 0).tolist()
     keyless = Checker(make_plan(id="id", dedupe=timedelta(hours=1)), None)
-    assert len({partition_of(incoming(keyless, {"id": 1, "amount": number}), 50) for number in range(20)}) == 1
+    same = [incoming(keyless, {"id": 1, "amount": number}) for number in range(20)]
+    assert len(set(partitions_of(same, 50).tolist())) == 1
     anywhere = Checker(make_plan(), None)
-    assert len({partition_of(incoming(anywhere, {"id": 1}), 50) for _ in range(200)}) > 1
+    assert len(set(partitions_of([incoming(anywhere, {"id": 1})] * 200, 50).tolist())) > 1
+
+
+def test_an_event_is_no_larger_with_its_key_than_its_topic_takes() -> None:
+    door: Any = SimpleNamespace(checker=Checker(make_plan(key="name"), None), part=ServePart(), largest=1_000)
+    fits, large = (orjson.dumps({"id": 1, "name": "n" * size}) for size in (450, 550))
+    assert isinstance(checked(door, ANYBODY, fits, None), Incoming)
+    refused = checked(door, ANYBODY, large, None)
+    assert isinstance(refused, DeadLetter) and refused.reason == "too_large" and len(large) < 1_000
 
 
 def test_malformed_trace_context_is_left_out() -> None:
@@ -168,7 +180,7 @@ def test_lines_are_the_same_however_they_come(given_lines: list[bytes], data: An
     ]
 
     async def read() -> list[tuple[int, bytes | None]]:
-        return [found async for found in lines(Content(parts), most, 1.0)]  # type: ignore[arg-type]
+        return [found async for found in lines(Content(parts), most, 1.0, lambda *_: None)]  # type: ignore[arg-type]
 
     assert asyncio.run(read()) == expected
 
@@ -185,7 +197,7 @@ def test_a_caller_who_stops_in_the_middle_of_a_body_is_left() -> None:
     silent.content = silent
 
     async def read() -> None:
-        async for _ in lines(silent, 8, 0.01):  # type: ignore[arg-type]
+        async for _ in lines(silent, 8, 0.01, lambda *_: None):  # type: ignore[arg-type]
             pass
 
     with pytest.raises(Problem, match="nothing came"):

@@ -142,6 +142,23 @@ def test_callers_who_stop_in_the_middle_are_left_and_hold_no_place(served: tuple
         connection.close()
 
 
+def test_bodies_that_are_being_read_are_bounded_together(connection: Any) -> None:
+    few = [("actions:\n", "serve: {timeout: 2s, event: 50000, bytes: 200000}\nactions:\n")]
+    made = car_loan.make(connection, partitions=1, changes=few)
+    car_loan.command(made, "topics", str(made.file), "--create")
+    with door(made) as opened:
+        head = "POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 49000"
+        halves = [raw(opened, head) for _ in range(8)]
+        for half in halves:
+            half.sendall(b"\r\n" + b"{" + b" " * 45_000)
+        answers = [half.recv(100) for half in halves]
+        assert {answer[:12] for answer in answers} == {b"HTTP/1.1 408", b"HTTP/1.1 429"}
+        assert sum(b" 408 " in answer for answer in answers) <= 4
+        assert opened.events(ROWS[0]).status == 202
+        for half in halves:
+            half.close()
+
+
 def test_connections_that_say_nothing_take_no_memory_to_speak_of(served: tuple[Example, Door]) -> None:
     _, opened = served
     process = psutil.Process(opened.process.pid)
