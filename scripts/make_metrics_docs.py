@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from streamproc import metrics
 
 TARGET = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -29,9 +31,20 @@ intervals, money and how long cases have waited are told by `streamproc stats` a
 """
 
 
-def rows() -> list[str]:
+DOOR = """
+## Of a door
+
+`streamproc serve` serves these under `/metrics`, for its own process alone; a key needs the scope `metrics`
+([serve.md](serve.md)).
+
+| metric | type | labels | what it is |
+|---|---|---|---|
+"""
+
+
+def rows(registry: CollectorRegistry) -> list[str]:
     """One row of the table per metric, by name."""
-    collectors: dict[Any, None] = dict.fromkeys(metrics.REGISTRY._collector_to_names)
+    collectors: dict[Any, None] = dict.fromkeys(registry._collector_to_names)
     return sorted(_row(collector) for collector in collectors)
 
 
@@ -44,7 +57,8 @@ def _row(collector: Any) -> str:
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "\n".join(rows()) + "\n"
+    worker, door = ("\n".join(rows(registry)) + "\n" for registry in (metrics.REGISTRY, metrics.DOOR_REGISTRY))
+    return HEAD + worker + DOOR + door
 
 
 if __name__ == "__main__":

@@ -220,3 +220,49 @@ def count(counts: dict[tuple[str, str], int] | None) -> None:
     """Add the increments that came with a committed batch."""
     for (name, label), increment in (counts or {}).items():
         COUNTED[name].labels(label).inc(increment)
+
+
+# Of the door for HTTP, which is a process of its own.
+DOOR_REGISTRY = CollectorRegistry()
+REQUESTS = Counter(
+    "streamproc_door_requests",
+    "Requests that were answered, by what they asked for and the status",
+    ["route", "status"],
+    registry=DOOR_REGISTRY,
+)
+REQUEST_SECONDS = Histogram(
+    "streamproc_door_request_seconds",
+    "Time from a request's head to the end of its answer",
+    ["route"],
+    buckets=SECONDS,
+    registry=DOOR_REGISTRY,
+)
+TAKEN = Counter("streamproc_door_events", "Events that were written, by topic", ["topic"], registry=DOOR_REGISTRY)
+TURNED_AWAY = Counter(
+    "streamproc_door_refused", "Events that the contract refused, by reason", ["reason"], registry=DOOR_REGISTRY
+)
+UNMARKED = Counter(
+    "streamproc_door_unmarked",
+    "Late decisions of which nobody could put on record in time that their caller has not seen them",
+    registry=DOOR_REGISTRY,
+)
+LATE = Counter(
+    "streamproc_door_late",
+    "Deadlines that passed before the decision came, by what was answered",
+    ["said"],
+    registry=DOOR_REGISTRY,
+)
+WAITING = Gauge("streamproc_door_waiting", "Callers that wait for a decision", registry=DOOR_REGISTRY)
+STREAMS = Gauge("streamproc_door_streams", "Callers that follow decisions", registry=DOOR_REGISTRY)
+DROPPED = Counter(
+    "streamproc_door_dropped", "Callers that followed decisions more slowly than they came", registry=DOOR_REGISTRY
+)
+DOOR_BYTES = Gauge(
+    "streamproc_door_bytes", "Bytes in memory: events on their way, decisions of late", ["of"], registry=DOOR_REGISTRY
+)
+DOOR_LAG = Gauge(
+    "streamproc_door_lag_seconds",
+    "For how long the oldest event has waited that no lane has finished, as far as the door has seen",
+    registry=DOOR_REGISTRY,
+)
+DOOR_AWAY = Gauge("streamproc_door_broker_away", "1 while the broker does not answer the door", registry=DOOR_REGISTRY)

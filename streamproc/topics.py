@@ -43,6 +43,7 @@ Role = Literal[
     "table-by-lane",
     "redriven",
     "repartitioned",
+    "unseen",
 ]
 
 
@@ -155,6 +156,15 @@ def redriven_topic(loaded: Loaded) -> TopicRole:
         internal=True,
     )
     return TopicRole("redriven", "none", spec)
+
+
+def unseen_topic(loaded: Loaded, partitions: int) -> TopicRole:
+    """Where a door notes which decisions their callers have not seen. No worker reads or writes it."""
+    part = loaded.file.topics
+    retention = int(part.retention.total_seconds() * 1000)
+    count = part.partitions or partitions
+    spec = TopicSpec(loaded.plan.topics.unseen, count, part.replication, retention_ms=retention, internal=True)
+    return TopicRole("unseen", "none", spec)
 
 
 async def check_topics(connection: Connection, rows: Sequence[TopicRole], *, create: bool) -> dict[str, TopicInfo]:

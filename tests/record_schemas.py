@@ -24,6 +24,7 @@ NAMES = (
     "action-result",
     "outcome",
     "measures",
+    "unseen",
 )
 SCHEMAS: dict[str, Any] = {name: orjson.loads(schema(name).read_bytes()) for name in NAMES}
 _registry = jsonschema_rs.Registry([(one["$id"], one) for one in SCHEMAS.values()])

@@ -18,6 +18,7 @@ COMMANDS = {
     "check": ("check:check", "Say everything that is wrong with a pipeline file."),
     "test": ("test:test", "Run a pipeline file's tests."),
     "run": ("run:run", "Run a pipeline: the worker."),
+    "serve": ("serve:serve", "Serve a pipeline over HTTP: events in, decisions out."),
     "batch": ("batch:batch", "Decide the rows of a file, without Kafka."),
     "features": ("features:features", "The features of a history, to train a model with."),
     "dev": ("dev:dev", "Run a Kafka for development."),

@@ -26,6 +26,7 @@ RecordType = Literal[
     "action-result",
     "outcome",
     "measures",
+    "unseen",
 ]
 
 TYPE: Final = "sp-type"
@@ -43,12 +44,16 @@ DUPLICATE: Final = "duplicate"
 FIRST: Final = "sp-first"
 """On the dead letter of a duplicate: the id of the decision of the event that it repeats."""
 
+EVENT: Final = "sp-event"
+"""On events that came by HTTP, and on what is made of them: a digest of the event's id. Its answer is found by it."""
+
 SIGNED: Final = "sp-signed"
 """On what an intake passes on: ``1`` where it was signed with a key of the pipeline's, ``0`` where it was not."""
 CAME_FROM: Final = "sp-from"
 """On the same: where the record stood, ``topic partition offset timestamp``."""
 
-PASSED_THROUGH: Final = (TRACEPARENT, "tracestate", REDRIVEN_FROM)
+TRACESTATE: Final = "tracestate"
+PASSED_THROUGH: Final = (TRACEPARENT, TRACESTATE, REDRIVEN_FROM, EVENT)
 
 VERSIONS: Final[dict[RecordType, int]] = {
     "decision": 1,
@@ -66,6 +71,7 @@ VERSIONS: Final[dict[RecordType, int]] = {
     "action-result": 1,
     "outcome": 1,
     "measures": 2,
+    "unseen": 1,
 }
 
 TYPED: Final[dict[RecordType, Headers]] = {
@@ -130,6 +136,7 @@ class Topics:
     outcomes_by_lane: str
     metrics: str
     repartitioned: str
+    unseen: str
 
     @classmethod
     def of(cls, pipeline: str) -> Topics:
@@ -152,6 +159,7 @@ class Topics:
             outcomes_by_lane=f"{pipeline}.outcomes-by-lane",
             metrics=f"{pipeline}.metrics",
             repartitioned=f"{pipeline}.repartitioned",
+            unseen=f"{pipeline}.unseen",
         )
 
 

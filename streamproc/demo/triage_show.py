@@ -60,8 +60,10 @@ class TriageShow:
         return made.events
 
     def change(self, file: Path, stack: ExitStack) -> None:
-        """Start the server, and say where it is. Where the model for like texts is installed, their answers are compared,
-        too."""
+        """Start the server, and say where it is.
+
+        Where the model for like texts is installed, what was answered to those is compared.
+        """
         url = stack.enter_context(self._server).url
         text = file.read_text(encoding="utf-8")
         assert "${TRIAGE_LLM}" in text

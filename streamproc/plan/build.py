@@ -26,6 +26,7 @@ from streamproc.plan.review import make_review
 from streamproc.plan.rules import check_decisions, make_fallback, make_rules
 from streamproc.plan.scope import Scope
 from streamproc.plan.scoring import Models, check_kept, make_models, shown, texts_of_sensitive
+from streamproc.plan.serve import check_serve
 from streamproc.plan.sources import declared, sources_of
 from streamproc.plan.windows import max_ahead, windows_policy
 
@@ -51,6 +52,7 @@ def build(document: Document, file: PipelineFile, inspect: Inspect) -> Plan | No
     review = make_review(document, file, scope)
     fallback = make_fallback(document, file, scope)
     check_decisions(document, file)
+    check_serve(document, file)
     priority = None if review is None else review.priority
     conditions = _expressions(confidence, rules, fallback, priority)
     read = [expression for expression in conditions if expression is not None]

@@ -14,6 +14,7 @@ from streamproc.plan.durations import Age, Duration
 from streamproc.plan.feature_parts import FeaturePart, WindowsPart
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart, Constant, Name, Part, Slug, Sql, Text, Topic
+from streamproc.plan.serve_parts import ServePart
 from streamproc.plan.source_parts import StorePart, TablePart
 
 Kind: TypeAlias = Literal["onnx", "python", "http", "llm"]
@@ -367,6 +368,7 @@ class PipelineFile(Part):
     actions: dict[Slug, Topic | None] = Field({}, description="The topic of each decision that is carried out")
     dead_letters: DeadLettersPart = Field(DeadLettersPart(), description="For sensitive events")
     topics: TopicsPart = Field(TopicsPart(), description="How streamproc makes its topics")
+    serve: ServePart = Field(ServePart(), description="What callers by HTTP are answered")  # type: ignore[call-arg]
     tests: list[TestPart] = Field([], description="Run by `streamproc test`")
 
 

@@ -83,6 +83,17 @@ class Contract:
             return DeadLetter(STAGE, "nested_too_deeply", detail=str(error)[:200])
         return self.explain(event)
 
+    def check(self, value: bytes | None) -> Any | DeadLetter:
+        """``decode``, and whether the columns can hold the values: what ``read`` says of one event, without columns."""
+        event = self.decode(value)
+        if type(event) is DeadLetter:
+            return event
+        for field in self.fields:
+            [found] = values_of([event], field.path)
+            if found is not None and fit(found, field.dtype) is None:
+                return _unfit(field)
+        return event
+
     def explain(self, event: Any) -> DeadLetter:
         """Why the event does not satisfy the contract: the first error, with its place. Values are left out."""
         for error in self._validator.iter_errors(event):
@@ -161,9 +172,13 @@ def _column(field: Field, values: list[Any], unfit: dict[int, DeadLetter]) -> tu
         fitting = [fit(value, field.dtype) for value in values]
     for row, (value, fitted) in enumerate(zip(values, fitting, strict=True)):
         if fitted is None and value is not None:
-            reason = "integer_out_of_range" if field.dtype == pl.Int64 else "type_not_in_contract"
-            unfit.setdefault(row, DeadLetter(STAGE, reason, json_path(field.path), f"no {field.dtype}"))
+            unfit.setdefault(row, _unfit(field))
     return pl.Series(field.name, fitting, dtype=field.dtype), fitting
+
+
+def _unfit(field: Field) -> DeadLetter:
+    reason = "integer_out_of_range" if field.dtype == pl.Int64 else "type_not_in_contract"
+    return DeadLetter(STAGE, reason, json_path(field.path), f"no {field.dtype}")
 
 
 def _may_be_deep(value: bytes) -> bool:

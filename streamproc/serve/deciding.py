@@ -1,0 +1,161 @@
+"""``POST /v1/decide``: an event in, its decision out, or what is said at the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from streamproc import metrics
+from streamproc.core.records import DUPLICATE, TYPED, DeadLetter
+from streamproc.plan.durations import to_duration
+from streamproc.plan.serve_parts import SafePart, ServePart
+from streamproc.serve.bodies import kind_of, whole
+from streamproc.serve.callers import Caller
+from streamproc.serve.door import Door
+from streamproc.serve.events import Incoming, told, trace_headers
+from streamproc.serve.names import CALLER, DOOR
+from streamproc.serve.problems import JSON, Problem, json_response
+from streamproc.serve.taking import checked, idempotency_key, places_of
+from streamproc.serve.writing import Away, Outgoing, Placed
+
+REPLAYED: Final = {"Idempotent-Replayed": "true"}
+EVENT_ID: Final = "Streamproc-Event"
+LEAST_SEARCH: Final = 0.05
+
+
+async def decide(request: web.Request) -> web.StreamResponse:
+    """The handler."""
+    door, caller, began = request.app[DOOR], request[CALLER], time.monotonic()
+    until = began + deadline_of(request, door.part)
+    if kind_of(request) != JSON:
+        raise Problem("unsupported", f"one event, as {JSON}")
+    value = (await whole(request, door.part.event, door.part.timeout.total_seconds())).strip()
+    event = checked(door, caller, value, idempotency_key(request))
+    if isinstance(event, DeadLetter):
+        raise Problem("refused", "the event does not satisfy the contract", errors=[told(event)])
+    door.admit(caller, 1)
+    if (known := door.known(event)) is not None:
+        return answered(door.part, event, known.value, REPLAYED)
+    with door.answers.wait_for(event.digest) as waiter:
+        [place] = await door.take([event], trace_headers(request.headers))
+        if not waiter.done() and (known := door.known(event)) is not None:
+            return answered(door.part, event, known.value, REPLAYED)
+        await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
+        answer = waiter.result() if waiter.done() else None
+    if isinstance(answer, DeadLetter):
+        return await _refused(door, event, place, answer, until)
+    if answer is None:
+        return await _too_late(door, caller, event, place, until - began)
+    if request.transport is None or request.transport.is_closing():
+        await mark(door, caller, event, place, None, until - began)
+    return answered(door.part, event, answer.value)
+
+
+def deadline_of(request: web.Request, part: ServePart) -> float:
+    """How long the caller waits, in seconds. Raises Problem."""
+    text = request.query.get("deadline")
+    if text is None:
+        return part.deadline.total_seconds()
+    try:
+        deadline = to_duration(f"{text}ms" if re.fullmatch(r"\d{1,9}", text, re.ASCII) else text)
+    except ValueError as error:
+        raise Problem("bad-request", f"`deadline` is no duration: {error}") from error
+    if not deadline or deadline > part.longest:
+        raise Problem("bad-request", f"`deadline` is more than 0, and {part.longest.total_seconds():g} s at most")
+    return deadline.total_seconds()
+
+
+def answered(
+    part: ServePart, event: Incoming, value: bytes, more: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """The decision, or those fields of it that callers are given."""
+    return json_response(shown(part, value), headers={EVENT_ID: header_text(event.id), **(more or {})})
+
+
+def shown(part: ServePart, value: bytes) -> Any:
+    """What callers are given of a decision."""
+    if not part.answer:
+        return value
+    decision = orjson.loads(value)
+    return {name: decision.get(name) for name in part.answer}
+
+
+def header_text(text: str) -> str:
+    """A text as it may stand in a header."""
+    return "".join(one if " " <= one <= "~" else "?" for one in text[:200])
+
+
+async def _refused(door: Door, event: Incoming, place: Placed, letter: DeadLetter, until: float) -> web.StreamResponse:
+    """What a dead letter comes to: a duplicate's answer is the first one's."""
+    if letter.reason != DUPLICATE or not letter.first:
+        raise Problem("refused", "the pipeline refused the event", id=event.id, errors=[told(letter)])
+    value = await _first(door, event, letter.first, until)
+    if value is not None:
+        return answered(door.part, event, value, REPLAYED)
+    body = {"status": "decided", "id": event.id, "decision_id": letter.first, "href": f"/v1/decisions/{letter.first}"}
+    return json_response(body, 202, {"Location": body["href"], **REPLAYED})
+
+
+async def _first(door: Door, event: Incoming, decision: str, until: float) -> bytes | None:
+    """The decision that a duplicate repeats. What a door is told of it may come behind the dead letter."""
+    with door.answers.wait_for(event.digest) as waiter:
+        if (known := door.answers.by_id(decision)) is not None:
+            return known.value
+        with suppress(Problem):
+            left = max(LEAST_SEARCH, until - time.monotonic())
+            if (value := await door.find(decision, _seconds(door), left)) is not None:
+                return value
+        await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
+    known = door.answers.by_id(decision)
+    return None if known is None else known.value
+
+
+def _seconds(door: Door) -> float | None:
+    dedupe = door.plan.events.dedupe
+    return None if dedupe is None else dedupe.total_seconds()
+
+
+async def _too_late(door: Door, caller: Caller, event: Incoming, place: Placed, deadline: float) -> web.StreamResponse:
+    """What is said at the deadline, once it is on record that the caller has not seen the decision."""
+    said = door.part.on_deadline
+    decision = said.decide if isinstance(said, SafePart) else None
+    await mark(door, caller, event, place, decision or "pending", deadline)
+    metrics.LATE.labels(decision or "pending").inc()
+    [where] = places_of(door, [event], [place])
+    if decision is None:
+        return json_response({"status": "pending", **where}, 202, {"Location": where["href"]})
+    return json_response({"status": "deadline", "decision": decision, "tier": "deadline", **where})
+
+
+async def mark(door: Door, caller: Caller, event: Incoming, place: Placed, said: str | None, deadline: float) -> None:
+    """Put on record that a caller has not seen a decision: what it was told instead, ``None`` where it had gone.
+
+    A broker that is away now has the mark later, unless the door ends before.
+    """
+    record = {
+        "event": event.digest,
+        "decision_id": door.decisions_of([place])[0],
+        "source": {
+            "topic": place.topic,
+            "partition": place.partition,
+            "offset": place.offset,
+            "timestamp": place.timestamp,
+        },
+        "said": said,
+        "deadline": round(deadline, 6),
+        "caller": caller.name,
+        "time": int(time.time() * 1000),
+    }
+    topic = door.plan.topics.unseen
+    outgoing = Outgoing(topic, None, event.digest.encode(), orjson.dumps(record), TYPED["unseen"])
+    try:
+        await door.writer.write([outgoing])
+    except Away:
+        metrics.UNMARKED.inc()

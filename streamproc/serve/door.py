@@ -1,0 +1,154 @@
+"""The door itself: what it takes, what it refuses, and where that goes. It knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Final
+
+import numpy as np
+
+from streamproc import metrics
+from streamproc.core.decide.events import decision_ids
+from streamproc.core.plan import Plan
+from streamproc.core.processor import Headers
+from streamproc.plan.serve_parts import ServePart
+from streamproc.serve.answers import Answers, Decided
+from streamproc.serve.callers import Caller, Rates
+from streamproc.serve.events import Checker, Incoming, headers_of, partitions_of
+from streamproc.serve.history import History
+from streamproc.serve.lag import Lag
+from streamproc.serve.problems import Problem
+from streamproc.serve.writing import Away, Outgoing, Placed, Writer
+
+MOST_PLACES: Final = 50_000
+"""So many events are known to have been taken."""
+SILENT_SECONDS: Final = 6.0
+MILLISECOND: Final = timedelta(milliseconds=1)
+REPEAT: Final = "nobody knows whether it was taken: send it again, with the same id"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an event stands, or will: it is one of several that are written together."""
+
+    written: asyncio.Future[list[Placed]]
+    number: int
+
+    def is_before(self, oldest: int) -> bool:
+        """Whether it was written before a time (ms)."""
+        return self.written.done() and self.written.result()[self.number].timestamp < oldest
+
+
+@dataclass(slots=True)
+class Door:
+    """Everything that a request needs. ``count`` is of the partitions of the topic that events are written to,
+    ``largest`` the bytes that a record of it may have."""
+
+    plan: Plan
+    part: ServePart
+    checker: Checker
+    writer: Writer
+    answers: Answers
+    history: History
+    lag: Lag
+    rates: Rates
+    count: int
+    largest: int
+    held: int = 0
+    """Bytes of bodies that requests hold."""
+    _places: dict[str, _Place] = field(default_factory=dict)
+
+    @property
+    def span(self) -> int:
+        """For how long an answer is that of a repeated event too, in milliseconds."""
+        known = self.part.look_back
+        return (known if self.plan.events.dedupe is None else min(known, self.plan.events.dedupe)) // MILLISECOND
+
+    @property
+    def ready(self) -> bool:
+        """Whether events can be taken now."""
+        return not self.writer.away and self.lag.silent < SILENT_SECONDS and not self._behind
+
+    @property
+    def _behind(self) -> bool:
+        most = self.part.max_lag
+        return most is not None and self.lag.seconds > most.total_seconds()
+
+    def admit(self, caller: Caller, events: int) -> None:
+        """Raises Problem where so many events cannot be taken now."""
+        if self.writer.away or self.lag.silent > SILENT_SECONDS:
+            raise Problem("broker-away", "the broker does not answer: nothing was taken", wait=2)
+        if self._behind:
+            raise Problem(
+                "behind", f"the oldest event has waited for {self.lag.seconds:.0f} s: nothing was taken", wait=5
+            )
+        if self.writer.bytes + self.held > self.part.bytes:
+            raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
+        if wait := self.rates.take(caller, events):
+            raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait))
+
+    def known(self, event: Incoming) -> Decided | None:
+        """The decision of an event that was sent before, where it was made lately."""
+        return self.answers.by_event(event.digest, int(time.time() * 1000) - self.span) if event.repeatable else None
+
+    async def take(self, events: Sequence[Incoming], traced: Headers) -> list[Placed]:
+        """Write events that are not known to be there, and say where all of them stand. Raises Problem."""
+        oldest = int(time.time() * 1000) - self.span
+        written: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
+        found, new = list[_Place](), list[Incoming]()
+        for event in events:
+            place = self._places.get(event.digest) if event.repeatable else None
+            if place is None or place.is_before(oldest):
+                place = _Place(written, len(new))
+                new.append(event)
+                if event.repeatable:
+                    self._places[event.digest] = place
+            found.append(place)
+        if new:
+            await self._write(new, written, traced)
+        # what another request is writing is waited for, and not ended with this one
+        await asyncio.wait({place.written for place in found})
+        if any(place.written.cancelled() for place in found):
+            raise Problem("broker-away", REPEAT, wait=2)
+        return [place.written.result()[place.number] for place in found]
+
+    async def _write(self, new: Sequence[Incoming], written: asyncio.Future[list[Placed]], traced: Headers) -> None:
+        topic = self.plan.events.input
+        partitions = partitions_of(new, self.count).tolist()
+        records = [
+            Outgoing(topic, partition, event.key, event.value, headers_of(event, traced))
+            for event, partition in zip(new, partitions, strict=True)
+        ]
+        try:
+            written.set_result(await self.writer.write(records))
+        except BaseException as error:
+            written.cancel()
+            for event in new:
+                if (place := self._places.get(event.digest)) is not None and place.written is written:
+                    del self._places[event.digest]
+            if isinstance(error, Away):
+                raise Problem("broker-away", REPEAT, wait=2) from error
+            raise
+        metrics.TAKEN.labels(topic).inc(len(new))
+        for digest in list(islice(self._places, max(0, len(self._places) - MOST_PLACES))):
+            del self._places[digest]
+
+    def decisions_of(self, places: Sequence[Placed]) -> list[str | None]:
+        """The ids that the events' decisions will have; ``None`` where one is on its way to another topic first."""
+        topic = self.plan.events.topic
+        rows = [(one.partition, one.offset, one.timestamp) for one in places]
+        if topic != self.plan.events.input:
+            return [None] * len(rows)
+        ids = decision_ids(self.plan.pipeline, topic, *np.array(rows, np.int64).reshape(-1, 3).T)
+        return [None if offset < 0 else made for (_, offset, _), made in zip(rows, ids, strict=True)]
+
+    async def find(self, decision: str, since: float | None, seconds: float) -> bytes | None:
+        """A decision as it holds now, from memory or, for ``seconds`` at most, from its topic. Raises Problem."""
+        found = self.answers.newest(decision)
+        return found.value if found is not None else await self.history.find(decision, since, seconds)

@@ -1,0 +1,282 @@
+"""The parts of the door for HTTP that need neither a socket nor a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamproc.core.contract import Contract
+from streamproc.core.partitioner import partitions
+from streamproc.core.records import DeadLetter
+from streamproc.core.review.policy import Allowance
+from streamproc.core.sensitive import Masker
+from streamproc.errors import PipelineError, UserError
+from streamproc.pipeline import open_pipeline
+from streamproc.plan.serve_parts import ServePart
+from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, id_of
+from streamproc.serve.bodies import lines
+from streamproc.serve.callers import ANYBODY, SCOPES, VARIABLE, Bucket, Keys, read_keys
+from streamproc.serve.events import Checker, Incoming, partitions_of, trace_headers
+from streamproc.serve.lag import Ends
+from streamproc.serve.problems import Problem
+from streamproc.serve.run import ServeSettings
+from streamproc.serve.taking import checked
+from tests.fast.plans import SCHEMA, make_plan
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+)
+EVENTS = st.dictionaries(
+    st.sampled_from([*SCHEMA["properties"], "other"]), st.one_of(SCALARS, st.dictionaries(st.text(max_size=4), SCALARS))
+)
+LOOSE = {"type": "object", "properties": {"id": {"type": "integer"}, "name": {"enum": ["a", "b"]}, "ok": {"const": 1}}}
+
+
+@given(event=st.one_of(EVENTS, SCALARS), schema=st.sampled_from([SCHEMA, LOOSE]))
+def test_one_event_is_checked_as_a_batch_is(event: Any, schema: Any) -> None:
+    try:
+        raw = orjson.dumps(event)
+    except TypeError:  # an integer of more than 64 bits
+        raw = str(event).replace("'", '"').encode()
+    contract = Contract(schema)
+    refused = contract.read([raw]).refused.get(0)
+    checked = contract.check(raw)
+    assert (checked if isinstance(checked, DeadLetter) else None) == refused
+
+
+def incoming(checker: Checker, event: Any, caller: str = "ada", key: str | None = None) -> Incoming:
+    found = checker.check(orjson.dumps(event), caller, key)
+    assert isinstance(found, Incoming)
+    return found
+
+
+def test_an_events_own_id_is_everybodys_and_a_callers_key_is_the_callers() -> None:
+    checker = Checker(make_plan(id="id", dedupe=timedelta(hours=1)), None)
+    own = incoming(checker, {"id": 7}, "ada", "x")
+    assert own.id == "7" and own.repeatable
+    assert own.digest == incoming(checker, {"id": 7, "name": "other"}, "bob").digest
+    without = Checker(make_plan(), None)
+    mine, theirs = (incoming(without, {"id": 7}, caller, "x") for caller in ("ada", "bob"))
+    assert mine.id == theirs.id == "x" and mine.digest != theirs.digest
+    assert mine.digest == incoming(without, {"id": 8}, "ada", "x").digest
+    made = incoming(without, {"id": 7})
+    assert not made.repeatable and made.digest != incoming(without, {"id": 7}).digest
+
+
+def test_a_sensitive_id_is_not_guessed_from_its_digest() -> None:
+    plan = make_plan(id="id", dedupe=timedelta(hours=1), sensitive=frozenset({"id"}))
+    digests = [incoming(Checker(plan, Masker(key)), {"id": 7}).digest for key in (b"a" * 32, b"b" * 32)]
+    assert len(set(digests)) == 2
+
+
+def test_events_go_where_their_key_says_or_else_where_their_id_says() -> None:
+    keyed = Checker(make_plan(key="name"), None)
+    named = [incoming(keyed, {"id": 1, "name": name}) for name in ("foobar", "a", "bc")]
+    assert partitions_of(named, 7).tolist() == partitions([b"foobar", b"a", b"bc"], 7, 0).tolist()
+    keyless = Checker(make_plan(id="id", dedupe=timedelta(hours=1)), None)
+    same = [incoming(keyless, {"id": 1, "amount": number}) for number in range(20)]
+    assert len(set(partitions_of(same, 50).tolist())) == 1
+    anywhere = Checker(make_plan(), None)
+    assert len(set(partitions_of([incoming(anywhere, {"id": 1})] * 200, 50).tolist())) > 1
+
+
+def test_an_event_is_no_larger_with_its_key_than_its_topic_takes() -> None:
+    door: Any = SimpleNamespace(checker=Checker(make_plan(key="name"), None), part=ServePart(), largest=1_000)
+    fits, large = (orjson.dumps({"id": 1, "name": "n" * size}) for size in (450, 550))
+    assert isinstance(checked(door, ANYBODY, fits, None), Incoming)
+    refused = checked(door, ANYBODY, large, None)
+    assert isinstance(refused, DeadLetter) and refused.reason == "too_large" and len(large) < 1_000
+
+
+def test_malformed_trace_context_is_left_out() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert trace_headers({"traceparent": parent, "tracestate": "x=1"}) == (
+        ("traceparent", parent.encode()),
+        ("tracestate", b"x=1"),
+    )
+    assert trace_headers({"traceparent": parent, "tracestate": "\x01"}) == (("traceparent", parent.encode()),)
+    assert trace_headers({"traceparent": "00-xyz", "tracestate": "x=1"}) == ()
+
+
+def record(number: int, size: int = 100, **more: Any) -> bytes:
+    return orjson.dumps({"id": f"0-{number:024x}", "pad": "x" * size, **more})
+
+
+def test_decisions_of_late_are_bounded_and_the_newest_stay() -> None:
+    answers = Answers(10 * (ENTRY_BYTES + 200))
+    for number in range(100):
+        answers.decided(record(number), number, f"event-{number}", None)
+        answers.decided(record(number, revision=1), number, None, None)
+        assert answers.size <= 10 * (ENTRY_BYTES + 200)
+    assert answers.by_event("event-99") and not answers.by_event("event-3")
+    assert answers.newest(id_of(record(3))) is None
+    kept = [number for number in range(100) if answers.by_id(id_of(record(number)))]
+    assert kept == list(range(kept[0], 100)) and len(kept) > 3
+    answers.decided(record(200, size=10**6), 0, "large", None)
+    assert answers.size == 0 and answers.by_event("large") is None
+
+
+def test_a_repeat_is_answered_by_the_first_decision_and_a_question_by_the_newest() -> None:
+    answers = Answers(1 << 20)
+    answers.decided(record(1), 1, "event", None)
+    answers.decided(record(1, revision=1), 2, "event", None)
+    assert answers.by_event("event") == Decided(id_of(record(1)), record(1), 1)
+    assert answers.by_event("event", oldest=2) is None
+    assert answers.newest(id_of(record(1))) == Decided(id_of(record(1)), record(1, revision=1), 2)
+
+
+def test_all_who_wait_for_an_event_are_told_and_forgotten() -> None:
+    async def run() -> None:
+        answers = Answers(1 << 20)
+        with (
+            answers.wait_for("event") as first,
+            answers.wait_for("event") as second,
+            answers.wait_for("other") as other,
+        ):
+            assert answers.waiting == 3
+            answers.decided(record(1), 1, "event", None)
+            answers.refused(DeadLetter("contract", "no"), "event")  # the first answer holds
+            assert first.result() == second.result() == Decided(id_of(record(1)), record(1), 1)
+            answers.refused(DeadLetter("contract", "no"), "other")
+            assert other.result() == DeadLetter("contract", "no")
+        assert answers.waiting == 0
+
+    asyncio.run(run())
+
+
+class Content:
+    """The body of a request, in parts."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.content, self._parts = self, [part for part in parts if part]
+
+    async def readany(self) -> bytes:
+        return self._parts.pop(0) if self._parts else b""
+
+
+@given(st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=12), st.data())
+def test_lines_are_the_same_however_they_come(given_lines: list[bytes], data: Any) -> None:
+    body, most = b"\n".join(given_lines), 8
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
+    parts = [body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    expected = [
+        (number, None if len(line) > most else line.strip())
+        for number, line in enumerate(given_lines, 1)
+        if len(line) > most or line.strip()
+    ]
+
+    async def read() -> list[tuple[int, bytes | None]]:
+        return [found async for found in lines(Content(parts), most, 1.0, lambda *_: None)]  # type: ignore[arg-type]
+
+    assert asyncio.run(read()) == expected
+
+
+def test_a_caller_who_stops_in_the_middle_of_a_body_is_left() -> None:
+    class Silent:
+        content: Any
+
+        async def readany(self) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+    silent = Silent()
+    silent.content = silent
+
+    async def read() -> None:
+        async for _ in lines(silent, 8, 0.01, lambda *_: None):  # type: ignore[arg-type]
+            pass
+
+    with pytest.raises(Problem, match="nothing came"):
+        asyncio.run(read())
+
+
+def test_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"s3cret").hexdigest()
+    file = tmp_path / "keys"
+    file.write_text(f"# who\nada {digest} events,decisions\n\nbob {'0' * 64}\n")
+    keys = read_keys(file, {})
+    caller = keys.caller("s3cret")
+    assert caller is not None and caller.name == "ada" and caller.scopes == {"events", "decisions"}
+    assert keys.caller("other") is None and keys.caller(None) is None and keys.caller("\udcff") is None
+    assert Keys().caller(None) is ANYBODY and ANYBODY.scopes == set(SCOPES)
+    of_environment = read_keys(None, {VARIABLE: f"ada {digest};bob {'0' * 64}"})
+    assert [caller.name for _, caller in of_environment.known] == ["ada", "bob"]
+
+
+@pytest.mark.parametrize("line", ["ada s3cret", "ada " + "0" * 64 + " everything", "0" * 64, ""])
+def test_a_file_of_keys_that_is_none_is_refused_without_showing_it(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(line)
+    with pytest.raises(UserError) as refused:
+        read_keys(file, {})
+    assert "s3cret" not in str(refused.value) + refused.value.hint
+
+
+def test_a_bucket_lets_through_what_it_may_and_says_when_more() -> None:
+    bucket = Bucket(Allowance(10, timedelta(seconds=1)), 10.0, 0.0)
+    assert bucket.take(10, 0.0) == 0
+    assert bucket.take(5, 0.0) == pytest.approx(0.5)
+    assert bucket.take(5, 0.5) == 0
+    assert bucket.take(100, 1.0) == pytest.approx(0.5)  # more than it holds: when it is full
+    assert bucket.take(100, 1.5) == 0
+    assert bucket.take(1, 2.0) > 8
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 100))
+def test_the_age_of_a_record_is_since_its_end_was_seen(steps: list[int], position: int) -> None:
+    ends, end, seen = Ends(), 0, list[tuple[int, int]]()
+    for now, step in enumerate(steps):
+        end += step
+        seen.append((now, end))
+        ends.add(float(now), end)
+    since = next((now for now, at in seen if at > position), None)
+    assert ends.age(50.0, position) == (0.0 if since is None else 50.0 - since)
+
+
+def test_nobody_serves_a_network_without_keys_by_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no API keys"):
+        ServeSettings(host="0.0.0.0").check(Keys())
+    ServeSettings(host="0.0.0.0", keyless=True).check(Keys())
+    ServeSettings(host="127.0.0.1").check(Keys())
+    with pytest.raises(UserError, match="TLS needs a certificate"):
+        ServeSettings(client_ca=tmp_path / "ca.pem").tls()
+
+
+@pytest.mark.parametrize(
+    ("serve", "problem"),
+    [
+        ("{answer: [id, decison]}", "no field `decison`"),
+        ("{on_deadline: {decide: aprove}}", "nothing decides `aprove`"),
+        ("{deadline: 2m}", "more than `longest`"),
+        ("{on_deadline: never}", "`on_deadline` cannot be `never`"),
+        ("{max_lag: 5}", "needs a unit"),
+    ],
+)
+def test_what_is_wrong_with_the_part_is_told_at_load(serve: str, problem: str, tmp_path: Path) -> None:
+    folder = Path(__file__).parent / "broken"
+    (tmp_path / "event.schema.json").write_bytes((folder / "event.schema.json").read_bytes())
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(
+        "pipeline: payments\n"
+        "events: {topic: payments.events, schema: event.schema.json, key: id}\n"
+        "rules:\n  - {id: rest, decide: approve}\n"
+        "actions: {approve: payments.approved}\n"
+        f"serve: {serve}\n"
+    )
+    with pytest.raises(PipelineError) as refused:
+        open_pipeline(file, masked=False)
+    assert problem in str(refused.value)
