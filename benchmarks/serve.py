@@ -61,6 +61,7 @@ def main() -> None:
                 words = ["serve", str(file), "--port", str(door), "--kafka", setup.address]
                 with running([sys.executable, "-m", "streamproc", *words], setup.folder) as process:
                     wait_until_ready(door)
+                    wait_for_decision(door, pool)
                     measure("door and worker", process, door, pool, given.rate, given.seconds)
             handler = [sys.executable, "-m", "benchmarks.serve", "--handler", str(file), "--port", str(plain)]
             with running(handler, setup.folder) as process:
@@ -89,6 +90,22 @@ def wait_until_ready(port: int) -> None:
         if time.monotonic() > until:
             raise SystemExit("it did not become ready")
         time.sleep(0.1)
+
+
+def wait_for_decision(port: int, pool: Pool) -> None:
+    """Wait until a worker decides: it may start more slowly than the door."""
+    until = time.monotonic() + READY_SECONDS
+    while True:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/decide?deadline=20s",
+            pool.value(2 * 10**9),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=40) as answer:
+            if answer.status == 200:
+                return
+        if time.monotonic() > until:
+            raise SystemExit("no worker decides")
 
 
 def measure(name: str, process: Running, port: int, pool: Pool, rate: float, seconds: float) -> None:

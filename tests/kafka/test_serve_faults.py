@@ -60,17 +60,17 @@ class Caller(threading.Thread):
 def test_doors_that_are_killed_under_load_lose_nobodys_event(connection: Any) -> None:
     made = car_loan.make(connection, partitions=3, changes=DEDUPE)
     with car_loan.worker(made), ExitStack() as stack:
-        doors = [stack.enter_context(door(made)) for _ in range(2)]
+        doors = [stack.enter_context(door(made)) for _ in range(2 + KILLS)]
+        spares = [doors.pop() for _ in range(KILLS)]
         callers = [Caller(doors, ROWS[number:EVENTS:CALLERS]) for number in range(CALLERS)]
         for caller in callers:
             caller.start()
         for kill in range(KILLS):
-            answered = sum(len(caller.answers) for caller in callers)
-            while sum(len(caller.answers) for caller in callers) < answered + EVENTS // 4:
-                time.sleep(0.01)
+            while sum(len(caller.answers) for caller in callers) < (kill + 1) * EVENTS // 4:
+                time.sleep(0.005)
             doors[kill % 2].process.kill()
             doors[kill % 2].process.wait()
-            doors[kill % 2] = stack.enter_context(door(made))
+            doors[kill % 2] = spares.pop()
         for caller in callers:
             caller.join(120)
             assert not caller.is_alive() and caller.wrong == []
