@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from streamproc.core.decide import TABLES
+from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.drift import Watch, watched_columns
 from streamproc.core.decide.recorded import recorded as recorded_answer
@@ -269,7 +269,8 @@ class Judging:
         whole = pipeline.processor
         self._plan, self._pipeline = pipeline.plan, pipeline
         self._in_words, self._recorded = pipeline.plan.in_words, recorded or Recorded(pipeline.plan)
-        self._processor = replace(whole, stages=tuple(stage for stage in whole.stages if stage.name != DEDUPE))
+        judging = DecideProcessor.of(whole.plan.unlimited, whole.masker)
+        self._processor = replace(whole, stages=tuple(stage for stage in judging.stages if stage.name != DEDUPE))
         self._offline = Offline(self._processor, self._answer, tables=TABLES)
 
     def _answer(self, ask: Ask) -> Answer:

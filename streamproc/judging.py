@@ -16,10 +16,12 @@ import numpy as np
 import orjson
 
 from streamproc.core.decide import TABLES, DecideProcessor
+from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.llm.answer import BAD_ANSWER
 from streamproc.core.llm.policy import CALLS, INPUT_TOKENS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import PROMPTS, Prompts
+from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.outcomes.intervals import wilson
 from streamproc.core.outcomes.joining import text
 from streamproc.core.outcomes.paired import Paired
@@ -116,7 +118,7 @@ class Judge:
             changes |= {"endpoint": [endpoint], "key": None if key is None else f"${{{key}}}"}
         opened = open_llm(
             part.llm.model_copy(update=changes),
-            replace(llm, cache=None),  # what was kept says nothing about a version
+            llm.unlimited,  # what was kept says nothing about a version, and a refusal neither
             part.breaker,
             environ,
             pipeline.loaded.path.parent,
@@ -163,7 +165,13 @@ class Judge:
         into, out, calls = (int(shown.get(self._llm.name(name)) or 0) for name in (INPUT_TOKENS, OUTPUT_TOKENS, CALLS))
         got = None
         if expectation is not None:
-            got = decision["decision"] if expectation.answer == DECISION else shown.get(expectation.answer)
+            match expectation.answer:
+                case "decision" | "score" as name:
+                    got = decision[name]
+                case "confidence":
+                    got = shown.get(MODEL_CONFIDENCE)
+                case name:
+                    got = shown.get(name)
         return Judged(
             decision["decision"],
             decision["score_reason"],
@@ -297,11 +305,14 @@ def _quantile(seconds: Sequence[float], share: float) -> float | None:
 
 
 def _first(processor: DecideProcessor, model: str) -> DecideProcessor:
-    """The processor with this model as the first one, so that decisions say what became of it."""
+    """The processor with this model as the first one, so that decisions say what became of it. What was sent twice is
+    decided twice."""
     plan = processor.plan
     [own] = [one for one in plan.models if one.name == model]
     others = tuple(one for one in plan.models if one is not own)
-    return DecideProcessor.of(replace(plan, model=own, stand_ins=others, shadows=()), processor.masker)
+    plan = replace(plan, model=own, stand_ins=others, shadows=()).unlimited
+    judging = DecideProcessor.of(plan, processor.masker)
+    return replace(judging, stages=tuple(stage for stage in judging.stages if stage.name != DEDUPE))
 
 
 def _seen(prompt: Prompt) -> Seen:
@@ -314,7 +325,9 @@ def _row(ask: Score, row: int) -> Score:
 
 
 def _joined(answers: Sequence[Answer]) -> Answer:
-    """One answer of those for single rows."""
+    """One answer of those for single rows, of which there may be none."""
+    if not answers:
+        return Answer.nothing(0, NOT_ASKED)
     names = dict.fromkeys(name for one in answers for name in one.columns)
     return Answer(
         [value for one in answers for value in one.values],

@@ -51,7 +51,7 @@ class Recorded:
     def unwatched(self) -> Mapping[str, str]:
         """The columns that cannot be watched, and why."""
         if self.enough:
-            return {}
+            return dict.fromkeys(sorted(self.plan.follows_from_hashes), "it follows from a text that is kept as a hash")
         reason = f"{self.told:,} of {self.events:,} events of {self.of} have a recorded answer of the language model"
         return dict.fromkeys(sorted(self.plan.of_answers), reason)
 

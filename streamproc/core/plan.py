@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
@@ -168,6 +168,11 @@ class ModelPlan:
     llm: LlmPlan | None = None
 
     @property
+    def unlimited(self) -> ModelPlan:
+        """The same without budgets, limits and a cache."""
+        return self if self.llm is None else replace(self, llm=self.llm.unlimited)
+
+    @property
     def guard(self) -> str | None:
         """The address of the classifier that is asked before it; ``None`` where there is none."""
         return f"guard:{self.name}" if self.llm is not None and self.llm.classifier else None
@@ -282,6 +287,15 @@ class Plan:
         return frozenset([*(model.name for model in models), *(model.guard for model in models if model.guard)])
 
     @cached_property
+    def follows_from_hashes(self) -> frozenset[str]:
+        """What follows from texts of answers that stand in decisions as hashes: it cannot be worked out again."""
+        hashed = self.sensitive & {name for llm in self._llms for name in llm.said}
+        unsure = self.confidence is not None and bool(hashed & self.confidence.columns)
+        read = {name for rule in (*self.rules, *self.fallback) if rule.when is not None for name in rule.when.columns}
+        decided = unsure or bool(hashed & read)
+        return frozenset([*([CONFIDENCE] if unsure else []), *([DECISION, WOULD_BE] if decided else [])])
+
+    @cached_property
     def ahead(self) -> frozenset[str]:
         """The language models whose requests are made for all events before any model is asked: the first one, and
         stand-ins of which something reads what they would be shown. Those of others wait until they are asked."""
@@ -310,6 +324,16 @@ class Plan:
         for llm in self._llms:
             said |= {**llm.given, **llm.said}
         return {name: said.get(name, pl.Float64()) for name in self.model_columns}
+
+    @property
+    def unlimited(self) -> Plan:
+        """The same for events of the past, whose budgets are not those of today."""
+        return replace(
+            self,
+            model=None if self.model is None else self.model.unlimited,
+            stand_ins=tuple(model.unlimited for model in self.stand_ins),
+            shadows=tuple(model.unlimited for model in self.shadows),
+        )
 
     @property
     def model_version(self) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from streamproc.control import say as say_to_workers
 from streamproc.core.llm.budget import MILLION
@@ -24,8 +24,6 @@ from streamproc.demo.surroundings import Worker
 from streamproc.demo.triage_model import answer
 from streamproc.demo.triage_story import BEGINS, ENDS, HALF, TriageStory
 from streamproc.demo.triage_table import told
-from streamproc.errors import EnvironmentFault
-from streamproc.io.llm.minilm import minilm_folder
 from streamproc.kafka.connection import Connection
 from streamproc.labels import load_prompts, record_of, relabelled, the_prompt, write
 
@@ -34,9 +32,6 @@ OUTAGE_SECONDS = 30.0
 HANGS_SHARE = 1 / 3
 """Of the outage: the server takes calls and does not answer. Then it breaks them off."""
 PROMPT, NEXT = "triage", "2"
-CACHE: Final = "cache: {exact: 1h, by: tenant}"
-LIKE: Final = ", semantic: {fewest: 30, limit: 15%}}"
-"""So few messages show no smaller limit."""
 
 
 class TriageShow:
@@ -60,18 +55,11 @@ class TriageShow:
         return made.events
 
     def change(self, file: Path, stack: ExitStack) -> None:
-        """Start the server, and say where it is.
-
-        Where the model for like texts is installed, what was answered to those is compared.
-        """
+        """Start the server, and say where it is."""
         url = stack.enter_context(self._server).url
         text = file.read_text(encoding="utf-8")
         assert "${TRIAGE_LLM}" in text
-        text = text.replace("${TRIAGE_LLM}", url)
-        if _knows_likeness():
-            assert CACHE in text
-            text = text.replace(CACHE, CACHE[:-1] + LIKE)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text.replace("${TRIAGE_LLM}", url), encoding="utf-8")
         self._file = file
 
     @asynccontextmanager
@@ -126,11 +114,3 @@ class TriageShow:
     def told(self, figures: dict[str, Any]) -> Told:
         """What was decided by whom, how fast and for how much, and what came of the attacks."""
         return told(figures)
-
-
-def _knows_likeness() -> bool:
-    try:
-        minilm_folder()
-    except EnvironmentFault:
-        return False
-    return True

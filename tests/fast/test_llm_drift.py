@@ -22,13 +22,13 @@ from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Score
 from streamproc.errors import PipelineError, UserError
 from streamproc.pipeline import Pipeline, open_pipeline
-from streamproc.recorded_answers import ENOUGH
+from streamproc.recorded_answers import ENOUGH, Recorded
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, PROMPT
 from tests.llm_server import Server, said, serving
 
 ROWS = 3_000
 ANSWERED = {"score", "confidence", "category", "llm_output_tokens", "llm_calls", "model_status", "decision", "would_be"}
-SHOWN = {"llm_input_chars", "llm_input_tokens", "llm_script", "llm_guard_rules", "llm_risk"}
+SHOWN = {"llm_input_chars", "llm_script", "llm_guard_rules", "llm_risk"}
 FILE = """
 pipeline: support
 events: {topic: support.messages, schema: event.schema.json, key: id}
@@ -308,3 +308,16 @@ def test_a_baseline_without_columns_has_nothing_of_them(folder: Path) -> None:
     assert less.unwatched["score"] == "why"
     assert less.hash != whole.hash
     assert without(whole, {"nothing": "why not"}) is whole
+
+
+def test_what_follows_from_texts_that_are_kept_as_hashes_is_not_watched(folder: Path) -> None:
+    assert opened(folder).plan.follows_from_hashes == frozenset()
+    schema = orjson.loads(orjson.dumps(ANSWER))
+    schema["properties"]["note"] = {"type": "string"}
+    (folder / "answer.schema.json").write_bytes(orjson.dumps(schema))
+    file = folder / "pipeline.yaml"
+    text = file.read_text().replace("key: id}", "key: id, sensitive: [body]}")
+    file.write_text(text.replace("category = 'fraud'", "note = 'no such order'"))
+    plan = opened(folder).plan
+    assert plan.follows_from_hashes == {"decision", "would_be"}
+    assert {*Recorded(plan, 10, 10).unwatched} == {"decision", "would_be"}

@@ -17,7 +17,7 @@ from streamproc.core.llm.answer import read
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import PROMPTS, Prompts, with_prompt
-from streamproc.core.llm.request import BUDGET, MOST_CALLS, TEXT, Requests, requests, texts
+from streamproc.core.llm.request import BUDGET, FLAGGED, MOST_CALLS, TEXT, Requests, requests, texts
 from streamproc.core.plan import ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Score, Seen
 from streamproc.core.sensitive import Masker
@@ -61,16 +61,24 @@ class AskingInWords(Asking):
         whole = np.arange(len(ids)) if rows is None else rows
         return cls(model, columns, list(map(ids.__getitem__, asked.tolist())), llm, made, asked, whole)
 
+    def barred(self, rows: NDArray[np.bool_]) -> AskingInWords:
+        """The same without the events that may be shown to no language model: shape (events of the frame,)."""
+        return self._only(~rows[self.rows[self.asked]], FLAGGED)
+
     def within(self, most_calls: Sequence[int]) -> AskingInWords:
         """The same, where there may be so many calls for each of the rows that it is asked about; one without any is
         not asked about."""
+        calls = np.array(most_calls, np.int64)
+        left = self._only(calls > 0, BUDGET)
+        return replace(left, columns={**left.columns, MOST_CALLS: calls[calls > 0]})
+
+    def _only(self, left: NDArray[np.bool_], reason: str) -> AskingInWords:
+        """The same about some of the rows; the others have a reason why not."""
         reasons = list(self.made.reasons)
-        for row, most in zip(self.asked.tolist(), most_calls, strict=True):
-            reasons[row] = None if most else BUDGET
-        left = np.flatnonzero(most_calls)
+        for row in self.asked[~left].tolist():
+            reasons[row] = reason
         columns = {name: column[left] for name, column in self.columns.items()}
-        columns[MOST_CALLS] = np.array(most_calls, np.int64)[left]
-        ids = list(map(self.ids.__getitem__, left.tolist()))
+        ids = list(map(self.ids.__getitem__, np.flatnonzero(left).tolist()))
         made = replace(self.made, reasons=reasons)
         return replace(self, columns=columns, ids=ids, made=made, asked=self.asked[left])
 

@@ -14,12 +14,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamproc.core.decide.asking import Preparing, asking_of, shown
+from streamproc.core.decide.asking import Asking, AskingInWords, Preparing, asking_of, shown
 from streamproc.core.decide.frame import MODE, Context, Frame, Stage
 from streamproc.core.decide.spending import Spending
 from streamproc.core.decide.usable import Usable, causes_of, nothing_like
+from streamproc.core.llm.answer import LEAKED, UNWANTED
 from streamproc.core.llm.cache_policy import CACHE, CHECK
 from streamproc.core.llm.policy import TOOK
+from streamproc.core.llm.request import FLAGGED
 from streamproc.core.names import MODEL_OK, MODEL_STATUS, SCORED_BY
 from streamproc.core.plan import SCORE, ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask
@@ -28,6 +30,8 @@ from streamproc.core.sensitive import Masker
 MODEL: Final = "model"
 """The name of the stage."""
 NO_MODEL = "no_model"
+BARRED: Final = frozenset({FLAGGED, LEAKED, UNWANTED})
+"""Why an event is shown to no language model after the one that found that out."""
 NOT_ASKED = "mode_fallback"
 """Why there is no score while people let the fallback chain alone decide: the model may be what is wrong."""
 
@@ -51,18 +55,21 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
         made = yield from preparing.prepared([*ahead, *plan.shadows])
         frame.add(*shown(ahead, made))
         spending = Spending(frame, context, lanes)
-        together = [spending.reserved(asking_of(model, frame, made)) for model in (plan.model, *plan.shadows)]
+        barred = _barred(count, made[plan.model.name].reasons if plan.model.llm is not None else ())
+        asking = [asking_of(model, frame, made) for model in (plan.model, *plan.shadows)]
+        together = [spending.reserved(_without(one, barred)) for one in asking]
         answers = yield [one.ask() for one in together]
         for one, answer in zip(together, answers, strict=True):
             spending.settle(one, answer)
         taken, *beside = (one.usable(answer) for one, answer in zip(together, answers, strict=True))
         frame.shadows = list(map(_shadow, plan.shadows, beside))
+        barred |= _barred(count, taken.reasons if plan.model.llm is not None else ())
         status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
         seen = {*made}
         if plan.stand_ins and taken.missing.any():
             status = list(taken.reasons)
             for number, model in enumerate(plan.stand_ins, 2):
-                rows = np.flatnonzero(taken.missing)
+                rows = np.flatnonzero(taken.missing & ~barred if model.llm is not None else taken.missing)
                 if not len(rows):
                     continue
                 if model.llm is not None and model.name not in seen:
@@ -71,15 +78,27 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
                     seen.add(model.name)
                 else:
                     own = {model.name: made[model.name].some(rows)} if model.name in made else {}
-                asking = spending.reserved(asking_of(model, frame, own, rows))
-                [answer] = yield [asking.ask()]
-                spending.settle(asking, answer)
-                _stand_in(taken, asking.usable(answer), rows, scorers, number, plan.spent)
+                one = spending.reserved(asking_of(model, frame, own, rows))
+                [answer] = yield [one.ask()]
+                spending.settle(one, answer)
+                got = one.usable(answer)
+                if model.llm is not None:
+                    barred[rows] |= _barred(len(rows), got.reasons)
+                _stand_in(taken, got, rows, scorers, number, plan.spent)
         spending.keep()
         frame.add(*_not_shown(plan, frame, seen))
         _take(plan, frame, taken, status, scorers)
 
     return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)
+
+
+def _barred(count: int, reasons: Sequence[str | None]) -> NDArray[np.bool_]:
+    """Events that no further language model is shown, by the reasons of one: shape (events,)."""
+    return np.fromiter((reason in BARRED for reason in reasons or [None] * count), np.bool_, count)
+
+
+def _without(asking: Asking, barred: NDArray[np.bool_]) -> Asking:
+    return asking.barred(barred) if isinstance(asking, AskingInWords) else asking
 
 
 def _not_shown(plan: Plan, frame: Frame, seen: Collection[str]) -> list[pl.Series]:

@@ -19,7 +19,7 @@ from streamproc.core.decide.frame import Context, Frame
 from streamproc.core.llm.budget import MILLION, TOKENS_OF, Account, Ledger, Limit, Part, name_of
 from streamproc.core.llm.budget import MONEY as MONEY_OF
 from streamproc.core.llm.policy import MONEY, TOKENS
-from streamproc.core.llm.request import BUDGET_KEY, INPUT_BOUND, MOST_TOKENS
+from streamproc.core.llm.request import BUDGET_KEY, INPUT_BOUND, MOST_CALLS, MOST_TOKENS
 from streamproc.core.processor import Answer
 from streamproc.core.review.policy import Allowance
 from streamproc.core.versioned import read_kept
@@ -78,14 +78,16 @@ class Spending:
         return asking.within(allowed)
 
     def settle(self, asking: Asking, answer: Answer) -> None:
-        """Count what asking took. Where nobody says, it is what a call can take."""
+        """Count what asking took. Where nobody says, it is what all calls that there may have been can take."""
         if not (isinstance(asking, AskingInWords) and _counts(asking)):
             return
         count = len(asking.asked)
         sound = len(answer.reasons) == count
         tokens, money = answer.columns.get(TOKENS), answer.columns.get(MONEY)
         for place in range(count):
-            took = _bound(asking, place)
+            calls = int(asking.columns[MOST_CALLS][place])
+            tokens_each, money_each = _bound(asking, place)
+            took = calls * tokens_each, calls * money_each
             if sound and tokens is not None and money is not None:
                 took = int(tokens[place]), round(float(np.nan_to_num(money[place])) * MILLION)
             elif sound and answer.reasons[place] in NOT_CALLED:

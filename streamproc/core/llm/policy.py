@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import polars as pl
@@ -74,6 +74,11 @@ class LlmPlan:
     """Whether confidence is that of the tokens of the score, and not what the answer says of itself."""
 
     @property
+    def unlimited(self) -> LlmPlan:
+        """The same where nothing is spent, or where that is nobody's budget: without limits and without a cache."""
+        return replace(self, budget=BudgetPlan(price=self.budget.price), limits=LimitsPlan(), cache=None)
+
+    @property
     def prompts(self) -> Prompts:
         """What the file says of its prompt."""
         return Prompts(self.prompt, self.canary, self.canary_share)
@@ -138,7 +143,8 @@ class LlmPlan:
     @property
     def watched(self) -> tuple[str, ...]:
         """Those of its columns that may be watched for drift: not texts of any kind, nor times."""
-        free = {self.name(PROMPT), self.name(PROMPT_HASH), *self.free_texts}
+        # Tokens are counted with the instructions: another prompt would be drift.
+        free = {*map(self.name, (PROMPT, PROMPT_HASH, INPUT_TOKENS)), *self.free_texts}
         said = (name for name, kind in self.said.items() if not (kind.is_nested() or kind.is_temporal()))
         return tuple(name for name in (*self.given, *said) if name not in free)
 
