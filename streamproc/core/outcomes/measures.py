@@ -78,12 +78,14 @@ class Window:
     def _bounded(self, group: Group) -> Group:
         if group.prompt is not None:
             known = {one.prompt for one in self.groups if one.prompt not in (None, OTHER)}
-            full = len(known) >= MOST_PROMPTS or len(self.groups) >= 2 * MOST_GROUPS
-            if full and group.prompt not in known:
+            if len(known) >= MOST_PROMPTS and group.prompt not in known:
                 group = group._replace(prompt=OTHER)
         if group in self.groups or len(self.groups) < MOST_GROUPS:
             return group
-        return group.bare()
+        bare = group.bare()
+        if bare.prompt is None or bare in self.groups or len(self.groups) < 2 * MOST_GROUPS:
+            return bare
+        return bare._replace(prompt=OTHER)
 
     def merge(self, other: Window) -> None:
         """Add another lane's counts of the same window, or another window's."""
