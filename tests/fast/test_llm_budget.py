@@ -243,6 +243,48 @@ def test_keys_of_a_redis_expire_and_hold_no_text_of_events(server: RedisServer) 
         assert sorted(client.hget(name, "spent") for name in names if not name.endswith(b":ends")) == [b"18", b"98"]
 
 
+@needs_redis
+def test_a_period_of_another_length_is_another_account(server: RedisServer) -> None:
+    """Hours have larger numbers than days: what they say of one another would hold for years."""
+    hour = replace(TOKENS_ONLY, tokens=Limit(10 * BOUND, DAY // 24))
+
+    async def go() -> None:
+        there = shared(server)
+        for number, plan in enumerate((hour, TOKENS_ONLY)):
+            budgets = Budgets(there, plan, 100.0)
+            assert await budgets.reserve(f"0-{number}", "acme", 10 * BOUND, 0)
+            budgets.owe(Debt(f"0-{number}", "acme", 10 * BOUND, 0))
+            assert await budgets.tell()
+            assert not await budgets.reserve("0-9", "acme", 1, 0)
+        await there.close()
+
+    asyncio.run(go())
+
+
+@needs_redis
+def test_what_is_refused_lets_no_account_live_longer(server: RedisServer) -> None:
+    async def go() -> None:
+        there = shared(server)
+        budgets = Budgets(there, TOKENS_ONLY, 1.0)
+        assert not await budgets.reserve("0-0", "acme", 10 * BOUND + 1, 0)
+        budgets.owe(Debt("0-0", "acme", 0, 0))
+        assert await budgets.tell()
+        with server.client() as client:
+            assert not client.keys()
+            assert await budgets.reserve("0-1", "acme", 10 * BOUND, 0)
+            budgets.owe(Debt("0-1", "acme", 10 * BOUND, 0))
+            assert await budgets.tell()
+            [book] = client.keys()
+            client.pexpire(book, 5_000)
+            assert not await budgets.reserve("0-2", "acme", 1, 0)
+            budgets.owe(Debt("0-2", "acme", 0, 0))
+            assert await budgets.tell()
+            assert client.pttl(book) <= 5_000
+        await there.close()
+
+    asyncio.run(go())
+
+
 NO_HEDGES = LatencyPolicy(p95=0.2, p99=0.3, hedges=0.0)
 
 

@@ -18,13 +18,18 @@ MILLION: Final = 1_000_000
 _TURN: Final = """
 local function free(book, ends, owner)
   local held = tonumber(redis.call('HGET', book, 'of:' .. owner) or '0')
-  redis.call('HINCRBY', book, 'held', string.format('%.0f', 0 - held))
+  if held > 0 then
+    redis.call('HINCRBY', book, 'held', string.format('%.0f', 0 - held))
+  end
   redis.call('HDEL', book, 'of:' .. owner)
   redis.call('ZREM', ends, owner)
 end
+local function begin(book, period)
+  redis.call('HSETNX', book, 'period', string.format('%.0f', math.floor(now / period)))
+end
 local function turn(book, ends, period)
-  local number = math.floor(now / period)
-  if number > tonumber(redis.call('HGET', book, 'period') or '-1') then
+  local number, known = math.floor(now / period), redis.call('HGET', book, 'period')
+  if known and number > tonumber(known) then
     redis.call('HSET', book, 'period', string.format('%.0f', number), 'spent', '0')
   end
   for _, owner in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', now))) do
@@ -32,6 +37,7 @@ local function turn(book, ends, period)
   end
 end
 """
+"""Only what is held or spent makes a book, or lets it live longer: one where all is refused expires."""
 RESERVE: Final = f"""{NOW}{_TURN}
 local owner, ttl = ARGV[1], tonumber(ARGV[2])
 local extra = {{}}
@@ -47,6 +53,7 @@ for n = 1, #KEYS / 2 do
 end
 for n = 1, #KEYS / 2 do
   local book, ends, period = KEYS[2 * n - 1], KEYS[2 * n], tonumber(ARGV[3 * n + 1])
+  begin(book, period)
   redis.call('HINCRBY', book, 'held', string.format('%.0f', extra[n]))
   redis.call('HINCRBY', book, 'of:' .. owner, string.format('%.0f', extra[n]))
   redis.call('ZADD', ends, string.format('%.0f', now + ttl), owner)
@@ -62,8 +69,11 @@ for n = 1, #KEYS / 2 do
   local book, ends, period, amount = KEYS[2 * n - 1], KEYS[2 * n], tonumber(ARGV[2 * n + 1]), ARGV[2 * n + 2]
   turn(book, ends, period)
   free(book, ends, owner)
-  redis.call('HINCRBY', book, 'spent', amount)
-  redis.call('PEXPIRE', book, string.format('%.0f', math.ceil((period + ttl) / 1000)))
+  if tonumber(amount) > 0 then
+    begin(book, period)
+    redis.call('HINCRBY', book, 'spent', amount)
+    redis.call('PEXPIRE', book, string.format('%.0f', math.ceil((period + ttl) / 1000)))
+  end
 end
 return {{1}}
 """
@@ -119,14 +129,15 @@ class Budgets:
         await self.tell(anyway=True)
 
     def _accounts(self, key: str | None, tokens: int, money: int) -> tuple[list[str], list[Limit], list[int]]:
-        """The names of accounts, two each, with their limits and amounts."""
+        """The names of accounts, two each, with their limits and amounts. A period of another length is another
+        account: their numbers cannot be compared."""
         names, limits, amounts = list[str](), list[Limit](), list[int]()
-        for limit, name, amount in (
-            (self._plan.tokens, f"{TOKENS_OF}:{name_of(key)}", tokens),
-            (self._plan.money, MONEY, money),
+        for limit, kind, name, amount in (
+            (self._plan.tokens, TOKENS_OF, f":{name_of(key)}", tokens),
+            (self._plan.money, MONEY, "", money),
         ):
             if limit is not None:
-                book = f"{self._shared.prefix}:budget:{name}"
+                book = f"{self._shared.prefix}:budget:{kind}:{limit.period}{name}"
                 names += [book, f"{book}:ends"]
                 limits.append(limit)
                 amounts.append(amount)
