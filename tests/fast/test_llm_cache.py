@@ -254,13 +254,16 @@ def test_equal_rows_that_come_to_nothing_are_a_few_calls() -> None:
         assert len(server.asked) == 4  # that it failed is not kept
 
 
+def among(asked: Score, name: str, column: Any) -> Score:
+    """The same with one more column."""
+    return replace(asked, columns={**asked.columns, name: column})
+
+
 @pytest.mark.parametrize("count", [3, 1_000])
 def test_rows_without_a_budget_of_their_own_do_not_speak_for_others(count: int) -> None:
-    """Lanes say that there is no call for all but the last row; with another, four would be asked about in vain."""
+    """Lanes say that there is no call for all but the last row; the one that may is asked about for itself and for who comes after it."""
     with keeping(saying(GOOD)) as (made, server):
-        asked = ask(*["a"] * (count + 2))
-        asked.columns[MOST_CALLS] = np.array([0] * count + [1, 0])
-        answer = answered(made, asked)
+        answer = answered(made, among(ask(*["a"] * (count + 2)), MOST_CALLS, np.array([0] * count + [1, 0])))
         assert answer.reasons == ["budget"] * count + [None] * 2
         assert answer.columns[CACHE].tolist() == [None] * (count + 1) + [EXACT]
         assert len(server.asked) == 1
@@ -271,11 +274,8 @@ def test_rows_without_a_budget_of_their_own_do_not_speak_for_others(count: int) 
 def test_a_limit_of_one_key_is_none_of_another() -> None:
     plan = replace(KEEPING, limits=LimitsPlan(None, "tenant", Rate(1, 60_000_000)))
     with keeping(saying(GOOD), plan=plan) as (made, server):
-        first, later = ask("first"), ask(*["same"] * 6)
-        first.columns[LIMIT_KEY] = np.array(["a"], object)
-        later.columns[LIMIT_KEY] = np.array([*"aaaabc"], object)
-        assert answered(made, first).reasons == [None]
-        answer = answered(made, later)
+        assert answered(made, among(ask("first"), LIMIT_KEY, np.array(["a"], object))).reasons == [None]
+        answer = answered(made, among(ask(*["same"] * 6), LIMIT_KEY, np.array([*"aaaabc"], object)))
         assert answer.reasons == ["rate_limited"] * 4 + [None] * 2
         assert len(server.asked) == 2
 
