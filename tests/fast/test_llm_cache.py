@@ -261,7 +261,8 @@ def among(asked: Score, name: str, column: Any) -> Score:
 
 @pytest.mark.parametrize("count", [3, 1_000])
 def test_rows_without_a_budget_of_their_own_do_not_speak_for_others(count: int) -> None:
-    """Lanes say that there is no call for all but the last row; the one that may is asked about for itself and for who comes after it."""
+    """Lanes say that there is no call for all but the last but one, which
+    is asked about for itself and for who comes after it."""
     with keeping(saying(GOOD)) as (made, server):
         answer = answered(made, among(ask(*["a"] * (count + 2)), MOST_CALLS, np.array([0] * count + [1, 0])))
         assert answer.reasons == ["budget"] * count + [None] * 2
