@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tracemalloc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +208,7 @@ def test_the_likest_is_what_a_loop_finds(steps: list[tuple[int, int, int, int]])
             if one[1] @ vector >= threshold and one[3] > now and one[2] is wordings[worded]
         ]
         assert texts.nearest(partition, vector, wordings[worded], now) == (max(best)[1] if best else None)
+        there[:] = [one for one in there if one[3] > now]
         texts.add(partition, key, "p", vector, wordings[worded], now, now + later)
         entry = (key, vector, wordings[worded], float(now + later), now)
         same = [place for place, one in enumerate(there) if one[0] == key]
@@ -495,3 +498,36 @@ def test_texts_whose_time_is_over_do_not_hide_others() -> None:
     for number in range(40):
         texts.add(b"", bytes([number]), "p", vector, wording, number, 1.0 if number < 39 else 9.0)
     assert texts.nearest(b"", vector, wording, 5.0) == 39
+
+
+def test_texts_whose_time_is_over_are_let_go_once_their_partition_is_asked() -> None:
+    class Thing:
+        pass
+
+    texts, vector, wording = Nearby[Thing](2_000, 0.5), np.eye(2, dtype=np.float32)[0], Wording.of("a")
+    things = [Thing() for _ in range(100)]
+    there = [weakref.ref(thing) for thing in things]
+    for number, thing in enumerate(things):
+        texts.add(b"a", bytes([number]), "p", vector, wording, thing, 1.0 if number < 90 else 9.0)
+    texts.add(b"b", b"", "p", vector, wording, Thing(), 1.0)
+    del thing, things
+    room = texts.rows
+    assert texts.nearest(b"a", vector, wording, 5.0) is not None
+    assert sum(one() is not None for one in there) == 10
+    assert texts.rows == room - 128 + 10
+    for name in (b"a", b"b"):
+        assert texts.nearest(name, vector, wording, 9.0) is None
+    assert texts.rows == 0
+    texts.forget("p")
+
+
+def test_a_partition_takes_no_more_memory_than_it_has_room() -> None:
+    vector, wording = np.eye(384, dtype=np.float32)[0], Wording.of("a")
+    tracemalloc.start()
+    try:
+        texts = Nearby[int](100_000, 0.5)
+        for number in range(100):
+            texts.add(number.to_bytes(2, "big"), b"", "p", vector, wording, number, 1.0)
+        assert tracemalloc.get_traced_memory()[0] < 100 * 4 * 385 * 8
+    finally:
+        tracemalloc.stop()

@@ -24,7 +24,7 @@ from streamproc.core.llm.policy import CALLS, MONEY, TOKENS
 from streamproc.core.llm.request import BUDGET_KEY, INPUT_BOUND, MOST_CALLS, MOST_TOKENS, SYSTEM, USER
 from streamproc.core.processor import Answer, Score
 from streamproc.io.breaker import BreakerPolicy
-from streamproc.io.llm.budgets import Budgets, Debt
+from streamproc.io.llm.budgets import MOST_KEPT, MOST_OWNERS, Budgets, Debt
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.llm.shared import Shared
@@ -170,7 +170,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 WORKER = """
 import asyncio, sys
 from streamproc.core.llm.budget import BudgetPlan, Limit
-from streamproc.io.llm.budgets import Budgets, Debt
+from streamproc.io.llm.budgets import MOST_KEPT, MOST_OWNERS, Budgets, Debt
 from streamproc.io.llm.shared import Shared
 
 async def go(url, number):
@@ -241,6 +241,48 @@ def test_keys_of_a_redis_expire_and_hold_no_text_of_events(server: RedisServer) 
         assert all(0 < client.pttl(name) <= 86_402_000 for name in names)
         assert not any(b"Jane" in name for name in names)
         assert sorted(client.hget(name, "spent") for name in names if not name.endswith(b":ends")) == [b"18", b"98"]
+
+
+@needs_redis
+def test_a_period_of_another_length_is_another_account(server: RedisServer) -> None:
+    """Hours have larger numbers than days: what they say of one another would hold for years."""
+    hour = replace(TOKENS_ONLY, tokens=Limit(10 * BOUND, DAY // 24))
+
+    async def go() -> None:
+        there = shared(server)
+        for number, plan in enumerate((hour, TOKENS_ONLY)):
+            budgets = Budgets(there, plan, 100.0)
+            assert await budgets.reserve(f"0-{number}", "acme", 10 * BOUND, 0)
+            budgets.owe(Debt(f"0-{number}", "acme", 10 * BOUND, 0))
+            assert await budgets.tell()
+            assert not await budgets.reserve("0-9", "acme", 1, 0)
+        await there.close()
+
+    asyncio.run(go())
+
+
+@needs_redis
+def test_what_is_refused_lets_no_account_live_longer(server: RedisServer) -> None:
+    async def go() -> None:
+        there = shared(server)
+        budgets = Budgets(there, TOKENS_ONLY, 1.0)
+        assert not await budgets.reserve("0-0", "acme", 10 * BOUND + 1, 0)
+        budgets.owe(Debt("0-0", "acme", 0, 0))
+        assert await budgets.tell()
+        with server.client() as client:
+            assert not client.keys()
+            assert await budgets.reserve("0-1", "acme", 10 * BOUND, 0)
+            budgets.owe(Debt("0-1", "acme", 10 * BOUND, 0))
+            assert await budgets.tell()
+            [book] = client.keys()
+            client.pexpire(book, 5_000)
+            assert not await budgets.reserve("0-2", "acme", 1, 0)
+            budgets.owe(Debt("0-2", "acme", 0, 0))
+            assert await budgets.tell()
+            assert client.pttl(book) <= 5_000
+        await there.close()
+
+    asyncio.run(go())
 
 
 NO_HEDGES = LatencyPolicy(p95=0.2, p99=0.3, hedges=0.0)
@@ -374,6 +416,98 @@ def test_a_redis_that_hangs_dies_and_comes_back_costs_no_time_and_no_money(serve
         assert len(stub.asked) == asked
         server.start()
         until_it_answers(made, stub, 300)
+
+
+@needs_redis
+def test_rows_that_a_redis_was_never_asked_for_owe_nothing(server: RedisServer) -> None:
+    with model(said(TEXT), TOKENS_ONLY, shared(server)) as (made, _):
+        assert answered(made, ask(1)).reasons == [None]
+        server.kill()
+        for turn in range(5):
+            assert set(answered(made, ask(200, first=1 + 200 * turn)).reasons) == {"budget"}
+        assert made._budgets is not None
+        assert made._budgets._owners <= 8  # until the breaker opened
+
+
+@needs_redis
+def test_debts_are_told_by_key_and_never_left_out(server: RedisServer) -> None:
+    """Two keys' worth of 11,000 rows in a few scripts; beyond the bound owners are forgotten, and no spending."""
+
+    async def go() -> None:
+        there = Counting(server.url, "streamproc:{p:llm}")
+        budgets = Budgets(there, replace(TOKENS_ONLY, tokens=Limit(10**9, DAY)), 100.0)
+        assert await budgets.reserve("0-0", "a", 500, 0)
+        for row in range(11_000):
+            budgets.owe(Debt(f"0-{row}", "ab"[row % 2], 1 + row % 2, 0))
+        for row in range(1_000):
+            budgets.owe(Debt(f"1-{row}", f"c{row}", 0, 0))
+        assert budgets._owners == MOST_KEPT
+        assert set(budgets._debts) == {"a", "b"}
+        before = there.runs
+        assert await budgets.tell()
+        assert (there.runs - before, budgets._owners) == (MOST_KEPT // MOST_OWNERS, 0)
+        await there.close()
+
+    asyncio.run(go())
+    with server.client() as client:
+        books = [name for name in client.scan_iter() if not name.endswith(b":ends")]
+        assert sorted(int(client.hget(book, "spent") or 0) for book in books) == [5_500, 11_000]
+        assert sum(int(client.hget(book, "held") or 0) for book in books) == 0
+
+
+class Counting(Shared):
+    """Counts scripts, and can lose what they say."""
+
+    runs = 0
+    loses = 0
+
+    async def run(self, *args: Any, **more: Any) -> list[int] | None:
+        self.runs += 1
+        said_ = await super().run(*args, **more)
+        if self.loses:
+            self.loses -= 1
+            return None
+        return said_
+
+
+@needs_redis
+def test_what_is_told_again_counts_once(server: RedisServer) -> None:
+    async def go() -> None:
+        there = Counting(server.url, "streamproc:{p:llm}")
+        budgets = Budgets(there, TOKENS_ONLY, 100.0)
+        budgets.owe(Debt("0-1", "acme", 100, 0))
+        there.loses = 3
+        assert [await budgets.tell() for _ in range(2)] == [False, False]
+        budgets.owe(Debt("0-2", "acme", 7, 0))
+        assert [await budgets.tell() for _ in range(2)] == [False, True]
+        await there.close()
+
+    asyncio.run(go())
+    with server.client() as client:
+        [book] = client.keys()
+        assert client.hget(book, "spent") == b"107"
+
+
+@needs_redis
+def test_rows_that_reach_their_deadline_say_nothing_of_the_redis(server: RedisServer) -> None:
+    async def go() -> None:
+        there = shared(server)
+        budgets = Budgets(there, TOKENS_ONLY, 100.0)
+        for number in range(4):
+            assert await budgets.reserve(f"0-{number}", "acme", 1, 0)
+        server.pause()
+        for number in range(8):
+            waiting = asyncio.create_task(budgets.reserve(f"1-{number}", "acme", 1, 0))
+            await asyncio.sleep(0)
+            assert there._turns.locked()  # it is its turn
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        server.go_on()
+        assert there._breaker.state == "closed"
+        assert await budgets.reserve("2-0", "acme", 1, 0)
+        await there.close()
+
+    asyncio.run(go())
 
 
 def until_it_answers(made: LlmModel, stub: Server, first: int) -> None:

@@ -24,7 +24,19 @@ from streamproc.core.llm.cache import key_of, partition_of, said, scope_of
 from streamproc.core.llm.cache_policy import CACHE, EXACT, CachePolicy
 from streamproc.core.llm.policy import CALLS, PROMPT_HASH, LlmPlan
 from streamproc.core.llm.prompt import Marks
-from streamproc.core.llm.request import CANARY, INPUT, INPUT_BOUND, MOST_TOKENS, SYSTEM, TENANT, USER, requests
+from streamproc.core.llm.rates import LimitsPlan, Rate
+from streamproc.core.llm.request import (
+    CANARY,
+    INPUT,
+    INPUT_BOUND,
+    LIMIT_KEY,
+    MOST_CALLS,
+    MOST_TOKENS,
+    SYSTEM,
+    TENANT,
+    USER,
+    requests,
+)
 from streamproc.core.processor import Answer, Score
 from streamproc.errors import UserError
 from streamproc.io.breaker import BreakerPolicy
@@ -240,6 +252,33 @@ def test_equal_rows_that_come_to_nothing_are_a_few_calls() -> None:
         assert len(server.asked) == 3
         assert answered(made, ask("a")).reasons == ["model_error"]
         assert len(server.asked) == 4  # that it failed is not kept
+
+
+def among(asked: Score, name: str, column: Any) -> Score:
+    """The same with one more column."""
+    return replace(asked, columns={**asked.columns, name: column})
+
+
+@pytest.mark.parametrize("count", [3, 1_000])
+def test_rows_without_a_budget_of_their_own_do_not_speak_for_others(count: int) -> None:
+    """Lanes say that there is no call for all but the last but one, which
+    is asked about for itself and for who comes after it."""
+    with keeping(saying(GOOD)) as (made, server):
+        answer = answered(made, among(ask(*["a"] * (count + 2)), MOST_CALLS, np.array([0] * count + [1, 0])))
+        assert answer.reasons == ["budget"] * count + [None] * 2
+        assert answer.columns[CACHE].tolist() == [None] * (count + 1) + [EXACT]
+        assert len(server.asked) == 1
+        made_cache = made._cache
+        assert made_cache is not None and not made_cache._flights
+
+
+def test_a_limit_of_one_key_is_none_of_another() -> None:
+    plan = replace(KEEPING, limits=LimitsPlan(None, "tenant", Rate(1, 60_000_000)))
+    with keeping(saying(GOOD), plan=plan) as (made, server):
+        assert answered(made, among(ask("first"), LIMIT_KEY, np.array(["a"], object))).reasons == [None]
+        answer = answered(made, among(ask(*["same"] * 6), LIMIT_KEY, np.array([*"aaaabc"], object)))
+        assert answer.reasons == ["rate_limited"] * 4 + [None] * 2
+        assert len(server.asked) == 2
 
 
 def test_who_waits_for_another_row_waits_no_longer_than_its_own_time() -> None:

@@ -229,6 +229,15 @@ def test_events_over_the_budget_are_not_asked_about_and_the_next_period_begins_a
     assert reasons(one) == [None]
 
 
+def test_a_period_of_another_length_begins_anew_in_lanes(plan: Plan) -> None:
+    """What was spent in a day would else be spent in each of its hours."""
+    day, hour = (with_budget(plan, BudgetPlan("tenant", Limit(BOUND, n * HOUR))) for n in (24, 1))
+    lanes = Lanes(day)
+    assert reasons(lanes.decide([["a", "a"], []], all_of(BOUND))[0]) == [None, "budget"]
+    lanes.processor = DecideProcessor.of(hour, None, lanes=2)
+    assert reasons(lanes.decide([["a", "a"], []], all_of(BOUND))[0]) == [None, "budget"]
+
+
 def test_a_batch_that_is_run_again_reserves_anew(plan: Plan) -> None:
     lanes = Lanes(plan)
     first = lanes.decide([["a"] * 4, []], all_of(BOUND), commits=False)

@@ -110,16 +110,19 @@ class Spending:
             self._frame.change(lane, TABLE, entries)
 
     def _parts(self, asking: AskingInWords, place: int, tokens: int, money: int) -> list[Part]:
-        """So much of each account that a row is for, by its place among those that are asked about."""
+        """So much of each account that a row is for, by its place among those that are asked about. A period of another
+        length is another account, or what was spent in a day would count in each of its hours."""
         row = int(asking.rows[asking.asked[place]])
         plan, lane = asking.llm.budget, self._lane_of[row]
         begin = asking.model.name.encode() + b"\0"
         parts = list[Part]()
         if plan.tokens is not None:
-            key = begin + TOKENS_OF.encode() + b"\0" + name_of(asking.columns[BUDGET_KEY][place]).encode()
+            name = name_of(asking.columns[BUDGET_KEY][place])
+            key = begin + f"{TOKENS_OF}\0{plan.tokens.period}\0{name}".encode()
             parts.append(Part((lane, key), plan.tokens, tokens))
         if plan.money is not None:
-            parts.append(Part((lane, begin + MONEY_OF.encode()), self._share(plan.money, row), money))
+            key = begin + f"{MONEY_OF}\0{plan.money.period}".encode()
+            parts.append(Part((lane, key), self._share(plan.money, row), money))
         return parts
 
     def _share(self, money: Limit, row: int) -> Limit:

@@ -71,7 +71,7 @@ class BudgetPlan:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """So much of one account."""
+    """So much of one account, whose limit always has the same period: the account of another one has another name."""
 
     account: Hashable
     limit: Limit

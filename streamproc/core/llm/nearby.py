@@ -30,13 +30,13 @@ class _Text(Generic[Thing]):
 
 
 class _Partition(Generic[Thing]):
-    """Texts in a ring: the oldest goes where there is no room."""
+    """Texts in a ring: the oldest goes where there is no room. There is room for ``len(vectors)``."""
 
     def __init__(self, most: int, dimensions: int) -> None:
         self._most = most
-        self.vectors = np.zeros((min(FIRST_ROWS, most), dimensions), np.float32)
         self.texts = list[_Text[Thing]]()
-        self._untils = np.zeros(most)
+        self.vectors = np.zeros((min(FIRST_ROWS, most), dimensions), np.float32)
+        self._untils = np.zeros(len(self.vectors))
         self._rows = dict[bytes, int]()
         self._oldest = 0
 
@@ -46,18 +46,35 @@ class _Partition(Generic[Thing]):
             row = len(self.texts)
             self.texts.append(text)
             if row == len(self.vectors):
-                more = np.zeros((min(2 * row, self._most) - row, self.vectors.shape[1]), np.float32)
-                self.vectors = np.concatenate([self.vectors, more])
+                self._room(np.arange(row), min(2 * row, self._most))
         elif row is None:
             row = self._oldest
             self._oldest = (row + 1) % self._most
             del self._rows[self.texts[row].key]
         self.texts[row], self.vectors[row], self._untils[row], self._rows[text.key] = text, vector, until, row
 
-    def nearest(self, vector: Vector, wording: Wording, threshold: float, now: float) -> Thing | None:
+    def expire(self, now: float) -> None:
+        """Let go of texts whose time is over, and of the room that they had."""
         count = len(self.texts)
-        likeness = self.vectors[:count] @ vector
-        rows = np.flatnonzero((likeness >= threshold) & (self._untils[:count] > now))
+        live = self._untils[:count] > now
+        if live.all():
+            return
+        order = np.roll(np.arange(count), -self._oldest)
+        kept = order[live[order]]
+        self.texts = [self.texts[row] for row in kept.tolist()]
+        self._rows = {text.key: row for row, text in enumerate(self.texts)}
+        self._oldest = 0
+        self._room(kept, max(len(kept), min(FIRST_ROWS, self._most)))
+
+    def _room(self, kept: NDArray[np.intp], count: int) -> None:
+        """Have room for so many, with these rows as the first ones."""
+        vectors, untils = np.zeros((count, self.vectors.shape[1]), np.float32), np.zeros(count)
+        vectors[: len(kept)], untils[: len(kept)] = self.vectors[kept], self._untils[kept]
+        self.vectors, self._untils = vectors, untils
+
+    def nearest(self, vector: Vector, wording: Wording, threshold: float) -> Thing | None:
+        likeness = self.vectors[: len(self.texts)] @ vector
+        rows = np.flatnonzero(likeness >= threshold)
         for row in rows[np.argsort(-likeness[rows], kind="stable")][:MOST_LOOKED_AT].tolist():
             text: _Text[Thing] = self.texts[row]
             if text.wording.agrees(wording):
@@ -76,12 +93,19 @@ class Nearby(Generic[Thing]):
         """Rows that there is room for, used or not: what the memory goes by."""
 
     def nearest(self, partition: bytes, vector: Vector, wording: Wording, now: float) -> Thing | None:
-        """What was answered to the likest text whose words agree; ``None`` where there is none."""
+        """What was answered to the likest text whose words agree; ``None`` where there is none. What is over in that
+        partition is let go."""
         there = self._partitions.get(partition)
         if there is None:
             return None
+        before = len(there.vectors)
+        there.expire(now)
+        self.rows += len(there.vectors) - before
+        if not there.texts:
+            self._drop(partition)
+            return None
         self._partitions.move_to_end(partition)
-        return there.nearest(vector, wording, self._threshold, now)
+        return there.nearest(vector, wording, self._threshold)
 
     def add(
         self, partition: bytes, key: bytes, prompt: str, vector: Vector, wording: Wording, thing: Thing, until: float

@@ -31,13 +31,20 @@ Call: TypeAlias = Callable[[int], Awaitable[None]]
 """Asks the model about a row, by its number; what comes of it stands in the row then."""
 
 
+OF_ITS_OWN: Final = frozenset({"budget", "rate_limited"})
+"""Reasons of a row that was not asked about, which lie in its own keys and say nothing of the question."""
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """A question that is being asked, by the ``leader``-th row of those that ask it. It ends with the answer, or with
-    the reason why there is none."""
+    """A question that is being asked by the row ``by``, which has the ``turn``; ``rows`` wait for it or lead. It ends
+    with the answer, or with the reason why there is none after so many ``failed``; ``found`` is that then."""
 
-    leader: int = 1
-    end: asyncio.Future[Given | str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    rows: int = 0
+    by: Row | None = None
+    failed: int = 0
+    found: Given | str | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class AnswerCache:
@@ -63,9 +70,11 @@ class AnswerCache:
         for number, question in enumerate(questions):
             flight = self._flights.get(question.key)
             if flight is None:
-                leading[number] = self._flights[question.key] = _Flight()
+                leading[number] = flight = self._flights[question.key] = _Flight(by=rows[number])
+                await flight.turn.acquire()  # nobody else knows of it
             else:
                 following[number] = flight
+            flight.rows += 1
         try:
             known = await self._known([questions[number] for number in leading], until)
             leads = [
@@ -79,7 +88,11 @@ class AnswerCache:
             await asyncio.gather(*leads, *follows)
         finally:
             for number, flight in leading.items():  # where this was given up before they began
-                self._ended(questions[number].key, flight, "busy")
+                self._ended(questions[number].key, flight, rows[number], "busy")
+            for number, flight in (leading | following).items():
+                flight.rows -= 1
+                if not flight.rows:
+                    self._let_go(questions[number].key, flight)
 
     async def forget(self, prompt: str) -> int:
         """Let go of what was kept of a prompt, by its hash; how many answers to equal texts that were."""
@@ -141,30 +154,27 @@ class AnswerCache:
             else:
                 found = await self._asked(question, row, call, number, until)
         finally:
-            self._ended(question.key, flight, found)
+            self._ended(question.key, flight, row, found)
 
     async def _follow(
         self, question: Question, row: Row, flight: _Flight, call: Call, number: int, until: float
     ) -> None:
         """Wait for the answer of the row that leads, and lead where there is none."""
         row.reason = "timeout"
-        following: _Flight | None = flight
         try:
             async with asyncio.timeout_at(until):
-                while following is not None:
-                    flight = following
-                    found = await asyncio.shield(flight.end)
-                    if not isinstance(found, str):
-                        _give(row, *found)
-                        return
-                    if flight.leader >= MOST_LEADERS:
-                        row.reason = found
-                        return
-                    following = self._flights.get(question.key)  # that of another one that waited too
+                await flight.turn.acquire()  # one after another: each that comes to nothing wakes one other
         except TimeoutError:
             return
-        flight = self._flights[question.key] = _Flight(flight.leader + 1)
-        await self._lead(question, row, flight, None, call, number, until)
+        if flight.found is None:
+            flight.by = row
+            await self._lead(question, row, flight, None, call, number, until)
+            return
+        flight.turn.release()
+        if isinstance(flight.found, str):
+            row.reason = flight.found
+        else:
+            _give(row, *flight.found)
 
     async def _asked(self, question: Question, row: Row, call: Call, number: int, until: float) -> Given | str:
         """What was kept for a like text, or what the model says; that is kept, where it may be."""
@@ -188,11 +198,23 @@ class AnswerCache:
                 self._alike.add(question, like, kept, fresh)
         return kept, EXACT
 
-    def _ended(self, key: bytes, flight: _Flight, found: Given | str) -> None:
+    def _ended(self, key: bytes, flight: _Flight, row: Row, found: Given | str) -> None:
+        """What came of a row that leads. Where that is nothing, the next one leads."""
+        if flight.by is not row:
+            return
+        flight.by = None
+        if not isinstance(found, str):
+            flight.found = found
+        elif row.calls or found not in OF_ITS_OWN:
+            flight.failed += 1
+            flight.found = found if flight.failed >= MOST_LEADERS else None
+        if flight.found is not None:
+            self._let_go(key, flight)
+        flight.turn.release()
+
+    def _let_go(self, key: bytes, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if not flight.end.done():
-            flight.end.set_result(found)
 
 
 def _give(row: Row, kept: Kept, how: str) -> None:

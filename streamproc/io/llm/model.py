@@ -205,10 +205,10 @@ class LlmModel:
         if row.allowed >= row.most_calls:
             return False
         if self._budgets is not None:
-            row.reserves = True
             cost = self._plan.budget.cost(row.input_tokens, row.most_tokens)
             calls = row.allowed + 1
-            if not await self._budgets.reserve(row.id, row.budget_key, calls * row.bound, calls * cost):
+            wanted = row.id, row.budget_key, calls * row.bound, calls * cost
+            if not await self._budgets.reserve(*wanted, sent=row.may_hold):
                 return False
         row.allowed += 1
         return True

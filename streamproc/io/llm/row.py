@@ -56,6 +56,10 @@ class Row:
         """Tokens that a call can take."""
         return self.input_tokens + self.most_tokens
 
+    def may_hold(self) -> None:
+        """A Redis is asked to reserve something for it."""
+        self.reserves = True
+
     def pay(self, budget: BudgetPlan, completion: Completion | None) -> None:
         """Count what a call took: as the server counts, or all that it can have been where that is not known."""
         own, answer = self.input_tokens, self.most_tokens

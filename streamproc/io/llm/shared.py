@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from streamproc.io.breaker import Breaker, BreakerPolicy
+from streamproc.io.breaker import Breaker, BreakerPolicy, Permit
 from streamproc.io.redis_client import redis_client
 
 if TYPE_CHECKING:
@@ -41,28 +41,46 @@ class Shared:
     def __post_init__(self) -> None:
         redis_client(self.url, 1)  # what is wrong with the address shows here
 
-    async def run(self, script: str, keys: Sequence[str], *args: int | str, anyway: bool = False) -> list[int] | None:
-        """What a script says; ``None`` where that is not known, and it may have been run or not.
+    async def run(
+        self,
+        script: str,
+        keys: Sequence[str],
+        *args: int | str,
+        anyway: bool = False,
+        sent: Callable[[], None] | None = None,
+    ) -> list[int] | None:
+        """What a script says; ``None`` where that is not known, and it may have been run or not. ``sent`` is called
+        just before it could be run.
 
         A Redis that has just failed is not asked, or everybody would wait for it; but ``anyway``.
         """
+        async with self._turns:
+            permit = self._breaker.allows(time.monotonic())
+            if permit is None and not anyway:
+                return None
+            if sent is not None:
+                sent()
+            return await self._run(script, keys, args, permit)
+
+    async def _run(
+        self, script: str, keys: Sequence[str], args: Sequence[int | str], permit: Permit | None
+    ) -> list[int] | None:
         from redis.exceptions import RedisError
 
+        failed: bool | None = None  # whoever is cancelled has no time left: that says nothing of the Redis
         try:
-            async with self._turns, asyncio.timeout(PATIENCE):
-                permit = self._breaker.allows(time.monotonic())
-                if permit is None and not anyway:
-                    return None
-                failed = True
-                try:
-                    said: list[int] = await self._script(script)(keys=keys, args=args)
-                    failed = False
-                    return said
-                finally:
-                    if permit is not None:
-                        self._breaker.ended(permit, failed, time.monotonic())
+            async with asyncio.timeout(PATIENCE):
+                said: list[int] = await self._script(script)(keys=keys, args=args)
+            failed = False
+            return said
         except (RedisError, OSError, TimeoutError):
+            failed = True
             return None
+        finally:
+            if permit is not None and failed is None:
+                self._breaker.withdrawn(permit)
+            elif permit is not None:
+                self._breaker.ended(permit, failed is True, time.monotonic())
 
     def _script(self, text: str) -> Any:
         if self._client is None:
