@@ -31,7 +31,7 @@ from streamproc.plan.prompts import parse
 from streamproc.sample import example
 from streamproc.seeing import Seeing
 from tests.fast.test_llm_pipeline import GOOD, PROMPT, folder
-from tests.fast.test_llm_prompts import SECOND, labelled, sha
+from tests.fast.test_llm_prompts import FRONTS, SECOND, labelled, sha
 from tests.fast.test_signed_control import key
 from tests.record_schemas import problems
 
@@ -126,6 +126,17 @@ def test_what_cannot_be_used_is_refused_and_the_old_versions_hold(
     assert "is empty" in refused(empty, folder, caplog)
     strange = said(Prompts(Prompt("triage", "a\nb", "Be kind.", sha("Be kind."))), day=2)
     assert "is no name of a version" in refused(strange, folder, caplog)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_no_text_that_is_said_ends_a_worker(folder: Path, front: str) -> None:
+    text = f"---\n{front}\n---\nBe kind.\n"
+    record = said(Prompts(Prompt("triage", "3", text, sha(text))), day=2)
+    try:
+        read = parse("triage", "3", text.encode(errors="replace")).version
+    except UserError:
+        read = "2"
+    assert used(Seeing(opened(folder)), said(Prompts(TWO)), record) == read
 
 
 def signing(folder: Path, key: Path) -> Seeing:
