@@ -119,8 +119,8 @@ class Registry:
         labels = self.labels
         production = self.read(labels.production)
         if labels.canary is None:
-            return Prompts(production)
-        return Prompts(production, self.read(labels.canary.version), labels.canary.share)
+            return Prompts(production, registered=labels.versions)
+        return Prompts(production, self.read(labels.canary.version), labels.canary.share, labels.versions)
 
 
 def read_prompts(folder: Path) -> Prompts:
