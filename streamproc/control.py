@@ -11,16 +11,19 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from streamproc.baselines import kept_or_learned
-from streamproc.core.control import Control, NewNormal, Said, dumps, loads
+from streamproc.core.control import Control, NewLabels, NewNormal, Said, dumps, loads, signable
 from streamproc.core.drift.baseline import Baseline
 from streamproc.core.drift.baseline import loads as load_baseline
 from streamproc.core.drift.panes import read as read_panes
 from streamproc.core.plan import Plan
 from streamproc.core.records import TYPED, Topics
+from streamproc.core.signatures import Signatures, Unsound
 from streamproc.errors import BrokerUnavailable, UserError, causes
+from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.reader import reading
-from streamproc.pipeline import Pipeline
+from streamproc.labels import Labels
+from streamproc.pipeline import Pipeline, signatures_of
 from streamproc.redrive import TAKEN_OVER
 from streamproc.rows import Told
 from streamproc.topics import LARGE_BYTES
@@ -117,6 +120,34 @@ async def read_audit(connection: Connection, pipeline: str) -> AsyncIterator[tup
                     log.warning("a record on the audit topic is left out: %s", error)
                     continue
                 yield record.offset, said
+
+
+async def recall(connection: Connection, plan: Plan, labels: Labels) -> None:
+    """Where the newest labels of a prompt do not count, let the last ones on the audit topic that do count hold.
+
+    Compaction leaves but the newest record of a key: without this, one that does not count would change what a worker
+    uses that starts after it.
+    """
+    if not labels.lost or plan.topics.audit not in await admin.describe(connection, [plan.topics.audit]):
+        return
+    said = [one async for _, one in read_audit(connection, plan.pipeline)]
+    labels.recall(one for one in said if isinstance(one, NewLabels) and one.pipeline == plan.pipeline)
+
+
+async def running_labels(connection: Connection, plan: Plan) -> Labels:
+    """What of the labels that were said counts for a worker that starts now, with the files of this plan."""
+    signatures = signatures_of(plan)
+    labels = Labels(plan, signatures.required, lambda said: isinstance(soundness(signatures, said), bool))
+    values = await newest_values(connection, plan.topics.control)
+    labels.hear(control_of(values, plan.pipeline).labels, values)
+    await recall(connection, plan, labels)
+    return labels
+
+
+def soundness(signatures: Signatures, said: Said) -> bool | Unsound:
+    """Whether a record is signed, or why it does not count."""
+    signature = None if said.signature is None else said.signature.encode()
+    return signatures.check(signable(said), said.by, said.by, signature)
 
 
 async def running_plan(connection: Connection, decisions: str) -> str | None:

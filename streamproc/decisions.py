@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -168,18 +169,27 @@ async def kept(
 async def prompts_of(
     connection: Connection, pipeline: str, decision: Mapping[str, Any], folder: Path | None
 ) -> dict[str, str | None]:
-    """The files of the prompts that a decision names, by their hashes: from the artefacts, or from what people said."""
+    """The files of the prompts that a decision names, by their hashes: from the artefacts, or from what people said.
+
+    A text that is not that of its hash is none of them, wherever it stands.
+    """
     named = {name: value for name, value in decision["features"].items() if name.endswith(f"_{PROMPT_HASH}")}
     hashes = [value for value in named.values() if isinstance(value, str)]
     if not hashes:
         return {}
     files = await kept(connection, pipeline, "prompt", hashes, folder)
-    found: dict[str, str | None] = {one: files[one].decode() if one in files else None for one in hashes}
+    found: dict[str, str | None] = {one: _text_of(one, files.get(one)) for one in hashes}
     audit = Topics.of(pipeline).audit
     if None in found.values() and audit in await admin.describe(connection, [audit]):
         async for _, said in read_audit(connection, pipeline):
             if isinstance(said, NewLabels):
                 for one in filter(None, (said.production, said.canary)):
                     if found.get(one.hash, "") is None:
-                        found[one.hash] = one.text
+                        found[one.hash] = _text_of(one.hash, one.text.encode(errors="replace"))
     return found
+
+
+def _text_of(sha256: str, raw: bytes | None) -> str | None:
+    """The text of a file, where it is the one of this hash."""
+    is_it = raw is not None and hashlib.sha256(raw).hexdigest() == sha256
+    return raw.decode(errors="replace") if raw is not None and is_it else None

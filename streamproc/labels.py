@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from streamproc.core.control import NewLabels, PromptFile
+from streamproc.core.control import PROMPT_KEY, NewLabels, PromptFile
 from streamproc.core.llm.policy import LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import MILLION, Prompts
@@ -101,9 +101,13 @@ def record_of(pipeline: str, prompts: Prompts, time: datetime, by: str, why: str
 
 
 def prompts_of(said: NewLabels) -> Prompts:
-    """What was said. Raises UserError where a text is none, or another one than its hash says."""
+    """What was said. Raises UserError where a text is none, or another one than its hash says, or where one version
+    has two."""
     canary = None if said.canary is None else _prompt_of(said.prompt, said.canary)
-    return Prompts(_prompt_of(said.prompt, said.production), canary, round(said.share * MILLION))
+    production = _prompt_of(said.prompt, said.production)
+    if canary is not None and canary.version == production.version and canary.hash != production.hash:
+        raise UserError(f"version {canary.version} is two texts, and a version never changes")
+    return Prompts(production, canary, round(said.share * MILLION))
 
 
 def in_words(prompts: Prompts) -> str:
@@ -116,10 +120,8 @@ def in_words(prompts: Prompts) -> str:
     return f"production {prompts.production.version}{canary}"
 
 
-def agree(said: NewLabels, prompts: Prompts, label: Label) -> None:
-    """Raises UserError where what is said now would undo what was said before of the other label, or was said of
-    another text."""
-    was = prompts_of(said)
+def agree(was: Prompts, prompts: Prompts, label: Label) -> None:
+    """Raises UserError where what is said now would undo what workers use by the other label, or is of another text."""
     texts = {one.version: one.hash for one in was.versions}
     for one in prompts.versions:
         if texts.get(one.version, one.hash) != one.hash:
@@ -128,9 +130,8 @@ def agree(said: NewLabels, prompts: Prompts, label: Label) -> None:
     if label == "canary":
         same = was.production == prompts.production
     else:
-        same = was.canary in (prompts.canary, prompts.production) and (
-            prompts.canary is None or was.share == prompts.share
-        )
+        stays = None if was.canary == prompts.production else was.canary
+        same = prompts.canary == stays and (stays is None or was.share == prompts.share)
     if not same:
         raise UserError(
             f"workers use {in_words(was)}, and {LABELS} says otherwise",
@@ -142,7 +143,8 @@ class Labels:
     """What of the labels on the control topic counts for a worker, from the first look to the last.
 
     What does not count, because it is not signed as it should be or cannot be used, changes nothing: what counted
-    before it still does, and else what the files say.
+    before it still does, and else what the files say. ``counted`` is, by the names of prompts, what counts and what
+    that means; ``wrong`` is why the newest record does not.
     """
 
     def __init__(self, plan: Plan, signed: bool, is_sound: Callable[[NewLabels], bool]) -> None:
@@ -151,53 +153,89 @@ class Labels:
         for _, llm in _llms(plan):
             self._llms.setdefault(llm.prompt.name, []).append(llm)
         self._signed, self._is_sound = signed, is_sound
-        self._counted: dict[str, tuple[NewLabels, Prompts]] = {}
+        self.counted: dict[str, tuple[NewLabels, Prompts]] = {}
+        self.wrong: dict[str, str] = {}
         self._told: dict[str, NewLabels] = {}
-        self._known = {(one.name, one.version): one.hash for _, llm in _llms(plan) for one in llm.prompts.versions}
+        self._known: dict[tuple[str, str], str] = {}
+        for name, (llm, *_) in self._llms.items():
+            used = {one.version: one.hash for one in llm.prompts.versions}
+            self._known |= {(name, version): own for version, own in {**llm.registered, **used}.items()}
 
-    def prompts(self, said: Mapping[str, NewLabels]) -> Mapping[str, Prompts]:
-        """The versions in use that were said, by the names of prompts."""
+    def hear(self, said: Mapping[str, NewLabels], keys: Collection[bytes] = ()) -> Mapping[str, Prompts]:
+        """The versions in use that were said, by the names of prompts. There are records under these ``keys``: one
+        that is not among what was ``said`` cannot be read."""
         for name in self._llms:
             if name in said:
                 if said[name] != self._told.get(name):
                     self._told[name] = said[name]
                     self._hear(name, said[name])
-            elif name in self._counted:
-                if self._signed:
-                    log.warning(
-                        "the labels of prompt %s on the control topic were deleted: they hold all the same", name
-                    )
-                else:
-                    del self._counted[name], self._told[name]
-                    log.warning("the labels of prompt %s on the control topic were deleted: the files' hold", name)
-        return {name: prompts for name, (_, prompts) in self._counted.items()}
+            elif PROMPT_KEY + name.encode() in keys:
+                self.wrong[name] = "it cannot be read"
+            elif name in self.counted:
+                self._deleted(name)
+            else:
+                self.wrong.pop(name, None)
+        return self.prompts
+
+    @property
+    def prompts(self) -> Mapping[str, Prompts]:
+        """The versions in use that were said, by the names of prompts."""
+        return {name: prompts for name, (_, prompts) in self.counted.items()}
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The prompts of which the newest record does not count, and none before it was heard."""
+        return frozenset(self.wrong.keys() - self.counted.keys())
+
+    def recall(self, said: Iterable[NewLabels]) -> None:
+        """Hear of those that are lost all that was ever said, in its order, like one who was there all the time."""
+        lost, wrong = self.lost, dict(self.wrong)
+        for one in said:
+            if one.prompt in lost:
+                self._hear(one.prompt, one)
+        self.wrong = wrong
+
+    def _deleted(self, name: str) -> None:
+        if self._signed:
+            log.warning("the labels of prompt %s on the control topic were deleted: they hold all the same", name)
+            return
+        del self.counted[name]
+        self._told.pop(name, None)
+        self.wrong.pop(name, None)
+        log.warning("the labels of prompt %s on the control topic were deleted: the files' hold", name)
 
     def _hear(self, name: str, said: NewLabels) -> None:
-        before = self._counted.get(name)
-        if not self._is_sound(said):
-            return
-        if self._signed and before is not None and said.time < before[0].time:
-            log.warning("the labels of prompt %s on the control topic are old ones again: they do not count", name)
-            return
+        """Let it count, or say why it does not. Anything may stand on a topic, so nothing is raised."""
         try:
-            prompts = prompts_of(said)
+            prompts = self._usable(name, said)
         except UserError as error:
+            self.wrong[name] = error.message
             log.warning("what %s said of prompt %s does not count: %s", said.by, name, error)
             return
-        if wrong := self._changed(prompts) or _too_long(self._llms[name], prompts):
-            log.warning("what %s said of prompt %s does not count: %s", said.by, name, wrong)
+        except Exception as error:  # it would end each worker, again and again
+            self.wrong[name] = f"it cannot be used: {error!r}"
+            log.exception("what %s said of prompt %s does not count", said.by, name)
             return
-        self._counted[name] = said, prompts
-        self._known |= {(one.name, one.version): one.hash for one in prompts.versions}
+        self.wrong.pop(name, None)
+        self.counted[name] = said, prompts
+        self._known |= {(name, one.version): one.hash for one in prompts.versions}
         own = self._llms[name][0].prompts
         files = "" if prompts == own else f" (its files say: {in_words(own)})"
         log.info("prompt %s: %s, says %s: %s%s", name, in_words(prompts), said.by, said.why, files)
 
-    def _changed(self, prompts: Prompts) -> str | None:
+    def _usable(self, name: str, said: NewLabels) -> Prompts:
+        before = self.counted.get(name)
+        if not self._is_sound(said):
+            raise UserError("it is not signed as it should be")
+        if self._signed and before is not None and said.time < before[0].time:
+            raise UserError("it is an old record again")
+        prompts = prompts_of(said)
         for one in prompts.versions:
-            if self._known.get((one.name, one.version), one.hash) != one.hash:
-                return f"version {one.version} is another text than before, and a version never changes"
-        return None
+            if self._known.get((name, one.version), one.hash) != one.hash:
+                raise UserError(f"version {one.version} is another text than before, and a version never changes")
+        if wrong := _too_long(self._llms[name], prompts):
+            raise UserError(wrong)
+        return prompts
 
 
 def _llms(plan: Plan) -> Iterator[tuple[str, LlmPlan]]:

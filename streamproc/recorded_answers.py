@@ -88,12 +88,12 @@ def ids_of(plan: Plan, records: Sequence[Any]) -> list[str]:
 
 
 def _keep(found: Recorded, wanted: Collection[str], value: bytes) -> None:
-    """Keep a decision that is wanted; not what people made of it later."""
+    """Keep a decision that is wanted; not what people made of it later, nor what is no decision."""
     id = value[len(BEGIN) : value.find(b'"', len(BEGIN))].decode(errors="replace") if value.startswith(BEGIN) else ""
     if id not in wanted or id in found.said:
         return
-    decision = orjson.loads(value)
-    if "revision" not in decision and tells(decision) and is_of(found.plan, decision):
+    decision = _json(value)
+    if isinstance(decision, dict) and "revision" not in decision and tells(decision) and is_of(found.plan, decision):
         found.said[id] = kept(found.plan, decision)
 
 
@@ -145,9 +145,12 @@ def _without(plan: Plan, rows: Sequence[bytes]) -> tuple[list[bytes], list[Mappi
 
 
 def _object(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+    return _json(value) if isinstance(value, str) else value
+
+
+def _json(raw: bytes | str) -> Any:
+    """What JSON says; ``None`` where it is none, or nested too deeply."""
     try:
-        return orjson.loads(value)
+        return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None

@@ -16,8 +16,8 @@ from aiokafka.errors import KafkaError
 
 from streamproc import metrics
 from streamproc.baselines import kept_or_learned, stream_reference
-from streamproc.control import control_of, said_so_far, say
-from streamproc.core.control import Control, NewMode, NewNormal, Said, signable
+from streamproc.control import control_of, recall, said_so_far, say, soundness
+from streamproc.core.control import Control, NewMode, NewNormal, Said
 from streamproc.core.decide.drift import WATCH, Watch
 from streamproc.core.decide.frame import MODE
 from streamproc.core.drift.baseline import BASELINES, Baseline
@@ -68,6 +68,9 @@ async def seeing(pipeline: Pipeline, connection: Connection) -> AsyncIterator[Si
     followed = (topics.control, topics.drift_state) if watches else (topics.control,)
     async with following(connection, followed, seeing.views) as follower:
         stream = stream_reference(pipeline) if watches else None
+        if seeing.labels.lost:
+            await seeing.recall(connection)
+            await follower.show()
         if watches and seeing.said is None:
             seeing.own = await asyncio.to_thread(kept_or_learned, pipeline)
             await follower.show()
@@ -171,7 +174,7 @@ class Seeing:
         self._control = Control()
         self._signatures = signatures_of(pipeline.plan)
         self._counted: NewMode | None = None
-        self._labels = Labels(pipeline.plan, self._signatures.required, self._is_sound)
+        self.labels = Labels(pipeline.plan, self._signatures.required, self._is_sound)
         self._prompts: Mapping[str, Prompts] = {}
         self.watch: Watch | None = None
         self._incidents: list[Incident] = []
@@ -199,12 +202,20 @@ class Seeing:
         self._incidents = open_incidents(states, control)
         return views | {VIEW: DriftView.of(states, baseline.hash), WATCH: self.watch}
 
+    async def recall(self, connection: Connection) -> None:
+        """Let what was said before of prompts hold, where the newest record does not count."""
+        try:
+            await recall(connection, self._pipeline.plan, self.labels)
+        except UserError as error:  # it may not be allowed to read that
+            log.warning("prompts are those of the files: what was said before cannot be looked up: %s", error)
+        self._prompts = self.labels.prompts
+
     def _control_of(self, values: Mapping[bytes, bytes]) -> Control:
         """What was said, read again only where that changed: drift changes more often."""
         if values != self._values:
             said = control_of(values, self._pipeline.plan.pipeline)
             self._values, self._control = dict(values), self._that_counts(said)
-            self._prompts = self._labels.prompts(said.labels)
+            self._prompts = self.labels.hear(said.labels, values)
         return self._control
 
     def _that_counts(self, control: Control) -> Control:
@@ -223,10 +234,9 @@ class Seeing:
 
     def _is_sound(self, record: Said) -> bool:
         """Whether a record is signed as it should be. What a stream says is normal, workers learn and nobody signs."""
-        signature = None if record.signature is None else record.signature.encode()
         streams = isinstance(record, NewNormal) and stream_reference(self._pipeline) is not None
-        learned = streams and signature is None and record.by == LEARNER
-        outcome = self._signatures.check(signable(record), record.by, record.by, signature)
+        learned = streams and record.signature is None and record.by == LEARNER
+        outcome = soundness(self._signatures, record)
         if learned or isinstance(outcome, bool):
             return True
         log.warning("what %s said at %s does not count: %s", record.by, record.time, outcome.replace("_", " "))

@@ -77,6 +77,8 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     retention = int(part.retention.total_seconds() * 1000)
     count = part.partitions or partitions
 
+    told = any(model.llm is not None for model in (*plan.models, *plan.shadows))  # of prompts, also long ago
+
     def spec(name: str, count: int, **more: object) -> TopicSpec:
         settings = {"retention_ms": retention, "max_message_bytes": LARGE_BYTES, "internal": True} | more
         return TopicSpec(name, count, part.replication, **settings)  # type: ignore[arg-type]
@@ -93,7 +95,7 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
         TopicRole("dead-letter", "write", spec(topics.dead_letters, count)),
         TopicRole("artefacts", "write", spec(topics.artefacts, 1, **compacted)),
         TopicRole("control", "read and write", spec(topics.control, 1, **compacted)),
-        TopicRole("audit", "write", spec(topics.audit, 1, retention_ms=-1)),
+        TopicRole("audit", "read and write" if told else "write", spec(topics.audit, 1, retention_ms=-1)),
     ]
     if plan.events.source is not None:
         rows.append(TopicRole("repartitioned", "read and write", spec(topics.repartitioned, partitions)))

@@ -19,22 +19,24 @@ from streamproc.cli import prompt_test
 from streamproc.cli.console import console_for
 from streamproc.cli.control import by_option, sign_option, signed
 from streamproc.cli.options import connection_options, pipeline_argument
-from streamproc.control import read_control, say
+from streamproc.control import running_labels, say, soundness
 from streamproc.core.control import NewLabels
+from streamproc.core.llm.prompts import Prompts
 from streamproc.errors import UserError
 from streamproc.kafka.connection import Connection
 from streamproc.labels import (
     Label,
+    Labels,
     Used,
     agree,
     in_words,
     load_prompts,
-    prompts_of,
     record_of,
     relabelled,
     the_prompt,
     write,
 )
+from streamproc.pipeline import signatures_of
 from streamproc.plan.budgets import to_share
 from streamproc.plan.names import near
 from streamproc.plan.prompts import front_of, in_percent
@@ -77,9 +79,11 @@ def list_command(file: Path, running: bool, as_json: bool, connection: Connectio
       streamproc prompt list pipeline.yaml --running --json
     """
     loaded, found = load_prompts(file)
-    said: Mapping[str, NewLabels] = {}
+    said: Mapping[str, tuple[NewLabels, Prompts]] = {}
     if running:
-        said = asyncio.run(read_control(connection, loaded.plan.pipeline)).labels
+        labels = asyncio.run(running_labels(connection, loaded.plan))
+        said = labels.counted
+        _tell_wrong(labels)
     rows = [row for name, used in found.items() for row in _rows(used, said.get(name))]
     if as_json:
         for row in rows:
@@ -101,13 +105,18 @@ def list_command(file: Path, running: bool, as_json: bool, connection: Connectio
         )
     console_for(PLAIN_WIDTH).print(table)
     for name, used in found.items():
-        if name in said and prompts_of(said[name]) != used.registry.prompts():
-            one = said[name]
-            now, files = in_words(prompts_of(one)), in_words(used.registry.prompts())
+        if name in said and said[name][1] != used.registry.prompts():
+            one, prompts = said[name]
+            now, files = in_words(prompts), in_words(used.registry.prompts())
             click.echo(f"{name}: workers use {now}, says {one.by}: {one.why}; its files say {files}")
 
 
-def _rows(used: Used, said: NewLabels | None) -> list[dict[str, Any]]:
+def _tell_wrong(labels: Labels) -> None:
+    for name, wrong in labels.wrong.items():
+        click.echo(f"{name}: the newest labels on the control topic do not count: {wrong}", err=True)
+
+
+def _rows(used: Used, said: tuple[NewLabels, Prompts] | None) -> list[dict[str, Any]]:
     registry, labels = used.registry, used.registry.labels
     found = []
     for version in registry.versions():
@@ -119,7 +128,7 @@ def _rows(used: Used, said: NewLabels | None) -> list[dict[str, Any]]:
                 "prompt": registry.name,
                 "version": version,
                 "label": _label(version, labels.production, canary),
-                "running": None if said is None else _said(version, one.hash, said),
+                "running": None if said is None else _said(version, one.hash, said[1]),
                 "tokens": max(llm.instruction_tokens(one) for llm in used.llms),
                 "sha256": one.hash,
                 "registered": version in labels.versions,
@@ -131,9 +140,8 @@ def _rows(used: Used, said: NewLabels | None) -> list[dict[str, Any]]:
     return found
 
 
-def _said(version: str, hash_: str, said: NewLabels) -> str | None:
+def _said(version: str, hash_: str, prompts: Prompts) -> str | None:
     """What workers use this version as, if it is the same text."""
-    prompts = prompts_of(said)
     canary = None if prompts.canary is None else (prompts.canary.version, prompts.share)
     told = _label(version, prompts.production.version, canary)
     same = any((one.version, one.hash) == (version, hash_) for one in prompts.versions)
@@ -222,10 +230,16 @@ def label(
         return
     record = signed(record_of(pipeline, prompts, datetime.now(UTC), by, why), private)
 
+    outcome = soundness(signatures_of(loaded.plan), record)
+    if not isinstance(outcome, bool):
+        hint = "give `--sign KEY`, and `--by` the name of its public key under review.keys; or write the file alone"
+        raise UserError(f"workers would not heed that: {outcome.replace('_', ' ')}", f"{hint}, with `--file-only`")
+
     async def tell() -> None:
-        said = (await read_control(connection, pipeline)).labels.get(name)
-        if said is not None:
-            agree(said, prompts, label)
+        labels = await running_labels(connection, loaded.plan)
+        _tell_wrong(labels)
+        if name in labels.counted:
+            agree(labels.counted[name][1], prompts, label)
         write(used.registry, prompts)
         await say(connection, record)
 

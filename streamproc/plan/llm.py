@@ -53,6 +53,7 @@ def make_llm(
         flag_above=part.flag_above,
         canary=prompts.canary,
         canary_share=prompts.share,
+        registered=prompts.registered,
         pipeline=file.pipeline,
         budget=budget,
         limits=limits,

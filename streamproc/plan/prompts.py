@@ -6,12 +6,11 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator
 
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import Prompts
@@ -22,8 +21,11 @@ from streamproc.plan.parts import Part, Version
 LABELS: Final = "labels.yaml"
 LARGEST_PROMPT: Final = 256 << 10
 MOST_VERSIONS: Final = 1_000
+_NUMBER: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}")
 _FENCE: Final = re.compile(r"^---[ \t]*\r?\n", re.MULTILINE)
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FRONT_HINT: Final = "write `description`, `author` and `created` there, each optional, and `---` before and after"
+NOTHING: Final = ("", "~", "null", "Null", "NULL")
 Shape = TypeVar("Shape", bound=Part)
 
 
@@ -32,6 +34,12 @@ class CanaryPart(Part):
 
     version: Version = Field(description="The version")
     share: Share = Field(description="Of all keys: `10%`")
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """``0.1`` is read as a text."""
+        return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 class LabelsPart(Part):
@@ -47,7 +55,7 @@ class FrontPart(Part):
 
     description: str | None = Field(None, description="What is new in it, or what it is for")
     author: str | None = Field(None, description="Who wrote it")
-    created: str | datetime | date | None = Field(None, description="When")
+    created: str | None = Field(None, description="When")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +70,15 @@ class Registry:
         """Read the labels, and look whether any version changed that was registered. Raises UserError."""
         name = folder.name
         try:
-            labels = LabelsPart.model_validate(yaml.safe_load((folder / LABELS).read_text("utf-8")))
+            text = (folder / LABELS).read_text("utf-8")
         except OSError as error:
             raise _unreadable(name, LABELS, error) from error
         except UnicodeDecodeError as error:
             raise _not_utf8(name) from error
-        except (ValidationError, yaml.YAMLError, RecursionError) as error:
-            hint = "write `production: 1`, and under `versions:` for each version the SHA-256 of its file"
-            raise UserError(f"{LABELS} of the prompt {name} does not say which version is used", hint) from error
         except ValueError as error:
             raise UserError("the prompt has a name that no folder can have", "write a path") from error
+        hint = "write `production: 1`, and under `versions:` for each version the SHA-256 of its file"
+        labels = _said(LabelsPart, text, f"{LABELS} of the prompt {name} does not say which version is used", hint)
         if labels.canary is not None and labels.canary.version == labels.production:
             hint = "name another version, or take `canary` out"
             raise UserError(f"the canary of the prompt {name} is the version of production", hint)
@@ -112,8 +119,8 @@ class Registry:
         labels = self.labels
         production = self.read(labels.production)
         if labels.canary is None:
-            return Prompts(production)
-        return Prompts(production, self.read(labels.canary.version), labels.canary.share)
+            return Prompts(production, registered=labels.versions)
+        return Prompts(production, self.read(labels.canary.version), labels.canary.share, labels.versions)
 
 
 def read_prompts(folder: Path) -> Prompts:
@@ -140,8 +147,9 @@ def parse(name: str, version: str, raw: bytes) -> Prompt:
 
 def front_of(prompt: Prompt) -> FrontPart:
     """What a version says of itself."""
-    inside = _FENCE.sub("", prompt.front)
-    return FrontPart.model_validate(yaml.safe_load(inside) or {})
+    return _said(
+        FrontPart, _FENCE.sub("", prompt.front), f"what stands before {prompt.label} cannot be read", FRONT_HINT
+    )
 
 
 def labels_text(labels: LabelsPart) -> bytes:
@@ -176,14 +184,33 @@ def _front(what: str, whole: str) -> int:
     if begin is None:
         return 0
     end = _FENCE.search(whole, begin.end())
-    hint = "write `description`, `author` and `created` there, each optional, and `---` before and after"
     if end is None:
-        raise UserError(f"{what} begins with `---`, and no second line ends what begins there", hint)
-    try:
-        FrontPart.model_validate(yaml.safe_load(whole[begin.end() : end.start()]) or {})
-    except (ValidationError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"what stands before {what} cannot be read", hint) from error
+        raise UserError(f"{what} begins with `---`, and no second line ends what begins there", FRONT_HINT)
+    _said(FrontPart, whole[begin.end() : end.start()], f"what stands before {what} cannot be read", FRONT_HINT)
     return end.end()
+
+
+class _Texts(yaml.BaseLoader):
+    """YAML in which each value is a text, or nothing: no text is guessed to be a date or a number, whatever its tag
+    says, and nothing stands in two places, so that what is read is no larger than what is written."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        """A text; ``None`` where nothing is written, or `null`."""
+        text = super().construct_scalar(node)
+        return None if isinstance(node, yaml.ScalarNode) and node.style is None and text in NOTHING else text
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _said(shape: type[Shape], text: str, wrong: str, hint: str) -> Shape:
+    """What YAML says, in its shape. Raises UserError for all that is no such YAML: much of it comes from a topic."""
+    try:
+        return shape.model_validate(yaml.load(text, _Texts) or {})  # noqa: S506 (it makes texts alone)
+    except Exception as error:  # for an escape or a number out of range, a YAML parser has exceptions of any kind
+        raise UserError(wrong, hint) from error
 
 
 def _order(version: str) -> tuple[int, int, str]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from streamproc.core.decide import TABLES
 from streamproc.core.llm.prompts import without_prompt
+from streamproc.core.llm.request import TENANT
+from streamproc.core.processor import Answer, Ask, Score, Seen, run
+from streamproc.core.state import Tables
 from streamproc.errors import EnvironmentFault, PipelineError
 from streamproc.io.llm import minilm
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.offline import batch_of
+from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.testing import run_tests
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, FILE, GOOD, PROMPT, decided, effects_of
 from tests.llm_server import Server, said, serving
@@ -70,6 +76,22 @@ def test_nothing_goes_from_one_to_another(folder: Path, server: Server) -> None:
     decided(pipeline, "Hello", "Hello")  # from m0 and m1
     decided(pipeline, "Hello", "Hello")
     assert len(server.asked) == 2
+    pipeline.answers.close()
+
+
+def test_a_sensitive_key_of_the_cache_is_masked(folder: Path, server: Server) -> None:
+    (folder / "pipeline.yaml").write_text(KEEPING.replace("key: id}", "key: id, sensitive: [id]}"))
+    environ = {"LLM_URL": server.url, "LLM_KEY": "k", SECRET: "0123456789abcdef"}
+    pipeline = open_pipeline(folder / "pipeline.yaml", environ)
+    batch = batch_of(pipeline.plan.events.topic, [b'{"id": "Jane Doe", "subject": "Hello", "body": "Hello"}'])
+    asked = list[Score]()
+
+    def answer(ask: Ask) -> Answer:
+        asked.extend([ask] if isinstance(ask, Score) else [])
+        return Answer([GOOD], [None], "m")
+
+    run(pipeline.processor.process(batch, Tables(TABLES), Seen(), datetime(2024, 1, 1, tzinfo=UTC)), answer)
+    assert [one.columns[TENANT].tolist() for one in asked] == [[pipeline.processor.masker.hash("Jane Doe")]]  # type: ignore[union-attr]
     pipeline.answers.close()
 
 

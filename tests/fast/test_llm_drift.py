@@ -22,7 +22,7 @@ from streamproc.core.names import MODEL_CONFIDENCE
 from streamproc.core.processor import Score
 from streamproc.errors import PipelineError, UserError
 from streamproc.pipeline import Pipeline, open_pipeline
-from streamproc.recorded_answers import ENOUGH, Recorded
+from streamproc.recorded_answers import ENOUGH, Recorded, _keep
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, PROMPT
 from tests.llm_server import Server, said, serving
 
@@ -270,6 +270,17 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("odd", ODD)
 def test_what_tells_of_no_answer_is_none(odd: Any) -> None:
     assert not tells(odd)
+
+
+@pytest.mark.parametrize("more", ["nonsense", '"score": ' + "[" * 2_000 + "]" * 2_000 + "}", '"score": "\ud800"}'])
+def test_a_record_that_is_no_decision_tells_of_no_answer(folder: Path, more: str) -> None:
+    plan = opened(folder).plan
+    found = Recorded(plan)
+    _keep(found, {"x"}, b'{"id":"x",' + more.encode(errors="surrogatepass"))
+    assert found.said == {}
+    made = f"{plan.models[0].version}+{plan.models[0].llm.prompt.hash[:16]}@1"  # type: ignore[union-attr]
+    _keep(found, {"x"}, b'{"id":"x",' + orjson.dumps({"score": 0.5, "model": made, "features": {}})[1:])
+    assert found.said["x"]["score"] == 0.5
 
 
 def test_answers_are_given_back_by_id_and_what_is_of_another_type_is_nothing(folder: Path) -> None:

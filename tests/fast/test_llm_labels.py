@@ -31,7 +31,7 @@ from streamproc.plan.prompts import parse
 from streamproc.sample import example
 from streamproc.seeing import Seeing
 from tests.fast.test_llm_pipeline import GOOD, PROMPT, folder
-from tests.fast.test_llm_prompts import SECOND, labelled, sha
+from tests.fast.test_llm_prompts import FRONTS, SECOND, labelled, sha
 from tests.fast.test_signed_control import key
 from tests.record_schemas import problems
 
@@ -128,6 +128,48 @@ def test_what_cannot_be_used_is_refused_and_the_old_versions_hold(
     assert "is no name of a version" in refused(strange, folder, caplog)
 
 
+@pytest.mark.parametrize("front", FRONTS)
+def test_no_text_that_is_said_ends_a_worker(folder: Path, front: str) -> None:
+    text = f"---\n{front}\n---\nBe kind.\n"
+    record = said(Prompts(Prompt("triage", "3", text, sha(text))), day=2)
+    try:
+        read = parse("triage", "3", text.encode(errors="replace")).version
+    except UserError:
+        read = "2"
+    assert used(Seeing(opened(folder)), said(Prompts(TWO)), record) == read
+
+
+def test_a_version_is_one_text_in_use_registered_or_both_at_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labelled(folder, f'production: "1"\nversions: {{"2": {TWO.hash}, "3": {sha("Gone.")}}}\n')
+    pipeline = open_pipeline(folder / "pipeline.yaml", ENVIRON)
+    for version in ("1", "2", "3"):
+        changed = parse("triage", version, b"Another text.")
+        assert used(Seeing(pipeline), said(Prompts(changed))) == "file", "the files' hash holds"
+    assert used(Seeing(pipeline), said(Prompts(parse("triage", "3", b"Gone.")))) == "3"
+    both = Prompts(parse("triage", "7", b"One."), parse("triage", "7", b"Two."), 5)
+    assert used(Seeing(pipeline), said(both)) == "file"
+    assert "version 7 is two texts" in caplog.text
+
+
+def test_what_a_worker_uses_that_starts_later_is_what_one_uses_that_heard_all(folder: Path) -> None:
+    pipeline = opened(folder)
+    long = said(Prompts(parse("triage", "3", b"word " * 300)), day=3)
+    everything = [said(Prompts(ONE, TWO, 5)), said(Prompts(TWO), day=2), long]
+    early, late = Seeing(pipeline), Seeing(pipeline)
+    assert used(early, *everything) == "2"
+    assert used(late, long) == "file", "compaction leaves the newest one alone"
+    assert late.labels.lost == {"triage"}
+    late.labels.recall(everything)
+    assert late.labels.prompts == early.labels.prompts
+    assert "version 3 of the prompt takes" in late.labels.wrong["triage"]
+    assert used(late, said(Prompts(ONE), day=4)) == "1"
+    assert late.labels.wrong == {}
+    late.views({"support.control": {long.key: b"nonsense"}})
+    assert [one.production for one in late.labels.prompts.values()] == [ONE], "what cannot be read deletes nothing"
+
+
 def signing(folder: Path, key: Path) -> Seeing:
     """What a worker sees where what people say must be signed."""
     labelled(folder, 'production: "1"\n')
@@ -148,6 +190,17 @@ def test_only_what_is_signed_counts_where_that_is_wanted(folder: Path, key: Path
     forged = msgspec.structs.replace(signed(said(Prompts(ONE, TWO, 5), day=4), key), share=1.0)
     assert used(sight, forged) == "2"
     assert used(sight, signed(said(Prompts(ONE), day=5), key)) == "1"
+
+
+def test_labels_that_workers_would_not_heed_are_not_said(folder: Path, key: Path) -> None:
+    signing(folder, key)
+    before = (folder / "prompts/triage/labels.yaml").read_bytes()
+    words = ("label", "triage", "production", "2", "--why", "x", "--kafka", "127.0.0.1:1")
+    for more, message in (((), "unsigned"), (("--sign", str(key), "--by", "bob"), "unknown key")):
+        with pytest.raises(UserError, match=f"workers would not heed that: {message}"):
+            command(folder, *words, *more)
+    assert (folder / "prompts/triage/labels.yaml").read_bytes() == before
+    assert label(folder, "production", "2")["production"] == "2"
 
 
 def command(folder: Path, *words: str) -> Result:
@@ -198,17 +251,18 @@ def test_labels_that_cannot_be_are_refused_and_nothing_is_written(folder: Path) 
 
 def test_a_label_undoes_nothing_that_was_said_elsewhere() -> None:
     three = parse("triage", "3", b"Three.")
-    running = said(Prompts(TWO))
+    running = Prompts(TWO)
     agree(running, Prompts(TWO, three, 5), "canary")
     agree(running, Prompts(three), "production")
-    agree(said(Prompts(ONE, TWO, 5)), Prompts(TWO), "production")
+    agree(Prompts(ONE, TWO, 5), Prompts(TWO), "production")
     for was, now, which in (
         (Prompts(TWO), Prompts(ONE, three, 5), "canary"),
         (Prompts(ONE, TWO, 5), Prompts(three), "production"),
         (Prompts(ONE, TWO, 5), Prompts(three, TWO, 6), "production"),
+        (Prompts(ONE, TWO, 5), Prompts(TWO, three, 5), "production"),
     ):
         with pytest.raises(UserError, match="workers use production"):
-            agree(said(was), now, which)  # type: ignore[arg-type]
+            agree(was, now, which)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="workers use another text as version 2"):
         agree(running, Prompts(parse("triage", "2", b"Another.")), "production")
 

@@ -37,6 +37,48 @@ def labelled(folder: Path, text: str) -> Path:
     return prompt
 
 
+FRONTS = [
+    "created: 2024-02-30",
+    "created: !!bool x",
+    "created: !!timestamp x",
+    "created: 0b_",
+    "created: 2024-01-01T00:00:00+99:99",
+    f"description: {'1' * 5_000}",
+    'description: "\\Uffffffff"',
+    'description: "\\ud800"',
+    f"%YAML {'1' * 5_000}.1",
+    "? [a]\n: b",
+    "!!map x",
+    "a: &a [*a]",
+    "&a description: b\n<<: [*a, *a]",
+    "=: 3",
+    "[" * 5_000,
+]
+"""What YAML of a topic may hold."""
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_whatever_stands_before_a_prompt_is_read_as_text_or_refused(front: str, folder: Path) -> None:
+    try:
+        front_of(parse("triage", "2", f"---\n{front}\n---\nSay it.\n".encode()))
+    except UserError as error:
+        assert "cannot be read" in str(error)
+    for text in (front, front.replace("created", "production").replace("description", "production")):
+        labelled(folder, text)
+        with pytest.raises(UserError):
+            read_prompts(folder / "prompts/triage")
+
+
+def test_labels_are_texts_so_that_no_version_is_taken_for_a_number(folder: Path) -> None:
+    prompt = labelled(folder, "production: 1.10\ncanary: {version: 2, share: 0.1}\n")
+    (prompt / "1.10.md").write_text("Say it.")
+    found = read_prompts(prompt)
+    assert [one.version for one in found.versions] == ["1.10", "2"]
+    assert found.share == 100_000
+    (prompt / "labels.yaml").write_text("production: 1\ncanary:\n")
+    assert read_prompts(prompt).canary is None
+
+
 @given(st.lists(st.binary(max_size=40), max_size=50), st.integers(0, 1_000_000), st.integers(0, 1_000_000))
 def test_a_key_keeps_its_version_and_a_larger_share_keeps_those_it_had(keys: list[bytes], a: int, b: int) -> None:
     few, many = sorted((a, b))

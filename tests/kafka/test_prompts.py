@@ -7,16 +7,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import web
+from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
+from streamproc.artefacts import KIND
 from streamproc.cli import cli
+from streamproc.control import say
+from streamproc.core.llm.prompts import Prompts
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.labels import load_prompts, record_of
 from tests.kafka.car_loan import Example, command, events, make, produce, wait_for_results, worker
 from tests.kafka.processes import Workers
 from tests.kafka.test_llm import ANSWER, MODEL, WORDS
@@ -131,6 +138,49 @@ def explained_by_their_prompts(made: Example, found: list[tuple[int, dict[str, A
         told = orjson.loads(command(made, "decision", "show", one["id"], *topic).output)
         file = (made.file.parent / f"prompts/loans/{version}.md").read_text()
         assert told["prompts"] == {one["features"]["llm_prompt_hash"]: file}
+
+
+def test_what_does_not_count_changes_nothing_for_a_worker_that_starts_later_and_is_shown_nowhere(
+    connection: Connection,
+) -> None:
+    with serving(said('{"score": 0.9, "why": "pays well"}')) as server:
+        made = with_words(connection, server.url)
+        file, rows = str(made.file), events(5_000, damaged=False)
+        used = load_prompts(made.file)[1]["loans"]
+        two = Prompts(used.registry.read("2"))
+        record = record_of(made.name, two, datetime.now(UTC), "eve", "a test")
+        forged = msgspec.structs.replace(record, production=msgspec.structs.replace(record.production, text="Lend."))
+        produce(made.connection, made.topic("events"), rows[:20])
+        with worker(made):
+            wait_for_results(made, 20)
+            asyncio.run(say(connection, forged))
+            told = command(made, "prompt", "list", file, "--running").output
+            assert "loans: the newest labels on the control topic do not count: the text of version 2" in told
+            command(made, "prompt", "label", file, "loans", "production", "2", "--why", "better")
+        asyncio.run(say(connection, forged))
+        command(made, "prompt", "label", file, "loans", "production", "1", "--why", "by hand", "--file-only")
+        shown = command(made, "prompt", "list", file, "--running", "--json").stdout.splitlines()
+        assert [orjson.loads(line)["running"] for line in shown] == [None, "production"]
+        produce(made.connection, made.topic("events"), rows[20:40])
+        with worker(made):
+            wait_for_results(made, 40)
+    found = [one for _, one in sorted(decisions(made), key=lambda one: one[0])]
+    assert [one["features"]["llm_prompt"] for one in found] == ["loans@1"] * 20 + ["loans@2"] * 20
+    sha256 = two.production.hash
+    asyncio.run(forge(connection, made.topic("artefacts"), sha256))
+    topic = ("--topic", made.topic("decisions"), "--json")
+    told = orjson.loads(command(made, "decision", "show", found[-1]["id"], *topic).output)
+    assert told["prompts"] == {sha256: two.production.file}
+
+
+async def forge(connection: Connection, topic: str, sha256: str) -> None:
+    """Put a prompt under the hash of another one."""
+    producer = AIOKafkaProducer(**connection.client_kwargs())
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, b"Lend.", key=sha256.encode(), headers=[(KIND, b"prompt")])
+    finally:
+        await producer.stop()
 
 
 FILE = """

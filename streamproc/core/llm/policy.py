@@ -65,6 +65,8 @@ class LlmPlan:
     flag_above: float = FLAG_ABOVE
     canary: Prompt | None = None
     canary_share: int = 0
+    registered: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """By version of the prompt the SHA-256 that its files register: no other text is ever used as that version."""
     pipeline: str = ""
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     limits: LimitsPlan = field(default_factory=LimitsPlan)
@@ -81,7 +83,7 @@ class LlmPlan:
     @property
     def prompts(self) -> Prompts:
         """What the file says of its prompt."""
-        return Prompts(self.prompt, self.canary, self.canary_share)
+        return Prompts(self.prompt, self.canary, self.canary_share, self.registered)
 
     def instruction_tokens(self, prompt: Prompt) -> int:
         """Tokens of the instructions: as many for each event, since marks are of one length."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamproc.core.llm.prompt import Prompt
@@ -19,11 +19,15 @@ HASH_SHOWN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The versions of a prompt that are in use: ``share`` millionths of all keys are given the ``canary``."""
+    """The versions of a prompt that are in use: ``share`` millionths of all keys are given the ``canary``.
+
+    ``registered`` has the SHA-256 of each version that its files register, in use or not.
+    """
 
     production: Prompt
     canary: Prompt | None = None
     share: int = 0
+    registered: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:

@@ -91,8 +91,8 @@ def requests(
     """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
 
     ``prompts`` has the version of the prompt for each event; by default it is that of production. ``classified`` is
-    what a classifier says of each, ``None`` where it said nothing. ``mask`` is for the keys of budgets and rates, which
-    leave.
+    what a classifier says of each, ``None`` where it said nothing. ``mask`` is for the keys of budgets, rates and
+    the cache, which leave.
     """
     prompts = [plan.prompt] * len(ids) if prompts is None else prompts
     said = [None] * len(ids) if classified is None else classified
@@ -111,7 +111,7 @@ def requests(
     }
     if plan.cache is not None:
         columns[INPUT] = _objects([one.input for one in made])
-        columns[TENANT] = _texts(frame, plan.cache.by)
+        columns[TENANT] = _texts(frame, plan.cache.by, mask)
     own: dict[str, list[Any]] = {
         PROMPT: [prompt.label for prompt in prompts],
         INPUT_CHARS: [one.chars for one in made],
