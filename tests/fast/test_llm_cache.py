@@ -20,12 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.core.contract import Contract
+from streamproc.core.llm.budget import BudgetPlan, Limit
 from streamproc.core.llm.cache import key_of, partition_of, said, scope_of
 from streamproc.core.llm.cache_policy import CACHE, EXACT, CachePolicy
 from streamproc.core.llm.policy import CALLS, PROMPT_HASH, LlmPlan
 from streamproc.core.llm.prompt import Marks
 from streamproc.core.llm.rates import LimitsPlan, Rate
 from streamproc.core.llm.request import (
+    BUDGET_KEY,
     CANARY,
     INPUT,
     INPUT_BOUND,
@@ -44,6 +46,7 @@ from streamproc.io.llm.cache import AnswerCache
 from streamproc.io.llm.endpoint import Endpoint
 from streamproc.io.llm.kept import FORMAT, LARGEST, Kept, MemoryStore, RedisStore, Store, packed
 from streamproc.io.llm.model import LlmModel, LlmPolicy
+from streamproc.io.llm.shared import Shared
 from tests.fast.test_llm_model import NO_HEDGES
 from tests.fast.test_llm_parts import OUTPUT, PLAN, PROMPT
 from tests.llm_server import Behaviour, Server, hang, in_turn, serving, status
@@ -270,6 +273,22 @@ def test_rows_without_a_budget_of_their_own_do_not_speak_for_others(count: int) 
         assert len(server.asked) == 1
         made_cache = made._cache
         assert made_cache is not None and not made_cache._flights
+
+
+def test_a_budget_of_one_key_is_none_of_another(redis: RedisServer) -> None:
+    plan = replace(KEEPING, budget=BudgetPlan("tenant", Limit(90, 86_400_000_000), in_lanes=False))
+    assert plan.cache is not None
+    with serving(saying(GOOD)) as server:
+        cache = AnswerCache(plan, plan.cache, "some-model", {}, memory())
+        endpoints, there = [Endpoint(server.url, {}, BreakerPolicy(calls=100))], Shared(redis.url, "budget-of-one:{p}")
+        policy = LlmPolicy("some-model", latency=NO_HEDGES)
+        made = LlmModel(endpoints, policy, plan, [], shared=there, cache=cache)
+        texts = [f"text {number}" for number in range(8)]
+        first = answered(made, among(ask(*texts), BUDGET_KEY, np.array(["a"] * 8, object)))
+        assert "budget" in first.reasons  # it is used up
+        answer = answered(made, among(ask(*["same"] * 7), BUDGET_KEY, np.array([*"aaabcde"], object)))
+        assert answer.reasons == ["budget"] * 3 + [None] * 4
+        made.close()
 
 
 def test_a_limit_of_one_key_is_none_of_another() -> None:
