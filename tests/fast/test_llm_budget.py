@@ -170,13 +170,15 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 WORKER = """
 import asyncio, sys
 from streamproc.core.llm.budget import BudgetPlan, Limit
-from streamproc.io.llm.budgets import MOST_KEPT, MOST_OWNERS, Budgets, Debt
+from streamproc.io.llm.budgets import Budgets, Debt
 from streamproc.io.llm.shared import Shared
 
 async def go(url, number):
     shared = Shared(url, "streamproc:{p:llm}")
     budgets = Budgets(shared, BudgetPlan("tenant", Limit(10_000, 10**15), in_lanes=False), 100.0)
     granted = 0
+    print("ready", flush=True)
+    sys.stdin.readline()  # all begin together
     for turn in range(400):
         amount = 1 + (turn * 7 + number) % 90
         if await budgets.reserve(f"{number}-{turn}", "acme", amount, 0):
@@ -196,9 +198,18 @@ asyncio.run(go(sys.argv[1], int(sys.argv[2])))
 @needs_redis
 def test_four_processes_are_granted_the_limit_and_no_more(server: RedisServer) -> None:
     workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, server.url, str(number)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, server.url, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         for number in range(4)
     ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
     granted = [int(worker.communicate(timeout=120)[0]) for worker in workers]
     assert sum(granted) == 10_000, granted
     assert sum(one > 0 for one in granted) > 1  # they were at it together
