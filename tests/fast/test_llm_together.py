@@ -23,22 +23,10 @@ from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
 from streamproc.recorded_answers import Recorded
 from tests.fast.llm_texts import ATTACKS
-from tests.fast.test_llm_spending import write
+from tests.fast.test_llm_spending import BUDGET, LLM, write
 from tests.llm_server import said, serving
 
-MODEL = """
-  - id: {id}
-    llm:
-      endpoint: http://127.0.0.1:1/v1
-      model: some-model
-      prompt: prompts/triage
-      input: [body]
-      output: answer.schema.json
-      budget: {{tokens_per_request: 1000, answer: 200}}
-      {more}
-"""
-CLASSIFIED = "guards: {classifier: stackone-defender}"
-TENANT = ", tokens_per_key: {by: tenant, per: 1h, limit: 3k}"
+CLASSIFIED = "\n      guards: {classifier: stackone-defender}"
 GOOD = '{"score": 0.5}'
 
 
@@ -68,7 +56,7 @@ def decide(pipeline: Pipeline, answers: dict[str, Any], *bodies: str) -> tuple[l
 @pytest.mark.parametrize("answered", [None, '{"score": 0.5, "why": "https://refund.example"}'])
 def test_what_one_language_model_must_not_see_none_after_it_sees(tmp_path: Path, answered: str | None) -> None:
     """It was flagged by what only the first one's classifier knows, or the first one's answer shows that it obeyed."""
-    models = MODEL.format(id="first", more=CLASSIFIED) + MODEL.format(id="second", more="")
+    models = LLM.format(id="first", budget="", more=CLASSIFIED) + LLM.format(id="second", budget="", more="")
     pipeline = opened(tmp_path, models=models)
     risk = 0.99 if answered is None else 0.0
     [one], asked = decide(pipeline, {"guard:first": risk, "first": answered, "second": GOOD}, "a sly order")
@@ -78,8 +66,8 @@ def test_what_one_language_model_must_not_see_none_after_it_sees(tmp_path: Path,
 
 
 def test_what_is_flagged_no_shadow_sees(tmp_path: Path) -> None:
-    shadow = "shadow:" + MODEL.format(id="beside", more="")
-    pipeline = opened(tmp_path, models=MODEL.format(id="first", more=CLASSIFIED), rest=shadow)
+    shadow = "shadow:" + LLM.format(id="beside", budget="", more="")
+    pipeline = opened(tmp_path, models=LLM.format(id="first", budget="", more=CLASSIFIED), rest=shadow)
     [one], asked = decide(pipeline, {"guard:first": 0.99, "beside": GOOD}, "a sly order")
     assert asked["beside"] == 0
     assert one["shadows"]["beside"]["reason"] == "flagged"
@@ -87,7 +75,7 @@ def test_what_is_flagged_no_shadow_sees(tmp_path: Path) -> None:
 
 def test_events_of_the_past_are_judged_without_the_budgets_of_today(tmp_path: Path) -> None:
     count = 100
-    pipeline = opened(tmp_path, budget=TENANT)
+    pipeline = opened(tmp_path, budget=BUDGET)
     zeros = np.zeros(count, np.int64)
     ids = decision_ids(pipeline.plan.pipeline, pipeline.plan.events.topic, zeros, np.arange(count), zeros)
     told = {"score": 0.5, "score_reason": None, "scored_by": None, "features": {"llm_tokens": 200}}
@@ -118,7 +106,7 @@ def test_where_a_whole_answer_is_lost_all_calls_that_were_allowed_count(tmp_path
     ("budget", "more", "bodies", "asked"),
     [
         ("", "", [ATTACKS[0]] * 3, 0),
-        (TENANT, "", [f"hello {number}" for number in range(20)], 40),
+        (BUDGET, "", [f"hello {number}" for number in range(20)], 40),
         ("", "\n      limits: {requests: 1/1s}", [f"hello {number}" for number in range(20)], 40),
     ],
     ids=["nothing to be asked", "more than the budget", "quicker than the limit"],
