@@ -208,15 +208,26 @@ class Seeing:
             await recall(connection, self._pipeline.plan, self.labels)
         except UserError as error:  # it may not be allowed to read that
             log.warning("prompts are those of the files: what was said before cannot be looked up: %s", error)
-        self._prompts = self.labels.prompts
+        self._use(self.labels.prompts)
 
     def _control_of(self, values: Mapping[bytes, bytes]) -> Control:
         """What was said, read again only where that changed: drift changes more often."""
         if values != self._values:
             said = control_of(values, self._pipeline.plan.pipeline)
             self._values, self._control = dict(values), self._that_counts(said)
-            self._prompts = self.labels.hear(said.labels, values)
+            self._use(self.labels.hear(said.labels, values))
         return self._control
+
+    def _use(self, prompts: Mapping[str, Prompts]) -> None:
+        """Use these versions from now on, and let go of what was kept of those that are used no more."""
+        llms = [model.llm for model in (*self._pipeline.plan.models, *self._pipeline.plan.shadows) if model.llm]
+        before, after = (
+            {one.hash for llm in llms for one in said.get(llm.prompt.name, llm.prompts).versions}
+            for said in (self._prompts, prompts)
+        )
+        self._prompts = prompts
+        for hash_ in before - after:
+            self._pipeline.answers.forget(hash_)
 
     def _that_counts(self, control: Control) -> Control:
         """What counts of what was said, where signatures are wanted."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Lookup, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
-from streamproc.io.model import Closing, Model, Rejected, RowModel, Scores, Starting, Unavailable
+from streamproc.io.model import Closing, Forgetting, Model, Rejected, RowModel, Scores, Starting, Unavailable
 from streamproc.io.store import Store
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,12 @@ class Answers:
         for source in self._sources.values():
             if isinstance(source.model, Closing):
                 source.model.close()
+
+    def forget(self, prompt: str) -> None:
+        """Let models that keep answers let go of those to a version of a prompt, by its SHA-256."""
+        for source in self._sources.values():
+            if isinstance(source.model, Forgetting):
+                source.model.forget(prompt)
 
     def states(self) -> dict[str, BreakerState]:
         """How the breaker of each model stands, and of each store as ``store:NAME``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 import aiohttp
@@ -47,6 +47,13 @@ class Connections:
 
     def run(self, routine: Coroutine[Any, Any, Result]) -> Result:
         """Run a routine there, and wait for its end. Raises Unavailable where the connections are closed meanwhile."""
+        try:
+            return self.begin(routine).result()
+        except CancelledError as error:
+            raise Unavailable("closed") from error
+
+    def begin(self, routine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Run a routine there. Raises Unavailable where the connections are closed."""
         with self._starting:
             if self._closed:
                 routine.close()
@@ -55,11 +62,7 @@ class Connections:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="http-model", daemon=True)
                 self._thread.start()
-            running = asyncio.run_coroutine_threadsafe(routine, self._loop)  # within the lock: before a disconnection
-        try:
-            return running.result()
-        except CancelledError as error:
-            raise Unavailable("closed") from error
+            return asyncio.run_coroutine_threadsafe(routine, self._loop)  # within the lock: before a disconnection
 
     def session(self) -> aiohttp.ClientSession:
         """The one session. To be called on the loop."""

@@ -39,6 +39,15 @@ class Closing(Protocol):
         ...
 
 
+@runtime_checkable
+class Forgetting(Protocol):
+    """A model that keeps answers."""
+
+    def forget(self, prompt: str) -> None:
+        """Let go of those to a version of a prompt, by its SHA-256, which is used no more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """``values`` are float64 of shape (rows,), NaN where there is no score.

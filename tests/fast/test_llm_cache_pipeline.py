@@ -10,15 +10,21 @@ from typing import Any
 import orjson
 import pytest
 
+from streamproc.core.control import dumps
 from streamproc.core.decide import TABLES
-from streamproc.core.llm.prompts import without_prompt
+from streamproc.core.llm.prompts import Prompts, without_prompt
 from streamproc.core.llm.request import TENANT
 from streamproc.core.processor import Answer, Ask, Score, Seen, run
 from streamproc.core.state import Tables
 from streamproc.errors import EnvironmentFault, PipelineError
 from streamproc.io.llm import minilm
+from streamproc.io.llm.kept import MemoryStore
+from streamproc.io.llm.model import LlmModel
+from streamproc.labels import record_of
 from streamproc.offline import batch_of
 from streamproc.pipeline import SECRET, Pipeline, open_pipeline
+from streamproc.plan.prompts import parse
+from streamproc.seeing import Seeing
 from streamproc.testing import run_tests
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, FILE, GOOD, PROMPT, decided, effects_of
 from tests.llm_server import Server, said, serving
@@ -200,3 +206,25 @@ def test_without_the_model_of_texts_it_is_said_what_to_install(folder: Path, mon
     assert open_pipeline(folder / "pipeline.yaml", masked=False).plan.models[0].llm is not None
     (folder / "pipeline.yaml").write_text(KEEPING)  # what it is not for needs none of it
     open_pipeline(folder / "pipeline.yaml", {"LLM_URL": "http://127.0.0.1:1/v1", "LLM_KEY": "k"})
+
+
+def test_answers_to_a_version_that_is_used_no_more_are_let_go(folder: Path, server: Server) -> None:
+    """Worker, label and cache together: what a label change says reaches the answers that the worker keeps."""
+    pipeline = opened(folder, server)
+    sight, store = Seeing(pipeline), kept_by(pipeline)
+    decided(pipeline, "Where is my parcel?", "Who are you?")
+    assert len(store) == 2
+    second = parse("triage", "2", b"Say it otherwise.")
+    record = record_of("support", Prompts(second), datetime(2026, 1, 1, tzinfo=UTC), "ada", "a test")
+    sight.views({"support.control": {record.key: dumps(record)}})
+    decided(pipeline, "Is anybody there?")  # it is done before this
+    assert len(store) == 1
+    pipeline.answers.close()
+
+
+def kept_by(pipeline: Pipeline) -> MemoryStore:
+    model = pipeline.answers._sources["llm"].model
+    assert isinstance(model, LlmModel) and model._cache is not None
+    store = model._cache._store
+    assert isinstance(store, MemoryStore)
+    return store

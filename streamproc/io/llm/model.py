@@ -124,9 +124,10 @@ class LlmModel:
             columns[MODEL_CONFIDENCE] = np.array([row.confidence for row in rows], np.float64)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
-    def forget(self, prompt: str) -> int:
-        """Let go of the answers to a prompt, by its hash, that this process keeps; how many that were."""
-        return 0 if self._cache is None else self._connections.run(self._cache.forget(prompt))
+    def forget(self, prompt: str) -> None:
+        """Let go of the answers to a prompt, by its hash, that this process keeps. Nobody waits for that."""
+        if self._cache is not None:
+            self._connections.begin(self._cache.forget(prompt))
 
     async def _rows(self, ask: Score, deadline: float) -> list[Row]:
         self._slots = self._slots or asyncio.Semaphore(self._policy.in_flight)
