@@ -47,3 +47,5 @@ def configure(form: LogFormat, level: str) -> None:
     root.setLevel(level.upper())
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL + 1)
+    # It logs the keys and values that it sends.
+    logging.getLogger("aiokafka.producer").setLevel(logging.WARNING if level == "debug" else logging.CRITICAL + 1)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import orjson
+
 from streamproc.core.records import DeadLetter
 
 BEGINS: Final = b'{"id":"'
 """How every decision record begins."""
+_ID: Final = re.compile(re.escape(BEGINS) + rb'([!#-\[\]-~]{1,200})"')
+_DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
 ENTRY_BYTES: Final = 800
 """What an entry takes beside the decision itself, in the dictionaries."""
 
@@ -57,8 +62,13 @@ class Answers:
         return self._bytes
 
     def decided(self, value: bytes, stamp: int, digest: str | None, key: bytes | None) -> None:
-        """Take a record of the decisions topic. A later one with the same id is a revision."""
-        one = Decided(id_of(value), value, stamp)
+        """Take a record of the decisions topic. A later one with the same id is a revision, and so is one that says
+        so: it answers no event."""
+        id_ = id_of(value)
+        if id_ is None:
+            return
+        one = Decided(id_, value, stamp)
+        digest = None if _is_revision(value) else digest
         entry = self._entries.get(one.id)
         if entry is None:
             self._entries[one.id] = entry = _Entry(one, one, digest)
@@ -122,6 +132,21 @@ class Answers:
             del self._by_event[entry.digest]
 
 
-def id_of(value: bytes) -> str:
-    """The id of a decision's bytes, which begin with it."""
-    return value[len(BEGINS) : value.index(b'"', len(BEGINS))].decode()
+def id_of(value: bytes) -> str | None:
+    """The id of a decision's bytes, which begin with it; ``None`` for what is no decision. Anything may stand there."""
+    found = _ID.match(value)
+    return None if found is None else found[1].decode()
+
+
+def digest_of(header: bytes | None) -> str | None:
+    """The digest of an event as it stands in a header, ``None`` for what is none: a producer may have written it."""
+    return None if header is None or _DIGEST.fullmatch(header) is None else header.decode()
+
+
+def _is_revision(value: bytes) -> bool:
+    if b'"revision":' not in value:  # as in nearly all of them
+        return False
+    try:
+        return "revision" in orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
+import orjson
 
 from streamproc import metrics
 from streamproc.core.decide.events import decision_ids
@@ -104,6 +105,7 @@ class Door:
         found, new = list[_Place](), list[Incoming]()
         for event in events:
             place = self._places.get(event.digest) if event.repeatable else None
+            place = place or self._decided(event)
             if place is None or place.is_before(oldest):
                 place = _Place(written, len(new))
                 new.append(event)
@@ -117,6 +119,16 @@ class Door:
         if any(place.written.cancelled() for place in found):
             raise Problem("broker-away", REPEAT, wait=2)
         return [place.written.result()[place.number] for place in found]
+
+    def _decided(self, event: Incoming) -> _Place | None:
+        """Where an event stands that another door took, or this one before it started: its decision tells."""
+        known = self.known(event)
+        source = None if known is None else orjson.loads(known.value).get("source")
+        if source is None or source["topic"] != self.plan.events.input:
+            return None
+        written: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
+        written.set_result([Placed(*(source[name] for name in ("topic", "partition", "offset", "timestamp")))])
+        return _Place(written, 0)
 
     async def _write(self, new: Sequence[Incoming], written: asyncio.Future[list[Placed]], traced: Headers) -> None:
         topic = self.plan.events.input

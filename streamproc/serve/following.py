@@ -19,7 +19,7 @@ from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.follower import reading
 from streamproc.kafka.watchdog import guard
-from streamproc.serve.answers import BEGINS, Answers
+from streamproc.serve.answers import Answers, digest_of, id_of
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,17 @@ class Following:
                 take(record)
 
     def _decided(self, record: Any) -> None:
-        if record.value is None or not record.value.startswith(BEGINS):
+        if record.value is None or id_of(record.value) is None:
             return  # somebody else's
-        digest = next((value.decode() for name, value in record.headers if name == EVENT), None)
-        self._answers.decided(record.value, record.timestamp, digest, record.key)
+        digest = next((value for name, value in record.headers if name == EVENT), None)
+        self._answers.decided(record.value, record.timestamp, digest_of(digest), record.key)
 
     def _refused(self, record: Any) -> None:
         named = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-        if EVENT in named:
+        digest = next((value for name, value in record.headers if name == EVENT), None)
+        if (event := digest_of(digest)) is not None:
             said = {part: named.get(f"sp-{part}", "") for part in ("stage", "reason", "path", "detail")}
-            self._answers.refused(DeadLetter(**said, first=named.get(FIRST, "")), named[EVENT])
+            self._answers.refused(DeadLetter(**said, first=named.get(FIRST, "")), event)
 
 
 @asynccontextmanager

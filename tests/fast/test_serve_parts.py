@@ -22,7 +22,7 @@ from streamproc.core.sensitive import Masker
 from streamproc.errors import PipelineError, UserError
 from streamproc.pipeline import open_pipeline
 from streamproc.plan.serve_parts import ServePart
-from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, id_of
+from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, digest_of, id_of
 from streamproc.serve.bodies import lines
 from streamproc.serve.callers import ANYBODY, SCOPES, VARIABLE, Bucket, Keys, read_keys
 from streamproc.serve.events import Checker, Incoming, partitions_of, trace_headers
@@ -116,6 +116,12 @@ def record(number: int, size: int = 100, **more: Any) -> bytes:
     return orjson.dumps({"id": f"0-{number:024x}", "pad": "x" * size, **more})
 
 
+def one_id(number: int) -> str:
+    found = id_of(record(number))
+    assert found is not None
+    return found
+
+
 def test_decisions_of_late_are_bounded_and_the_newest_stay() -> None:
     answers = Answers(10 * (ENTRY_BYTES + 200))
     for number in range(100):
@@ -123,8 +129,8 @@ def test_decisions_of_late_are_bounded_and_the_newest_stay() -> None:
         answers.decided(record(number, revision=1), number, None, None)
         assert answers.size <= 10 * (ENTRY_BYTES + 200)
     assert answers.by_event("event-99") and not answers.by_event("event-3")
-    assert answers.newest(id_of(record(3))) is None
-    kept = [number for number in range(100) if answers.by_id(id_of(record(number)))]
+    assert answers.newest(one_id(3)) is None
+    kept = [number for number in range(100) if answers.by_id(one_id(number))]
     assert kept == list(range(kept[0], 100)) and len(kept) > 3
     answers.decided(record(200, size=10**6), 0, "large", None)
     assert answers.size == 0 and answers.by_event("large") is None
@@ -134,9 +140,29 @@ def test_a_repeat_is_answered_by_the_first_decision_and_a_question_by_the_newest
     answers = Answers(1 << 20)
     answers.decided(record(1), 1, "event", None)
     answers.decided(record(1, revision=1), 2, "event", None)
-    assert answers.by_event("event") == Decided(id_of(record(1)), record(1), 1)
+    assert answers.by_event("event") == Decided(one_id(1), record(1), 1)
     assert answers.by_event("event", oldest=2) is None
-    assert answers.newest(id_of(record(1))) == Decided(id_of(record(1)), record(1, revision=1), 2)
+    assert answers.newest(one_id(1)) == Decided(one_id(1), record(1, revision=1), 2)
+
+
+def test_a_revision_answers_no_event() -> None:
+    """After a start it may be the first record of its decision that a door reads."""
+    answers = Answers(1 << 20)
+    answers.decided(record(1, revision=2), 2, "event", None)
+    assert answers.by_event("event") is None
+    assert answers.newest(one_id(1)) is not None
+
+
+@pytest.mark.parametrize("value", [b"", b'{"id":"', b'{"id":"0-1', b'{"id":"\xff"}', b'{"id":""}', b"[]"])
+def test_what_is_no_decision_is_passed_over(value: bytes) -> None:
+    answers = Answers(1 << 20)
+    answers.decided(value, 1, "event", None)
+    assert answers.size == 0 and answers.by_event("event") is None
+
+
+def test_headers_are_digests_or_nothing() -> None:
+    assert digest_of(b"0a" * 16) == "0a" * 16
+    assert [digest_of(one) for one in (None, b"", b"\xff", b"0a" * 17, b"0A" * 16, b"x" * 10**6)] == [None] * 6
 
 
 def test_all_who_wait_for_an_event_are_told_and_forgotten() -> None:
@@ -150,7 +176,7 @@ def test_all_who_wait_for_an_event_are_told_and_forgotten() -> None:
             assert answers.waiting == 3
             answers.decided(record(1), 1, "event", None)
             answers.refused(DeadLetter("contract", "no"), "event")  # the first answer holds
-            assert first.result() == second.result() == Decided(id_of(record(1)), record(1), 1)
+            assert first.result() == second.result() == Decided(one_id(1), record(1), 1)
             answers.refused(DeadLetter("contract", "no"), "other")
             assert other.result() == DeadLetter("contract", "no")
         assert answers.waiting == 0

@@ -100,6 +100,9 @@ def test_a_door_that_was_just_started_answers_as_the_other_did(served: tuple[Exa
     value = ROWS[71][1] or b""
     first = opened.decide(value)
     with door(made) as second:
+        place = second.call("POST", "/v1/events", value, JSON)  # nothing is written
+        source = orjson.loads(first.body)["source"]
+        assert [place.json[name] for name in ("partition", "offset")] == [source["partition"], source["offset"]]
         again = second.decide(value)
     assert (again.status, again.body) == (200, first.body)
 
