@@ -50,6 +50,7 @@ class Answers:
         self._by_event: dict[str, str] = {}
         self._waiting: dict[str, set[Waiter]] = {}
         self.listeners: set[Callable[[Decided, bytes | None], None]] = set()
+        self.on_refused: Callable[[DeadLetter, str], None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -88,6 +89,8 @@ class Answers:
 
     def refused(self, letter: DeadLetter, digest: str) -> None:
         """Take a dead letter."""
+        if self.on_refused is not None:
+            self.on_refused(letter, digest)
         self._tell(digest, letter)
 
     def by_event(self, digest: str, oldest: int = 0) -> Decided | None:

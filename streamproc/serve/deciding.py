@@ -28,6 +28,8 @@ from streamproc.serve.writing import Away, Outgoing, Placed
 REPLAYED: Final = {"Idempotent-Replayed": "true"}
 EVENT_ID: Final = "Streamproc-Event"
 LEAST_SEARCH: Final = 0.05
+LONG_AGO: Final = 5.0
+"""Seconds after which an event has been decided, or lanes are behind: then its decision is looked for."""
 
 
 async def decide(request: web.Request) -> web.StreamResponse:
@@ -44,9 +46,15 @@ async def decide(request: web.Request) -> web.StreamResponse:
     if (known := door.known(event)) is not None:
         return answered(door.part, event, known.value, REPLAYED)
     with door.answers.wait_for(event.digest) as waiter:
+        was_there = door.has(event)
         [place] = await door.take([event], trace_headers(request.headers))
         if not waiter.done() and (known := door.known(event)) is not None:
             return answered(door.part, event, known.value, REPLAYED)
+        ago, [decision] = time.time() - place.timestamp / 1000, door.decisions_of([place])
+        if was_there and decision is not None and ago > LONG_AGO and not waiter.done():
+            earlier = await _first(door, event, decision, until, ago + 1)  # it was decided, and forgotten here
+            if earlier is not None:
+                return answered(door.part, event, earlier, REPLAYED)
         await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
         answer = waiter.result() if waiter.done() else None
     if isinstance(answer, DeadLetter):
@@ -96,21 +104,22 @@ async def _refused(door: Door, event: Incoming, place: Placed, letter: DeadLette
     """What a dead letter comes to: a duplicate's answer is the first one's."""
     if letter.reason != DUPLICATE or not letter.first:
         raise Problem("refused", "the pipeline refused the event", id=event.id, errors=[told(letter)])
-    value = await _first(door, event, letter.first, until)
+    value = await _first(door, event, letter.first, until, _seconds(door))
     if value is not None:
         return answered(door.part, event, value, REPLAYED)
     body = {"status": "decided", "id": event.id, "decision_id": letter.first, "href": f"/v1/decisions/{letter.first}"}
     return json_response(body, 202, {"Location": body["href"], **REPLAYED})
 
 
-async def _first(door: Door, event: Incoming, decision: str, until: float) -> bytes | None:
-    """The decision that a duplicate repeats. What a door is told of it may come behind the dead letter."""
+async def _first(door: Door, event: Incoming, decision: str, until: float, since: float | None) -> bytes | None:
+    """The decision that an event repeats, made in the last ``since`` seconds. What a door is told of it may come behind
+    the dead letter of a duplicate."""
     with door.answers.wait_for(event.digest) as waiter:
         if (known := door.answers.by_id(decision)) is not None:
             return known.value
         with suppress(Problem):
             left = max(LEAST_SEARCH, until - time.monotonic())
-            if (value := await door.find(decision, _seconds(door), left)) is not None:
+            if (value := await door.find(decision, since, left)) is not None:
                 return value
         await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
     known = door.answers.by_id(decision)

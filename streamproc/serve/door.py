@@ -18,6 +18,7 @@ from streamproc import metrics
 from streamproc.core.decide.events import decision_ids
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Headers
+from streamproc.core.records import DUPLICATE, DeadLetter
 from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import Answers, Decided
 from streamproc.serve.callers import Caller, Rates
@@ -65,6 +66,9 @@ class Door:
     """Bytes of bodies that requests hold."""
     _places: dict[str, _Place] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.answers.on_refused = self._refused
+
     @property
     def span(self) -> int:
         """For how long an answer is that of a repeated event too, in milliseconds."""
@@ -93,6 +97,15 @@ class Door:
             raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
         if wait := self.rates.take(caller, events):
             raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait))
+
+    def _refused(self, letter: DeadLetter, digest: str) -> None:
+        """An event that the pipeline refused is none: sent again, it is another one, and may have been mended."""
+        if letter.reason != DUPLICATE:
+            self._places.pop(digest, None)
+
+    def has(self, event: Incoming) -> bool:
+        """Whether it is known where the event stands, or will."""
+        return event.repeatable and event.digest in self._places
 
     def known(self, event: Incoming) -> Decided | None:
         """The decision of an event that was sent before, where it was made lately."""
