@@ -29,7 +29,10 @@ from streamproc.testing import run_tests
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, FILE, GOOD, PROMPT, decided, effects_of
 from tests.llm_server import Server, said, serving
 
-KEEPING = FILE.replace("    deadline: 2s\n", "    deadline: 2s\n    cache: {exact: 1d, by: id}\n", 1)
+KEEPING = FILE.replace(
+    "    deadline: 2s\n", "    deadline: 2s\n    latency: {hedges: 0.0001%}\n    cache: {exact: 1d, by: id}\n", 1
+)
+"""Calls are counted, so none is made beside a slow one."""
 
 
 @pytest.fixture
