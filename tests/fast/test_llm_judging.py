@@ -100,7 +100,9 @@ ROWS = [
 def data(folder: Path) -> Path:
     labelled(folder, 'production: "1"\n')
     file = folder / "pipeline.yaml"  # calls are counted, so none is made beside a slow one
-    file.write_text(file.read_text().replace("    deadline: 2s\n", "    deadline: 2s\n    latency: {hedges: 0.0001%}\n", 1))
+    file.write_text(
+        file.read_text().replace("    deadline: 2s\n", "    deadline: 2s\n    latency: {hedges: 0.0001%}\n", 1)
+    )
     rows = [
         {"id": str(n), "subject": "Hello", "body": body, "expected": decision, "kind": kind}
         for n, (body, decision, kind) in enumerate(ROWS)
