@@ -57,7 +57,7 @@ def artefacts(pipeline: Pipeline) -> list[Artefact]:
         if part.onnx is not None
     }
     found += [Artefact("model", version, body) for version, body in bodies.items()]
-    llms = [model.llm for model in (*plan.models, *plan.shadows) if model.llm is not None]
+    llms = plan.language_models.values()
     prompts = {prompt.hash: prompt for llm in llms for prompt in llm.prompts.versions}
     return [*found, *map(of_prompt, prompts.values())]
 

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from streamproc.core.decide import TABLES, DecideProcessor
-from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.drift import Watch, watched_columns
 from streamproc.core.decide.recorded import recorded as recorded_answer
 from streamproc.core.drift.baseline import Baseline, loads
@@ -269,8 +268,7 @@ class Judging:
         whole = pipeline.processor
         self._plan, self._pipeline = pipeline.plan, pipeline
         self._in_words, self._recorded = pipeline.plan.in_words, recorded or Recorded(pipeline.plan)
-        judging = DecideProcessor.of(whole.plan.unlimited, whole.masker)
-        self._processor = replace(whole, stages=tuple(stage for stage in judging.stages if stage.name != DEDUPE))
+        self._processor = DecideProcessor.of_the_past(whole.plan, whole.masker)
         self._offline = Offline(self._processor, self._answer, tables=TABLES)
 
     def _answer(self, ask: Ask) -> Answer:

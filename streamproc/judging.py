@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,8 @@ import numpy as np
 import orjson
 
 from streamproc.core.decide import TABLES, DecideProcessor
-from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.llm.answer import BAD_ANSWER
+from streamproc.core.llm.latency import nearest_rank
 from streamproc.core.llm.policy import CALLS, INPUT_TOKENS, OUTPUT_TOKENS, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import PROMPTS, Prompts
@@ -110,7 +109,7 @@ class Judge:
         from streamproc.llms import open_llm
 
         [part] = [part for _, name, part in placed(pipeline.loaded.file)[0] if name == model]
-        [llm] = [one.llm for one in pipeline.plan.models if one.name == model]
+        [(llm, self._guard)] = [(one.llm, one.guard) for one in pipeline.plan.models if one.name == model]
         assert part.llm is not None and llm is not None
         # Of what workers share nothing is used, and nothing is counted there.
         changes: dict[str, Any] = {"redis": None}
@@ -181,7 +180,7 @@ class Judge:
         )
 
     def _answer(self, ask: Ask) -> Answer:
-        if isinstance(ask, Lookup) or ask.model == f"guard:{self._model}":
+        if isinstance(ask, Lookup) or ask.model == self._guard:
             return self._pipeline.answers.now(ask)
         if ask.model != self._model:
             return Answer.nothing(len(ask.ids), NOT_ASKED)
@@ -301,18 +300,15 @@ def _right(one: Judged, row: Row) -> bool:
 
 def _quantile(seconds: Sequence[float], share: float) -> float | None:
     """The time within which so large a share came, of sorted times."""
-    return seconds[max(0, math.ceil(share * len(seconds)) - 1)] if seconds else None
+    return nearest_rank(seconds, share) if seconds else None
 
 
 def _first(processor: DecideProcessor, model: str) -> DecideProcessor:
-    """The processor with this model as the first one, so that decisions say what became of it. What was sent twice is
-    decided twice."""
+    """The processor with this model as the first one, so that decisions say what became of it."""
     plan = processor.plan
     [own] = [one for one in plan.models if one.name == model]
     others = tuple(one for one in plan.models if one is not own)
-    plan = replace(plan, model=own, stand_ins=others, shadows=()).unlimited
-    judging = DecideProcessor.of(plan, processor.masker)
-    return replace(judging, stages=tuple(stage for stage in judging.stages if stage.name != DEDUPE))
+    return DecideProcessor.of_the_past(replace(plan, model=own, stand_ins=others, shadows=()), processor.masker)
 
 
 def _seen(prompt: Prompt) -> Seen:

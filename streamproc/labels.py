@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ class Used:
 def load_prompts(file: Path) -> tuple[Loaded, dict[str, Used]]:
     """A pipeline file without its models, and by name the prompts that it uses. Raises UserError."""
     loaded = load_plan(file, lambda *_: ModelFacts(""))
-    llms = dict(_llms(loaded.plan))
+    llms = loaded.plan.language_models
     found: dict[str, Used] = {}
     for group in placed(loaded.file):
         for _, name, part in group:
@@ -150,7 +150,7 @@ class Labels:
     def __init__(self, plan: Plan, signed: bool, is_sound: Callable[[NewLabels], bool]) -> None:
         """``signed``: only what is signed counts, as ``is_sound`` finds."""
         self._llms: dict[str, list[LlmPlan]] = {}
-        for _, llm in _llms(plan):
+        for llm in plan.language_models.values():
             self._llms.setdefault(llm.prompt.name, []).append(llm)
         self._signed, self._is_sound = signed, is_sound
         self.counted: dict[str, tuple[NewLabels, Prompts]] = {}
@@ -236,10 +236,6 @@ class Labels:
         if wrong := _too_long(self._llms[name], prompts):
             raise UserError(wrong)
         return prompts
-
-
-def _llms(plan: Plan) -> Iterator[tuple[str, LlmPlan]]:
-    return ((model.name, model.llm) for model in (*plan.models, *plan.shadows) if model.llm is not None)
 
 
 def _too_long(llms: Sequence[LlmPlan], prompts: Prompts) -> str | None:

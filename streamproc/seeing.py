@@ -220,7 +220,7 @@ class Seeing:
 
     def _use(self, prompts: Mapping[str, Prompts]) -> None:
         """Use these versions from now on, and let go of what was kept of those that are used no more."""
-        llms = [model.llm for model in (*self._pipeline.plan.models, *self._pipeline.plan.shadows) if model.llm]
+        llms = self._pipeline.plan.language_models.values()
         before, after = (
             {one.hash for llm in llms for one in said.get(llm.prompt.name, llm.prompts).versions}
             for said in (self._prompts, prompts)

@@ -77,7 +77,7 @@ def pipeline_topics(loaded: Loaded, agents: Sequence[Agent], partitions: int) ->
     retention = int(part.retention.total_seconds() * 1000)
     count = part.partitions or partitions
 
-    told = any(model.llm is not None for model in (*plan.models, *plan.shadows))  # of prompts, also long ago
+    told = bool(plan.language_models)  # of prompts, also long ago
 
     def spec(name: str, count: int, **more: object) -> TopicSpec:
         settings = {"retention_ms": retention, "max_message_bytes": LARGE_BYTES, "internal": True} | more

@@ -226,7 +226,7 @@ def warm_up(pipeline: Pipeline) -> None:
     Language models are not asked: that is not for nothing.
     """
     values = [orjson.dumps(test.event, default=str) for test in pipeline.loaded.file.tests]
-    in_words = {model.name for model in (*pipeline.plan.models, *pipeline.plan.shadows) if model.llm is not None}
+    in_words = pipeline.plan.language_models
 
     def answer(ask: Ask) -> Answer:
         if isinstance(ask, Score) and ask.model in in_words:

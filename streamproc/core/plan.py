@@ -15,6 +15,7 @@ from streamproc.core.drift.budget import Budget
 from streamproc.core.drift.volume import VolumePlan
 from streamproc.core.expressions import Expression
 from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.prompts import with_prompt
 from streamproc.core.names import MODEL_CONFIDENCE, MODEL_STATUS, SCORED_BY
 from streamproc.core.outcomes.policy import OutcomesPlan
 from streamproc.core.records import BodyForm, Topics
@@ -266,6 +267,20 @@ class Plan:
         """The model and its stand-ins, in the order in which they are asked."""
         return () if self.model is None else (self.model, *self.stand_ins)
 
+    @cached_property
+    def model_versions(self) -> frozenset[str]:
+        """The versions of what scores, by what the file says: of a language model with each prompt in use."""
+        numbers = (model.version for model in self.models if model.llm is None)
+        words = ((model.version, model.llm) for model in self.models if model.llm is not None)
+        return frozenset(
+            [*numbers, *(with_prompt(one, own.hash) for one, llm in words for own in llm.prompts.versions)]
+        )
+
+    @property
+    def language_models(self) -> Mapping[str, LlmPlan]:
+        """All of them by their names, shadows too."""
+        return {model.name: model.llm for model in (*self.models, *self.shadows) if model.llm is not None}
+
     @property
     def _llms(self) -> tuple[LlmPlan, ...]:
         return tuple(model.llm for model in self.models if model.llm is not None)
@@ -283,8 +298,8 @@ class Plan:
     @property
     def in_words(self) -> frozenset[str]:
         """The language models, shadows too, and the classifiers before them, by the addresses of asks."""
-        models = [model for model in (*self.models, *self.shadows) if model.llm is not None]
-        return frozenset([*(model.name for model in models), *(model.guard for model in models if model.guard)])
+        guards = (model.guard for model in (*self.models, *self.shadows) if model.guard is not None)
+        return frozenset([*self.language_models, *guards])
 
     @cached_property
     def follows_from_hashes(self) -> frozenset[str]:

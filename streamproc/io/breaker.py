@@ -57,8 +57,11 @@ class Breaker:
             self._probing = False
             self._valid += 1
 
-    def ended(self, permit: Permit, failed: bool, now: float) -> None:
-        """How a call ended."""
+    def ended(self, permit: Permit, failed: bool | None, now: float) -> None:
+        """How a call ended; ``None`` where nobody can be blamed for it."""
+        if failed is None:
+            self.withdrawn(permit)
+            return
         if permit != self._valid:
             return
         if self._probing:

@@ -13,6 +13,7 @@ from streamproc import metrics
 from streamproc.core.records import lane_of
 from streamproc.plan.durations import to_duration
 from streamproc.serve.answers import Decided
+from streamproc.serve.bodies import written
 from streamproc.serve.deciding import shown
 from streamproc.serve.names import CALLER, DOOR
 from streamproc.serve.problems import Problem, json_response
@@ -126,10 +127,4 @@ async def _write(request: web.Request, response: web.StreamResponse, raw: bytes)
     """Raises ConnectionError where the caller does not read, or has gone."""
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError
-    try:
-        async with asyncio.timeout(request.app[DOOR].part.timeout.total_seconds()):
-            await response.write(raw)
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the caller does not read") from None
+    await written(request, response, raw)

@@ -1,4 +1,4 @@
-"""Reading bodies, bounded in bytes and in time."""
+"""Reading bodies, and writing long ones, bounded in bytes and in time."""
 
 from __future__ import annotations
 
@@ -88,3 +88,14 @@ async def _parts(request: web.Request, seconds: float) -> AsyncIterator[bytes]:
             yield part
     except TimeoutError:
         raise Problem("timeout", f"nothing came for {seconds:.3g} s") from None
+
+
+async def written(request: web.Request, response: web.StreamResponse, raw: bytes) -> None:
+    """Write a part of an answer. Raises ConnectionResetError where the caller does not read it in time."""
+    try:
+        async with asyncio.timeout(request.app[DOOR].part.timeout.total_seconds()):
+            await response.write(raw)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the caller does not read") from None

@@ -76,9 +76,14 @@ class Door:
         return (known if self.plan.events.dedupe is None else min(known, self.plan.events.dedupe)) // MILLISECOND
 
     @property
+    def away(self) -> bool:
+        """Whether the broker takes nothing, or answers nothing."""
+        return self.writer.away or self.lag.silent > SILENT_SECONDS
+
+    @property
     def ready(self) -> bool:
         """Whether events can be taken now."""
-        return not self.writer.away and self.lag.silent < SILENT_SECONDS and not self._behind
+        return not (self.away or self._behind)
 
     @property
     def _behind(self) -> bool:
@@ -87,7 +92,7 @@ class Door:
 
     def admit(self, caller: Caller, events: int) -> None:
         """Raises Problem where so many events cannot be taken now."""
-        if self.writer.away or self.lag.silent > SILENT_SECONDS:
+        if self.away:
             raise Problem("broker-away", "the broker does not answer: nothing was taken", wait=2)
         if self._behind:
             raise Problem(

@@ -6,7 +6,6 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from streamproc import metrics
-from streamproc.serve.door import SILENT_SECONDS
 from streamproc.serve.names import DOOR
 from streamproc.serve.problems import json_response
 
@@ -21,7 +20,7 @@ async def readyz(request: web.Request) -> web.Response:
     door = request.app[DOOR]
     said = {
         "ok": door.ready,
-        "broker_away": door.writer.away or door.lag.silent > SILENT_SECONDS,
+        "broker_away": door.away,
         "lag_seconds": round(door.lag.seconds, 3),
         "waiting": door.answers.waiting,
     }
@@ -36,5 +35,5 @@ async def serve_metrics(request: web.Request) -> web.Response:
     metrics.DOOR_BYTES.labels("events").set(door.writer.bytes)
     metrics.DOOR_BYTES.labels("decisions").set(door.answers.size)
     metrics.DOOR_LAG.set(door.lag.seconds)
-    metrics.DOOR_AWAY.set(door.writer.away or door.lag.silent > SILENT_SECONDS)
+    metrics.DOOR_AWAY.set(door.away)
     return web.Response(body=generate_latest(metrics.DOOR_REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

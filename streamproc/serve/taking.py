@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from aiohttp import web
 
 from streamproc import metrics
 from streamproc.core.records import DeadLetter
-from streamproc.serve.bodies import NDJSON, kind_of, lines, release, whole
+from streamproc.serve.bodies import NDJSON, kind_of, lines, release, whole, written
 from streamproc.serve.callers import Caller
 from streamproc.serve.door import Door
 from streamproc.serve.events import IDEMPOTENCY_KEY, Incoming, told, trace_headers
@@ -89,7 +88,6 @@ class _Told:
 
     def __init__(self, request: web.Request, summary: bool) -> None:
         self._request, self._summary = request, summary
-        self._seconds = request.app[DOOR].part.timeout.total_seconds()
         self._stream: web.StreamResponse | None = None
         self.accepted, self.refused = list[Any](), list[Any]()
         self.taken = self.bad = 0
@@ -132,13 +130,7 @@ class _Told:
             self._stream = web.StreamResponse(status=202, headers={"Content-Type": NDJSON[0]})
             await self._stream.prepare(self._request)
         raw = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._stream.write(raw)
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the caller does not read") from None
+        await written(self._request, self._stream, raw)
 
 
 async def _many(request: web.Request) -> web.StreamResponse:

@@ -55,7 +55,9 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
         made = yield from preparing.prepared([*ahead, *plan.shadows])
         frame.add(*shown(ahead, made))
         spending = Spending(frame, context, lanes)
-        barred = _barred(count, made[plan.model.name].reasons if plan.model.llm is not None else ())
+        barred = np.zeros(count, np.bool_)
+        if plan.model.llm is not None:
+            barred |= _barred(made[plan.model.name].reasons)
         asking = [asking_of(model, frame, made) for model in (plan.model, *plan.shadows)]
         together = [spending.reserved(_without(one, barred)) for one in asking]
         answers = yield [one.ask() for one in together]
@@ -63,7 +65,8 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
             spending.settle(one, answer)
         taken, *beside = (one.usable(answer) for one, answer in zip(together, answers, strict=True))
         frame.shadows = list(map(_shadow, plan.shadows, beside))
-        barred |= _barred(count, taken.reasons if plan.model.llm is not None else ())
+        if plan.model.llm is not None:
+            barred |= _barred(taken.reasons)
         status, scorers = taken.reasons, (~taken.missing).astype(np.uint8)
         seen = {*made}
         if plan.stand_ins and taken.missing.any():
@@ -83,7 +86,7 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
                 spending.settle(one, answer)
                 got = one.usable(answer)
                 if model.llm is not None:
-                    barred[rows] |= _barred(len(rows), got.reasons)
+                    barred[rows] |= _barred(got.reasons)
                 _stand_in(taken, got, rows, scorers, number, plan.spent)
         spending.keep()
         frame.add(*_not_shown(plan, frame, seen))
@@ -92,9 +95,9 @@ def model_stage(plan: Plan, masker: Masker | None = None, lanes: int = 1) -> Sta
     return Stage(MODEL, reads, (SCORE, *plan.model_columns), run)
 
 
-def _barred(count: int, reasons: Sequence[str | None]) -> NDArray[np.bool_]:
+def _barred(reasons: Sequence[str | None]) -> NDArray[np.bool_]:
     """Events that no further language model is shown, by the reasons of one: shape (events,)."""
-    return np.fromiter((reason in BARRED for reason in reasons or [None] * count), np.bool_, count)
+    return np.fromiter((reason in BARRED for reason in reasons), np.bool_, len(reasons))
 
 
 def _without(asking: Asking, barred: NDArray[np.bool_]) -> Asking:

@@ -12,6 +12,7 @@ from typing import Final
 from streamproc.core.decide.cap import TABLE as CAP_TABLE
 from streamproc.core.decide.cap import cap_stage
 from streamproc.core.decide.columns import confidence_stage, features_stages
+from streamproc.core.decide.dedupe import STAGE as DEDUPE
 from streamproc.core.decide.dedupe import dedupe_stage
 from streamproc.core.decide.drift import WATCH, Watch, drift_stage, watched_columns
 from streamproc.core.decide.effects import make_effects
@@ -67,6 +68,13 @@ class DecideProcessor:
         once = [] if plan.events.dedupe is None else [dedupe_stage(plan, masker=masker)]
         stages = [contract_stage(plan), *once, *features_stages(plan, masker), *(make(plan) for make in makers)]
         return cls(plan, tuple(stages), Encoder(plan), masker, watch)
+
+    @classmethod
+    def of_the_past(cls, plan: Plan, masker: Masker | None = None) -> DecideProcessor:
+        """One that decides events again which were decided before: nothing of it counts against what may be spent
+        today, and what was sent twice is decided twice."""
+        made = cls.of(plan.unlimited, masker)
+        return replace(made, stages=tuple(stage for stage in made.stages if stage.name != DEDUPE))
 
     def process(self, batch: Batch, state: State, seen: Seen, now: datetime) -> Steps:
         """Decisions, actions, review items and dead letters of one batch of events."""

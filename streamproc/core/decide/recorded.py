@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from streamproc.core.decide.model import NO_MODEL, NOT_ASKED
 from streamproc.core.llm.policy import CLASSIFIER
-from streamproc.core.llm.prompts import with_prompt
 from streamproc.core.names import MODEL_CONFIDENCE, MODEL_OK, MODEL_STATUS
-from streamproc.core.plan import ModelPlan, Plan
+from streamproc.core.plan import Plan
 from streamproc.core.processor import Answer, Score
 
 NOT_RECORDED: Final = "not_recorded"
@@ -31,15 +30,7 @@ def is_of(plan: Plan, decision: Mapping[str, Any]) -> bool:
     """Whether models as they are in the plan made a decision, with the versions of prompts that the file has in use:
     another prompt is another model."""
     made = decision.get("model")
-    return isinstance(made, str) and made.partition("@")[0] in {
-        one for model in plan.models for one in _versions(model)
-    }
-
-
-def _versions(model: ModelPlan) -> list[str]:
-    if model.llm is None:
-        return [model.version]
-    return [with_prompt(model.version, prompt.hash) for prompt in model.llm.prompts.versions]
+    return isinstance(made, str) and made.partition("@")[0] in plan.model_versions
 
 
 def tells(decision: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import msgspec
@@ -61,7 +62,12 @@ class Spending:
         self._ledger = Ledger(ttl=1)
         self._limits = dict[_Place, Limit]()
         self._raw = dict[_Place, bytes | None]()  # as it was committed
-        self._lane_of = np.searchsorted(frame.records.ends, frame.rows, side="right").tolist()
+
+    @cached_property
+    def _lane_of(self) -> list[int]:
+        """By row of the frame; most pipelines never ask."""
+        lanes: list[int] = np.searchsorted(self._frame.records.ends, self._frame.rows, side="right").tolist()
+        return lanes
 
     def reserved(self, asking: Asking) -> Asking:
         """How a model is asked within what there is: first a call for each row in their order, then further ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -21,6 +22,15 @@ class LatencyPolicy:
     hedges: float = 0.1
     calls: int = 500
     """So many of the last calls count."""
+
+
+def nearest_rank(values: Sequence[float], share: float) -> float:
+    """The least of sorted values that such a share of them, more than none, does not exceed.
+
+    >>> nearest_rank([1.0, 2.0, 3.0, 4.0], 0.5), nearest_rank([1.0, 2.0, 3.0, 4.0], 0.51)
+    (2.0, 3.0)
+    """
+    return values[ceil(share * len(values)) - 1]
 
 
 class Latencies:
@@ -46,7 +56,7 @@ class Latencies:
             return None
         if self._sorted is None:
             self._sorted = sorted(self._seconds)
-        return self._sorted[ceil(share * len(self._sorted)) - 1]
+        return nearest_rank(self._sorted, share)
 
     @property
     def hedge_after(self) -> float:

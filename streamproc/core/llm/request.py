@@ -103,7 +103,6 @@ def requests(
         USER: _objects([one.user for one in made]),
         MOST_TOKENS: np.array([one.most_tokens for one in made], np.int64),
         CANARY: _objects([one.canary for one in made]),
-        PROMPT: _objects([prompt.label for prompt in prompts]),
         PROMPT_HASH: _objects([prompt.hash for prompt in prompts]),
         INPUT_BOUND: np.array([one.tokens for one in made], np.int64),
         BUDGET_KEY: _texts(frame, plan.budget.by, mask),

@@ -204,10 +204,7 @@ class RedisStore:
                 log.warning("the Redis for answers of language models: %s", self._told)
             return None
         finally:
-            if failed is None:
-                self._breaker.withdrawn(permit)
-            else:
-                self._breaker.ended(permit, failed, time.monotonic())
+            self._breaker.ended(permit, failed, time.monotonic())
 
     def _name(self, key: bytes) -> bytes:
         return self._prefix + key.hex().encode()

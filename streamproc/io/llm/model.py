@@ -317,8 +317,5 @@ class LlmModel:
         finally:
             if not free:
                 row.pay(self._plan.budget, completion)
-            if failed is None:
-                endpoint.state.withdrawn(permit)
-            else:
-                endpoint.state.ended(permit, failed, time.monotonic())
+            endpoint.state.ended(permit, failed, time.monotonic())
         return completion

@@ -77,10 +77,8 @@ class Shared:
             failed = True
             return None
         finally:
-            if permit is not None and failed is None:
-                self._breaker.withdrawn(permit)
-            elif permit is not None:
-                self._breaker.ended(permit, failed is True, time.monotonic())
+            if permit is not None:
+                self._breaker.ended(permit, failed, time.monotonic())
 
     def _script(self, text: str) -> Any:
         if self._client is None:
