@@ -84,7 +84,9 @@ def test_the_fallback_chain_decides_until_the_model_is_back(connection: Connecti
     assert {(one["score"], one["features"]["why"], one["features"]["llm_prompt"]) for one in scored} == {
         (0.9, "pays well", "loans@1")
     }
-    assert sum(one["features"]["llm_calls"] or 0 for one in found) <= len(server.asked)
+    # A call whose time was up counts, whether or not it had reached the server.
+    in_time = [one["features"]["llm_calls"] or 0 for one in found if one["score_reason"] != "timeout"]
+    assert 0 < sum(in_time) <= len(server.asked)
     for record in made.read("decisions"):
         assert record_problems(record.value, record.headers) == []
 
