@@ -1,4 +1,4 @@
-"""Kafka record batches of everything that goes out in one transaction, made in a thread beside the event loop.
+"""Kafka record batches of everything that goes out together; for a transaction in a thread beside the event loop.
 
 aiokafka has a builder that takes one record at a time; here a batch is known as a whole, and is put together by
 column. The layout is Kafka's message format 2.
@@ -86,7 +86,9 @@ def changelog_entries(share: Share) -> Entries:
     return entries
 
 
-def record_batches(outgoing: Outgoing, timestamp: int, limits: Mapping[str, int]) -> Batches:
+def record_batches(
+    outgoing: Outgoing, timestamp: int, limits: Mapping[str, int], attributes: int = SNAPPY | TRANSACTIONAL
+) -> Batches:
     """Everything as record batches, each of at most its topic's limit before compression, but of at least one record.
 
     The numbers in front of all parts of all records are worked out together: one partition may have only a few.
@@ -112,7 +114,7 @@ def record_batches(outgoing: Outgoing, timestamp: int, limits: Mapping[str, int]
     parts[7::8] = headers
     batches: Batches = {target: [] for target in outgoing}
     for target, begin, end in zip(targets, cuts, cuts[1:], strict=False):
-        batches[target].append(_batch(b"".join(parts[8 * begin : 8 * end]), end - begin, timestamp))
+        batches[target].append(_batch(b"".join(parts[8 * begin : 8 * end]), end - begin, timestamp, attributes))
     return batches
 
 
@@ -133,12 +135,13 @@ def _cut(
     return targets, cuts
 
 
-def _batch(records: bytes, count: int, timestamp: int) -> RecordBatch:
-    packed = _snappy(records)
-    codec = SNAPPY if len(packed) < len(records) else 0
-    payload = packed if codec else records
+def _batch(records: bytes, count: int, timestamp: int, attributes: int) -> RecordBatch:
+    payload = records
+    if attributes & SNAPPY:
+        packed = _snappy(records)
+        payload, attributes = (packed, attributes) if len(packed) < len(records) else (records, attributes & ~SNAPPY)
     data = bytearray(HEADER.size + len(payload))
-    length, attributes, last = len(data) - LENGTH_FROM, codec | TRANSACTIONAL, count - 1
+    length, last = len(data) - LENGTH_FROM, count - 1
     times = (timestamp, timestamp)
     HEADER.pack_into(data, 0, 0, length, NO_EPOCH, MAGIC, 0, attributes, last, *times, -1, -1, 0, count)
     data[HEADER.size :] = payload

@@ -26,7 +26,8 @@ from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets
 from streamproc.kafka.lane import Share, Work
 from streamproc.kafka.logged import Sent
-from streamproc.kafka.producer import LaneProducer, side_by_side, transactional_ids
+from streamproc.kafka.producer import LaneProducer, transactional_ids
+from streamproc.kafka.sending import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ class Cycle:
         offsets = {tp: (offset, claims[tp].encode()) for share in shares for tp, offset in share.positions.items()}
         written = await producer.commit(offsets, member, _encoded(works))
         for share in shares:
-            share.landed = written.get((share.lane.agent.changelog(self._app), share.lane.partition), ())
+            landed = written.get((share.lane.agent.changelog(self._app), share.lane.partition), ())
+            share.landed = [one for one in landed if one.base >= 0]
         self._producers.rotate()
         self.broker.back()
 

@@ -17,10 +17,12 @@ MOST_GAPS: Final = 100
 
 
 class Landed(NamedTuple):
-    """A record batch of so many records in a log."""
+    """A record batch of so many records in a log: the offset of the first, -1 where the broker does not say, and the
+    time that the log gave them (ms), -1 where they keep their own."""
 
     base: int
     records: int
+    timestamp: int = -1
 
 
 class Sent(NamedTuple):
@@ -65,7 +67,7 @@ class Logged(NamedTuple):
         if not landed:
             return self
         end, markers, gaps = self.offset, self.markers, self.gaps
-        for base, records in landed:
+        for base, records, _ in landed:
             if base < end:
                 return None
             if base - end <= markers:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from typing import Any, TypeAlias
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -26,37 +25,33 @@ from aiokafka.protocol.transaction import (
     InitProducerIdRequest,
 )
 
-from streamproc.errors import BrokerUnavailable, FencedOffsets, StreamprocError
+from streamproc.errors import BrokerUnavailable
 from streamproc.kafka import failpoints
-from streamproc.kafka.batches import Batches, RecordBatch
+from streamproc.kafka.batches import Batches
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.failpoints import failpoint
-from streamproc.kafka.group import MOVED_ON, NOT_HERE, Member, coordinator_of
-from streamproc.kafka.logged import Landed
+from streamproc.kafka.group import NOT_HERE, Member, coordinator_of
 from streamproc.kafka.protocol import TxnOffsetCommitRequest
+from streamproc.kafka.sending import (
+    CONCURRENT_TRANSACTIONS,
+    QUICK_SECONDS,
+    SLOW_SECONDS,
+    UNKNOWN_TRIES,
+    Codes,
+    Sending,
+    Written,
+    gone,
+    raise_unless_retriable,
+    side_by_side,
+)
 
 log = logging.getLogger(__name__)
 
-FENCED = frozenset({47, 90})  # invalid producer epoch, producer fenced
-DUPLICATE_SEQUENCE = 46  # the broker has the batch already
 UNKNOWN_TOPIC = 3
-CONCURRENT_TRANSACTIONS = 51  # the markers of the last transaction are still on their way
-OPERATION_NOT_ATTEMPTED = 55  # another partition of the same request was refused
 MARKERS_SECONDS = 0.002
 MARKERS_TRIES = 250
-QUICK_SECONDS = 0.005
-SLOW_SECONDS = 0.2
-SEQUENCES = 2**31  # they begin again at 0
-PRODUCE_SECONDS = 5.0
-UNKNOWN_TRIES = 100  # some 20 s of answers: a broker that starts does not know its topics at once
 STOP_SECONDS = 3.0
 END_SECONDS = 20.0
-
-Codes: TypeAlias = set[int]
-Bases: TypeAlias = dict[tuple[str, int], int]
-"""Base offsets of batches by topic and partition."""
-Written: TypeAlias = dict[tuple[str, int], list[Landed]]
-"""Where batches are, in their order, by topic and partition."""
 
 
 class LaneProducer:
@@ -71,16 +66,14 @@ class LaneProducer:
         self._id = transactional_id
         self._milliseconds = int(transaction_seconds * 1000)
         self._nodes: dict[tuple[CoordinationType, str], int] = {}
-        self._sequences: dict[tuple[str, int], int] = defaultdict(int)
-        self._producer = (-1, -1)
-        self._known: set[str] = set()
+        self._sending = Sending(self._client, transactional_id)
 
     async def start(self) -> None:
         """Connect, and become the one producer of the id: ends what an earlier one left open. Raises KafkaError."""
         await self._client.bootstrap()
         request = InitProducerIdRequest(self._id, self._milliseconds)
         response = await self._coordinated(request, lambda response: {response.error_code})
-        self._producer = (response.producer_id, response.producer_epoch)
+        self._sending.producer = (response.producer_id, response.producer_epoch)
 
     async def discard(self) -> None:
         """Close the connections, whatever is under way."""
@@ -94,19 +87,22 @@ class LaneProducer:
     ) -> Written:
         """One transaction: offsets with their metadata, then the records. Tries for as long as trying can help.
 
-        Returns where its records are in each partition, where the broker told it.
+        Returns where its records are in each partition.
 
         Offsets go first, so that a transaction that its owner leaves open always shows as an unstable offset; no record
         is sent before the broker has them. Raises FencedOffsets when the group has moved on, and KafkaError otherwise.
         """
         await self._coordinated(
-            AddOffsetsToTxnRequest(self._id, *self._producer, member.group), lambda response: {response.error_code}
+            AddOffsetsToTxnRequest(self._id, *self._sending.producer, member.group),
+            lambda response: {response.error_code},
         )
         batches, _ = await side_by_side(self._add_partitions(encoding), self._commit_offsets(offsets, member))
         failpoint(failpoints.OFFSETS)
-        written = await self._produce(batches)
+        written = await self._sending.send(batches)
         failpoint(failpoints.COMMITTING)
-        await self._coordinated(EndTxnRequest(self._id, *self._producer, True), lambda response: {response.error_code})
+        await self._coordinated(
+            EndTxnRequest(self._id, *self._sending.producer, True), lambda response: {response.error_code}
+        )
         failpoint(failpoints.COMMITTED)
         return written
 
@@ -115,12 +111,10 @@ class LaneProducer:
         topics: dict[str, list[int]] = defaultdict(list)
         for topic, partition in batches:
             topics[topic].append(partition)
-        if topics.keys() - self._known:
-            self._known |= topics.keys()
-            await self._client.set_topics(self._known)
+        await self._sending.learn(topics)
         if topics:
             await self._coordinated(
-                AddPartitionsToTxnRequest(self._id, *self._producer, list(topics.items())),
+                AddPartitionsToTxnRequest(self._id, *self._sending.producer, list(topics.items())),
                 lambda response: {code for _, partitions in response.errors for _, code in partitions},
                 group=ConnectionGroup.DEFAULT,  # a broker takes the requests of one connection one by one
             )
@@ -133,7 +127,7 @@ class LaneProducer:
         request = TxnOffsetCommitRequest(
             self._id,
             member.group,
-            *self._producer,
+            *self._sending.producer,
             member.generation,
             member.member_id,
             member.instance_id,
@@ -172,7 +166,7 @@ class LaneProducer:
                 return response
             raise_unless_retriable(found)
             if UNKNOWN_TOPIC in found and next(tries) > UNKNOWN_TRIES:
-                raise _gone()
+                raise gone()
             if found == {CONCURRENT_TRANSACTIONS}:
                 late = next(markers) > MARKERS_TRIES
                 await asyncio.sleep(SLOW_SECONDS if late else MARKERS_SECONDS)
@@ -187,86 +181,6 @@ class LaneProducer:
         await asyncio.sleep(pause)
         await self._client.force_metadata_update()
         return min(2 * pause, SLOW_SECONDS)
-
-    async def _produce(self, batches: Batches) -> Written:
-        """Send every batch and wait for its acknowledgement; of one partition, one after another."""
-        written: Written = {}
-        left: dict[tuple[str, int], deque[RecordBatch]] = {}
-        for target, several in batches.items():
-            for batch in several:
-                batch.seal(*self._producer, self._sequences[target])
-                self._sequences[target] = (self._sequences[target] + batch.records) % SEQUENCES
-            left[target] = deque(several)
-        pause, tries = QUICK_SECONDS, itertools.count(1)
-        while left:
-            by_node: dict[int, list[tuple[str, int]]] = defaultdict(list)
-            for target in left:
-                by_node[self._client.cluster.leader_for_partition(TopicPartition(*target))].append(target)
-            known = [node for node in by_node if node is not None and node >= 0]
-            answers = await side_by_side(*(self._send(node, by_node[node], left) for node in known))
-            taken = {target: base for answer in answers for target, base in answer.items()}
-            for target, base in taken.items():
-                batch = left[target].popleft()
-                if base >= 0:
-                    written.setdefault(target, []).append(Landed(base, batch.records))
-                if not left[target]:
-                    del left[target]
-            if len(taken) < sum(map(len, by_node.values())):  # the same batch goes again, with its sequence number
-                await asyncio.sleep(pause)
-                answered = await self._client.force_metadata_update()
-                if None in by_node and answered and next(tries) > UNKNOWN_TRIES:
-                    raise _gone()
-                pause = min(2 * pause, SLOW_SECONDS)
-        return written
-
-    async def _send(
-        self, node: int, targets: Collection[tuple[str, int]], left: Mapping[tuple[str, int], deque[RecordBatch]]
-    ) -> Bases:
-        """Send the first batch of each target. The base offsets of those that the broker has now; -1 where it does not
-        say. Raises what a retry does not mend."""
-        topics: dict[str, list[Any]] = defaultdict(list)
-        for topic, partition in targets:
-            topics[topic].append((partition, left[topic, partition][0].data))
-        request = ProduceRequest(self._id, -1, int(PRODUCE_SECONDS * 1000), list(topics.items()))
-        try:
-            response = await self._client.send(node, request)
-        except kafka_errors.KafkaError as error:
-            if not error.retriable:
-                raise
-            log.debug("no answer to a produce request: %s", type(error).__name__)
-            return {}
-        told = {(topic, answer[0]): (answer[1], answer[2]) for topic, answers in response.topics for answer in answers}
-        taken = {target: base for target, (code, base) in told.items() if code in {0, DUPLICATE_SEQUENCE}}
-        raise_unless_retriable({told[target][0] for target in told.keys() - taken.keys()})
-        return taken
-
-
-async def side_by_side(*steps: Coroutine[Any, Any, Any]) -> list[Any]:
-    """The results of steps that run side by side; the first to fail ends the others."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def raise_unless_retriable(codes: Codes) -> None:
-    """Raise what the broker's error codes say, unless all of them only ask to try again."""
-    if codes & MOVED_ON:
-        raise FencedOffsets("offsets of an older generation were refused")
-    if codes & FENCED:
-        raise kafka_errors.ProducerFenced
-    for code in sorted(codes - {CONCURRENT_TRANSACTIONS, OPERATION_NOT_ATTEMPTED}):
-        error = kafka_errors.for_code(code)
-        if not error.retriable:
-            raise error
-
-
-def _gone() -> StreamprocError:
-    return StreamprocError(
-        "the broker does not know an output topic any more", "`streamproc topics FILE` shows which one is missing"
-    )
 
 
 def transactional_ids(owner: str) -> tuple[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -26,7 +27,7 @@ from streamproc.serve.events import Checker, Incoming, headers_of, partitions_of
 from streamproc.serve.history import History
 from streamproc.serve.lag import Lag
 from streamproc.serve.problems import Problem
-from streamproc.serve.writing import Away, Outgoing, Placed, Writer
+from streamproc.serve.writing import PATIENCE_SECONDS, Arriving, Away, Outgoing, Placed, Writer
 
 MOST_PLACES: Final = 50_000
 """So many events are known to have been taken."""
@@ -35,16 +36,20 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 REPEAT: Final = "nobody knows whether it was taken: send it again, with the same id"
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where an event stands, or will: it is one of several that are written together."""
 
-    written: asyncio.Future[list[Placed]]
+    arriving: Arriving
     number: int
+
+    @property
+    def placed(self) -> Placed | None:
+        """Where it stands, once that is known."""
+        return self.arriving.result()[self.number] if self.arriving.done() and not self.arriving.exception() else None
 
     def is_before(self, oldest: int) -> bool:
         """Whether it was written before a time (ms)."""
-        return self.written.done() and self.written.result()[self.number].timestamp < oldest
+        return (placed := self.placed) is not None and placed.timestamp < oldest
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ class Door:
     largest: int
     held: int = 0
     """Bytes of bodies that requests hold."""
-    _places: dict[str, _Place] = field(default_factory=dict)
+    _places: OrderedDict[str, _Place] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self.answers.on_refused = self._refused
@@ -117,26 +122,29 @@ class Door:
         return self.answers.by_event(event.digest, int(time.time() * 1000) - self.span) if event.repeatable else None
 
     async def take(self, events: Sequence[Incoming], traced: Headers) -> list[Placed]:
-        """Write events that are not known to be there, and say where all of them stand. Raises Problem."""
+        """Write events that are not known to be there, and say where all of them stand. Raises Problem.
+
+        What is not there in time goes on: who repeats its event waits for the same record.
+        """
         oldest = int(time.time() * 1000) - self.span
-        written: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
-        found, new = list[_Place](), list[Incoming]()
+        found, new = list[_Place | Incoming](), dict[str, Incoming]()
         for event in events:
-            place = self._places.get(event.digest) if event.repeatable else None
-            place = place or self._decided(event)
-            if place is None or place.is_before(oldest):
-                place = _Place(written, len(new))
-                new.append(event)
-                if event.repeatable:
-                    self._places[event.digest] = place
-            found.append(place)
+            place = self._place_of(event, oldest) if event.repeatable else None
+            found.append(place or event)
+            if place is None:
+                new.setdefault(event.digest, event)
         if new:
-            await self._write(new, written, traced)
-        # what another request is writing is waited for, and not ended with this one
-        await asyncio.wait({place.written for place in found})
-        if any(place.written.cancelled() for place in found):
+            found = self._write(found, [*new.values()], traced)
+        places = [one for one in found if isinstance(one, _Place)]
+        await asyncio.wait({place.arriving for place in places}, timeout=PATIENCE_SECONDS)
+        placed = [place.placed for place in places]
+        if None in placed:
             raise Problem("broker-away", REPEAT, wait=2)
-        return [place.written.result()[place.number] for place in found]
+        return placed  # type: ignore[return-value]
+
+    def _place_of(self, event: Incoming, oldest: int) -> _Place | None:
+        place = self._places.get(event.digest) or self._decided(event)
+        return None if place is None or place.is_before(oldest) else place
 
     def _decided(self, event: Incoming) -> _Place | None:
         """Where an event stands that another door took, or this one before it started: its decision tells."""
@@ -144,39 +152,46 @@ class Door:
         source = None if known is None else orjson.loads(known.value).get("source")
         if source is None or source["topic"] != self.plan.events.input:
             return None
-        written: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
-        written.set_result([Placed(*(source[name] for name in ("topic", "partition", "offset", "timestamp")))])
-        return _Place(written, 0)
+        arriving: Arriving = asyncio.get_running_loop().create_future()
+        arriving.set_result([Placed(*(source[name] for name in ("topic", "partition", "offset", "timestamp")))])
+        return _Place(arriving, 0)
 
-    async def _write(self, new: Sequence[Incoming], written: asyncio.Future[list[Placed]], traced: Headers) -> None:
+    def _write(
+        self, found: Sequence[_Place | Incoming], new: Sequence[Incoming], traced: Headers
+    ) -> list[_Place | Incoming]:
+        """Begin to write what is new: the places of all. Raises Problem."""
         topic = self.plan.events.input
-        partitions = partitions_of(new, self.count).tolist()
         records = [
             Outgoing(topic, partition, event.key, event.value, headers_of(event, traced))
-            for event, partition in zip(new, partitions, strict=True)
+            for event, partition in zip(new, partitions_of(new, self.count), strict=True)
         ]
         try:
-            written.set_result(await self.writer.write(records))
-        except BaseException as error:
-            written.cancel()
-            for event in new:
-                if (place := self._places.get(event.digest)) is not None and place.written is written:
-                    del self._places[event.digest]
-            if isinstance(error, Away):
-                raise Problem("broker-away", REPEAT, wait=2) from error
-            raise
-        metrics.TAKEN.labels(topic).inc(len(new))
-        for digest in list(islice(self._places, max(0, len(self._places) - MOST_PLACES))):
-            del self._places[digest]
+            arriving = self.writer.send(records)
+        except Away as error:
+            raise Problem("broker-away", REPEAT, wait=2) from error
+        places = {event.digest: _Place(arriving, number) for number, event in enumerate(new)}
+        self._places.update((event.digest, places[event.digest]) for event in new if event.repeatable)
+        arriving.add_done_callback(partial(self._arrived, new))
+        while len(self._places) > MOST_PLACES:
+            self._places.popitem(last=False)
+        return [one if isinstance(one, _Place) else places[one.digest] for one in found]
+
+    def _arrived(self, new: Sequence[Incoming], arriving: Arriving) -> None:
+        if arriving.exception() is None:
+            metrics.TAKEN.labels(self.plan.events.input).inc(len(new))
+            return
+        for event in new:  # nobody knows: who repeats it writes it again
+            if (place := self._places.get(event.digest)) is not None and place.arriving is arriving:
+                del self._places[event.digest]
 
     def decisions_of(self, places: Sequence[Placed]) -> list[str | None]:
         """The ids that the events' decisions will have; ``None`` where one is on its way to another topic first."""
         topic = self.plan.events.topic
-        rows = [(one.partition, one.offset, one.timestamp) for one in places]
         if topic != self.plan.events.input:
-            return [None] * len(rows)
-        ids = decision_ids(self.plan.pipeline, topic, *np.array(rows, np.int64).reshape(-1, 3).T)
-        return [None if offset < 0 else made for (_, offset, _), made in zip(rows, ids, strict=True)]
+            return [None] * len(places)
+        rows = np.array([one[1:] for one in places], np.int64).reshape(-1, 3)
+        ids = decision_ids(self.plan.pipeline, topic, *rows.T)
+        return [None if one.offset < 0 else made for one, made in zip(places, ids, strict=True)]
 
     async def find(self, decision: str, since: float | None, seconds: float) -> bytes | None:
         """A decision as it holds now, from memory or, for ``seconds`` at most, from its topic. Raises Problem."""

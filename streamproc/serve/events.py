@@ -11,7 +11,6 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamproc.core.partitioner import partitions
 from streamproc.core.plan import Plan
@@ -82,13 +81,14 @@ class Checker:
         return digest.hexdigest()
 
 
-def partitions_of(events: Sequence[Incoming], count: int) -> NDArray[np.int64]:
+def partitions_of(events: Sequence[Incoming], count: int) -> list[int]:
     """Where events belong among so many partitions, shape (n,): where Java's clients put their keys.
 
     One without a key goes where its id says, as its repetition must come to the same lane; or else anywhere.
     """
     keys = [event.digest.encode() if event.key is None and event.repeatable else event.key for event in events]
-    return partitions(keys, count, np.array([random.randrange(count) for _ in events]))  # noqa: S311 - no secret
+    anywhere = np.array([random.randrange(count) for _ in events]) if None in keys else 0  # noqa: S311 - no secret
+    return partitions(keys, count, anywhere).tolist()  # type: ignore[no-any-return]
 
 
 def trace_headers(given: Mapping[str, str]) -> Headers:

@@ -102,7 +102,7 @@ async def serve(
     await check_topics(connection, topics_of(loaded, events.partitions), create=create)
     topics = plan.topics
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(writing(connection))
+        writer = await stack.enter_async_context(writing(connection, _written(loaded)))
         answers = Answers(part.recent)
         await stack.enter_async_context(
             following(connection, (topics.decisions, topics.dead_letters), answers, part.look_back)
@@ -174,6 +174,14 @@ def topics_of(loaded: Loaded, partitions: int) -> list[TopicRole]:
     roles = {"decisions", "dead-letter", "verdicts", "outcomes", "repartitioned"}
     own = [row for row in pipeline_topics(loaded, (), partitions) if row.role in roles]
     return [*own, unseen_topic(loaded, partitions)]
+
+
+def _written(loaded: Loaded) -> set[str]:
+    """What a door writes to."""
+    plan, topics = loaded.plan, loaded.plan.topics
+    said = {topics.verdicts} if plan.review is not None else set[str]()
+    true = {topics.outcomes} if plan.outcomes is not None else set[str]()
+    return {plan.events.input, topics.unseen, *said, *true}
 
 
 def run(loaded: Loaded, connection: Connection, settings: ServeSettings, keys: Keys, *, create: bool) -> None:

@@ -16,14 +16,12 @@ from streamproc.serve.bodies import kind_of, lines, whole
 from streamproc.serve.door import Door
 from streamproc.serve.names import CALLER, DOOR, SIGNATURES
 from streamproc.serve.problems import JSON, Problem, json_response
-from streamproc.serve.writing import MANY, Away, Outgoing, Placed
+from streamproc.serve.writing import Away, Outgoing, Placed
 
 SIGNER: Final = "Streamproc-Signer"
 SIGNED: Final = "Streamproc-Signature"
 LARGEST: Final = 64 << 10
 GROUP: Final = 1_000
-FEW: Final = MANY - 1
-"""Keys say where they go: the producer sees to that, for one record at a time."""
 
 
 async def say(request: web.Request) -> web.StreamResponse:
@@ -95,8 +93,7 @@ def _outcome(door: Door, line: bytes) -> Outgoing:
 
 async def _write(door: Door, records: list[Outgoing]) -> list[Placed]:
     try:
-        groups = [records[begin : begin + FEW] for begin in range(0, len(records), FEW)]
-        return [place for group in groups for place in await door.writer.write(group)]
+        return await door.writer.write(records)
     except Away as error:
         raise Problem("broker-away", "nobody knows whether all was taken: say it again", wait=2) from error
 

@@ -1,41 +1,54 @@
-"""Writing records for callers: acks=all, idempotent, bounded in bytes and in time.
+"""Writing records for callers: acks=all, idempotent, bounded in time.
 
-aiokafka's idempotent producer tries a batch again until it is taken, however long the broker is away. Callers are not
-kept waiting for that: they are told that nobody knows, and what they repeat has the same id. A producer that cannot go
-on, or whose records do not move although a broker is there, is replaced.
+Records that come while others are on their way are sent together behind them: requests are small when idle and large
+under load, and nothing waits for a timer. What is on its way goes on for as long as the broker is away, whoever has
+given up waiting for it. A producer that cannot go on is replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple, TypeAlias
 
-from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from streamproc.core.partitioner import partitions
 from streamproc.core.processor import Headers
+from streamproc.errors import StreamprocError
+from streamproc.kafka import admin
+from streamproc.kafka.batches import record_batches
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.lane import Entries
+from streamproc.kafka.outgoing import DEFAULT_LIMIT
+from streamproc.kafka.sending import QUICK_SECONDS, Sending, Written, raise_unless_retriable
 from streamproc.kafka.watchdog import guard
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES: Final = 256 << 10
-LARGEST: Final = 256 << 20  # what is too large is refused before
-MANY: Final = 24
-"""So many records at once are made into batches here: aiokafka would make a future for each."""
+LOT_RECORDS: Final = 4_000
+LOT_BYTES: Final = 4 << 20
+"""So much is sent at once, and one request's more."""
 PATIENCE_SECONDS: Final = 5.0
 """How long a caller waits for the broker."""
 AWAY_SECONDS: Final = 2.0
 """Where the oldest record waits for so long, the broker counts as away."""
 STUCK_SECONDS: Final = 60.0
+START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 0.5
+PLAIN: Final = 0
+"""Attributes of record batches: not compressed, and of no transaction."""
+ANOTHER: Final = InitProducerIdRequest(None, 0)
+"""Asks to be a producer like no other, without transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +62,7 @@ class Outgoing:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """Where a record stands now. ``offset`` is -1 where the broker has it, and cannot say where any more."""
 
     topic: str
@@ -59,174 +71,193 @@ class Placed:
     timestamp: int
 
 
+Arriving: TypeAlias = "asyncio.Future[list[Placed]]"
+
+
 class Away(Exception):
     """The broker did not take a record in time, or will not: nobody knows whether it has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lot:
+    """What one caller wants to be written: ``since`` is when it came, in monotonic seconds."""
+
+    records: Sequence[Outgoing]
+    bytes: int
+    since: float
+    arriving: Arriving
 
 
 class Writer:
     """Writes records. Made by ``writing``."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._producer: Any = None
-        self._broken = False
-        self._on_their_way: dict[Any, tuple[float, int]] = {}
+    def __init__(self, connection: Connection, counts: Mapping[str, int], limits: Mapping[str, int]) -> None:
+        self._connection, self._counts, self._limits = connection, counts, limits
+        self._client: AIOKafkaClient | None = None
+        self._sending: Sending | None = None
+        self._waiting, self._under_way = deque[_Lot](), list[_Lot]()
+        self._news = asyncio.Event()
         self.bytes = 0
 
     @property
     def away(self) -> bool:
         """Whether the broker does not take what it is given."""
-        return self._broken or self._oldest > AWAY_SECONDS
-
-    @property
-    def _oldest(self) -> float:
-        """For how long the oldest record has been on its way."""
-        oldest = next(iter(self._on_their_way.values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest[0]
+        oldest = next(iter(self._under_way), None) or next(iter(self._waiting), None)
+        return self._sending is None or (oldest is not None and time.monotonic() - oldest.since > AWAY_SECONDS)
 
     async def write(self, records: Sequence[Outgoing]) -> list[Placed]:
         """Write records, and say where they stand. Raises Away."""
-        if self._broken:
+        return await patiently(self.send(records))
+
+    def send(self, records: Sequence[Outgoing]) -> Arriving:
+        """Write records: where they stand then, or Away where the producer could not go on. Raises Away."""
+        if self._sending is None:
             raise Away
+        arriving: Arriving = asyncio.get_running_loop().create_future()
+        arriving.add_done_callback(_looked_at)
+        lot = _Lot(records, sum(len(one.value) for one in records), time.monotonic(), arriving)
+        self._waiting.append(lot)
+        self.bytes += lot.bytes
+        self._news.set()
+        return arriving
+
+    async def run(self) -> None:
+        """Send what waits, and replace a producer that cannot go on, for ever."""
+        while True:
+            await self._news.wait()
+            try:
+                self._take()
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await self._send()
+            except (kafka_errors.KafkaError, StreamprocError, TimeoutError) as error:
+                log.warning("records were not taken: %s", type(error).__name__)
+                await self._replace()
+
+    def _take(self) -> None:
+        records, size = 0, 0
+        while self._waiting and records < LOT_RECORDS and size < LOT_BYTES:
+            lot = self._waiting.popleft()
+            self._under_way.append(lot)
+            records, size = records + len(lot.records), size + lot.bytes
+        if not self._waiting:
+            self._news.clear()
+
+    async def _send(self) -> None:
+        assert self._sending is not None
         stamp = int(time.time() * 1000)
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                sent = await (self._each(records, stamp) if len(records) < MANY else self._batches(records, stamp))
-                found: list[Placed] = await sent
-                return found
-        except TimeoutError as error:
-            raise Away from error
-        except kafka_errors.KafkaError as error:
-            self._broken = True  # a sequence number was given away: what follows would be refused
-            log.warning("a record was not taken: %s", type(error).__name__)
-            raise Away from error
+        records = [one for lot in self._under_way for one in lot.records]
+        places = list(zip([one.topic for one in records], self._partitions(records), strict=True))
+        outgoing, rows = defaultdict[tuple[str, int], Entries](Entries), defaultdict[tuple[str, int], list[int]](list)
+        for row, (one, place) in enumerate(zip(records, places, strict=True)):
+            outgoing[place].add(one.key, one.value, one.headers)
+            rows[place].append(row)
+        batches = record_batches(outgoing, stamp, self._limits, PLAIN)
+        await self._sending.learn({topic for topic, _ in outgoing})
+        placed = _placed(await self._sending.send(batches), rows, len(records), stamp)
+        begin = 0
+        for lot in self._under_way:
+            end = begin + len(lot.records)
+            lot.arriving.set_result(placed[begin:end])
+            self.bytes -= lot.bytes
+            begin = end
+        self._under_way = []
 
-    async def _each(self, records: Sequence[Outgoing], stamp: int) -> Any:
-        futures = []
-        for one in records:
-            sending = self._producer.send(
-                one.topic, one.value, one.key, one.partition, timestamp_ms=stamp, headers=list(one.headers)
-            )
-            futures.append(self._watched(await sending, len(one.value)))
+    def _partitions(self, records: Sequence[Outgoing]) -> list[int]:
+        by_key = defaultdict[str, list[int]](list)
+        found = [one.partition or 0 for one in records]
+        for row, one in enumerate(records):
+            if one.partition is None:
+                by_key[one.topic].append(row)
+        for topic, rows in by_key.items():
+            count, keys = self._counts[topic], [records[row].key for row in rows]
+            anywhere = random.randrange(count)  # noqa: S311 - no secret
+            for row, partition in zip(rows, partitions(keys, count, anywhere).tolist(), strict=True):
+                found[row] = partition
+        return found
 
-        async def placed() -> list[Placed]:
-            return [_placed(found, 0, stamp) for found in await asyncio.gather(*futures)]
-
-        return placed()
-
-    async def _batches(self, records: Sequence[Outgoing], stamp: int) -> Any:
-        """Records with partitions, as batches that are made here."""
-        by_place = defaultdict[tuple[str, int], list[int]](list)
-        for number, one in enumerate(records):
-            assert one.partition is not None
-            by_place[one.topic, one.partition].append(number)
-        sent = list[tuple[Any, list[int]]]()
-        for (topic, partition), numbers in by_place.items():
-            for builder, part in self._built(records, numbers, stamp):
-                future = await self._producer.send_batch(builder, topic, partition=partition)
-                sent.append((self._watched(future, builder.size()), part))
-
-        async def placed() -> list[Placed]:
-            found = await asyncio.gather(*(future for future, _ in sent))
-            places = list[Any]([None] * len(records))
-            for base, (_, numbers) in zip(found, sent, strict=True):
-                for place, number in enumerate(numbers):
-                    places[number] = _placed(base, place, stamp)
-            return places
-
-        return placed()
-
-    def _built(self, records: Sequence[Outgoing], numbers: list[int], stamp: int) -> list[tuple[Any, list[int]]]:
-        made = list[tuple[Any, list[int]]]()
-        builder, part = self._producer.create_batch(), list[int]()
-        for number in numbers:
-            one = records[number]
-            while (
-                builder.append(timestamp=stamp, key=one.key, value=one.value, headers=list(one.headers)) is None
-            ):  # it is full
-                made.append((builder, part))
-                builder, part = self._producer.create_batch(), []
-            part.append(number)
-        builder.close()
-        return [*made, (builder, part)]
-
-    def _watched(self, future: Any, size: int) -> Any:
-        self._on_their_way[future] = time.monotonic(), size
-        self.bytes += size
-        future.add_done_callback(self._arrived)
-        return asyncio.shield(future)
-
-    def _arrived(self, future: Any) -> None:
-        self.bytes -= self._on_their_way.pop(future)[1]
-        if not future.cancelled():
-            future.exception()  # whoever waited has gone
+    async def _replace(self) -> None:
+        """Nobody knows what became of what was under way; what waits has not been sent."""
+        await self._disconnect()
+        for lot in (*self._under_way, *self._waiting):
+            self.bytes -= lot.bytes
+            lot.arriving.set_exception(Away())
+        self._under_way = []
+        self._waiting.clear()
+        self._news.clear()
+        while self._sending is None:
+            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(kafka_errors.KafkaError, StreamprocError, OSError, TimeoutError):
+                await self.start()
+        log.info("a new producer took over")
 
     async def start(self) -> None:
-        """Connect. Raises KafkaError."""
-        producer = AIOKafkaProducer(
-            **self._connection.client_kwargs(),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_batch_size=BATCH_BYTES,
-            max_request_size=LARGEST,
-        )
+        """Connect, as a producer that has sent nothing yet. Raises KafkaError, TimeoutError."""
+        self._client = client = AIOKafkaClient(**self._connection.quick_kwargs())
         try:
-            await producer.start()
+            async with asyncio.timeout(START_SECONDS):
+                await client.bootstrap()
+                while (response := await client.send(client.get_random_node(), ANOTHER)).error_code:
+                    raise_unless_retriable({response.error_code})  # a broker that has just started has no ids yet
+                    await asyncio.sleep(QUICK_SECONDS)
         except BaseException:
-            await _end(producer)
+            await self._disconnect()
             raise
-        self._producer, self._broken = producer, False
+        self._sending = Sending(client)
+        self._sending.producer = response.producer_id, response.producer_epoch
 
     async def stop(self) -> None:
         """Let what is on its way arrive, for a moment."""
-        if self._producer is not None:
-            await _end(self._producer)
-
-    async def keep(self) -> None:
-        """Replace a producer that cannot go on, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            if self._oldest > STUCK_SECONDS:
-                self._broken = True
-            if self._broken:
-                await _end(self._producer)
-                for future in list(self._on_their_way):
-                    future.cancel()
-                with suppress(kafka_errors.KafkaError, OSError):
-                    await self.start()
-                    log.info("a new producer took over")
-
-
-async def _end(producer: Any) -> None:
-    """Stop a producer, also one that waits for a broker in vain."""
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.stop()
-    except TimeoutError:
-        with suppress(TimeoutError, asyncio.CancelledError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                await producer._sender.close()
-        await producer.client.close()
-    except kafka_errors.KafkaError:
-        pass
+                for lot in (*self._under_way, *self._waiting):
+                    await asyncio.wait({lot.arriving})
+
+    async def _disconnect(self) -> None:
+        self._sending, client = None, self._client
+        if client is not None:
+            with suppress(TimeoutError, kafka_errors.KafkaError, OSError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await client.close()
 
 
-def _placed(found: Any, number: int, stamp: int) -> Placed:
-    offset = -1 if found.offset is None or found.offset < 0 else found.offset + number
-    # aiokafka gives the first record's own time to all of a batch; the topic's clock is another matter
-    return Placed(found.topic, found.partition, offset, found.timestamp if found.timestamp_type == 1 else stamp)
+async def patiently(arriving: Arriving) -> list[Placed]:
+    """Where records stand. Raises Away where a caller cannot wait any longer: they stay on their way."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await asyncio.shield(arriving)
+    except TimeoutError as error:
+        raise Away from error
+
+
+def _looked_at(arriving: Arriving) -> None:
+    if not arriving.cancelled():
+        arriving.exception()  # whoever waited has gone
+
+
+def _placed(written: Written, rows: Mapping[tuple[str, int], list[int]], count: int, stamp: int) -> list[Placed]:
+    placed = [Placed("", 0, -1, 0)] * count
+    for (topic, partition), several in written.items():
+        numbers = iter(rows[topic, partition])
+        for base, records, given in several:
+            timestamp = stamp if given < 0 else given
+            for place in range(records):
+                offset = -1 if base < 0 else base + place
+                placed[next(numbers)] = Placed(topic, partition, offset, timestamp)
+    return placed
 
 
 @asynccontextmanager
-async def writing(connection: Connection) -> AsyncIterator[Writer]:
-    """A writer that is connected."""
-    writer = Writer(connection)
+async def writing(connection: Connection, topics: Collection[str]) -> AsyncIterator[Writer]:
+    """A writer to some topics, that is connected."""
+    infos = await admin.describe(connection, sorted(topics))
+    limits = {topic: int(info.configs.get("max.message.bytes", DEFAULT_LIMIT)) for topic, info in infos.items()}
+    writer = Writer(connection, {topic: info.partitions for topic, info in infos.items()}, limits)
     await writer.start()
-    keeping = asyncio.create_task(guard(writer.keep()), name="writing")
+    running = asyncio.create_task(guard(writer.run()), name="writing")
     try:
         yield writer
     finally:
-        keeping.cancel()
-        await asyncio.wait({keeping})
         await writer.stop()
+        running.cancel()
+        await asyncio.wait({running})
+        await writer._disconnect()
