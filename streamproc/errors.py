@@ -79,7 +79,7 @@ class HeaderNotText(LaneStopped):
             f"{topic}-{partition}: the name of a record's header is not UTF-8, {place}",
             f"go on behind it with `streamproc reset FILE --lane {partition} --to …`",
         )
-        self.partition = partition
+        self.topic, self.partition = topic, partition
 
 
 class FencedOffsets(StreamprocError):

@@ -39,19 +39,25 @@ def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
 
 
 async def take(
-    consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition], *, seconds: float, most: int
+    consumer: AIOKafkaConsumer,
+    wanted: Collection[TopicPartition],
+    *,
+    seconds: float,
+    most: int,
+    more: float = MORE_SECONDS,
 ) -> dict[TopicPartition, Records]:
-    """Committed records of the wanted partitions; waits up to ``seconds`` for some. The consumer's positions follow.
+    """Committed records of the wanted partitions; waits up to ``seconds`` for some, and where there are few up to
+    ``more`` for those behind them. The consumer's positions follow.
 
     Stands for ``getmany``. Takes whole batches: the last one may go beyond ``most`` records. Raises what the fetch of a
     partition met.
     """
     with consumer._subscription.fetch_context():
-        return await _take(consumer._fetcher, wanted, seconds, most)
+        return await _take(consumer._fetcher, wanted, seconds, most, more)
 
 
 async def _take(
-    fetcher: Fetcher, wanted: Collection[TopicPartition], seconds: float, most: int
+    fetcher: Fetcher, wanted: Collection[TopicPartition], seconds: float, most: int, more: float
 ) -> dict[TopicPartition, Records]:
     if fetcher._subscriptions.reassignment_in_progress:
         await asyncio.sleep(seconds)  # not until it is over: the caller may hold what others wait for
@@ -60,9 +66,9 @@ async def _take(
     _drain(fetcher, wanted, most, taken)
     # aiokafka fetches ahead, so what it has is what came just after the last time; with little of it, what has come
     # since is worth waiting for: it would be late by a whole transaction.
-    if sum(map(len, taken.values())) < LITTLE:
+    if sum(map(len, taken.values())) < LITTLE and (more or not taken):
         waiter = fetcher._create_fetch_waiter()
-        done, _ = await asyncio.wait([waiter], timeout=min(seconds, MORE_SECONDS) if taken else seconds)
+        done, _ = await asyncio.wait([waiter], timeout=min(seconds, more) if taken else seconds)
         if not done:
             waiter.cancel()
         elif (error := waiter.exception()) is not None and not taken:

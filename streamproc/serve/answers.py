@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -21,8 +22,7 @@ ENTRY_BYTES: Final = 800
 """What an entry takes beside the decision itself, in the dictionaries."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """A decision as it stands in its topic. ``stamp`` is its record's timestamp, in milliseconds."""
 
     id: str
@@ -47,6 +47,7 @@ class Answers:
     def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
         self._entries: dict[str, _Entry] = {}
+        self._in_order = deque[str]()
         self._by_event: dict[str, str] = {}
         self._waiting: dict[str, set[Waiter]] = {}
         self.listeners: set[Callable[[Decided, bytes | None], None]] = set()
@@ -70,22 +71,25 @@ class Answers:
             return
         one = Decided(id_, value, stamp)
         digest = None if _is_revision(value) else digest
-        entry = self._entries.get(one.id)
+        entry = self._entries.get(id_)
         if entry is None:
-            self._entries[one.id] = entry = _Entry(one, one, digest)
+            self._entries[id_] = entry = _Entry(one, one, digest)
+            self._in_order.append(id_)
             self._bytes += len(value) + ENTRY_BYTES
             if digest is not None:
-                self._by_event.setdefault(digest, one.id)
+                self._by_event.setdefault(digest, id_)
         else:
             if entry.newest is not entry.first:
                 self._bytes -= len(entry.newest.value)
             entry.newest = one
             self._bytes += len(value)
         while self._bytes > self._most:
-            self._forget(next(iter(self._entries)))
-        self._tell(digest, entry.first)
-        for listener in tuple(self.listeners):
-            listener(one, key)
+            self._forget(self._in_order.popleft())
+        if digest in self._waiting:
+            self._tell(digest, entry.first)
+        if self.listeners:
+            for listener in tuple(self.listeners):
+                listener(one, key)
 
     def refused(self, letter: DeadLetter, digest: str) -> None:
         """Take a dead letter."""

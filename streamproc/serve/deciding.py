@@ -39,7 +39,7 @@ async def decide(request: web.Request) -> web.StreamResponse:
     if kind_of(request) != JSON:
         raise Problem("unsupported", f"one event, as {JSON}")
     value = (await whole(request, door.part.event, door.part.timeout.total_seconds())).strip()
-    event = checked(door, caller, value, idempotency_key(request))
+    [event] = checked(door, caller, [value], [idempotency_key(request)])
     if isinstance(event, DeadLetter):
         raise Problem("refused", "the event does not satisfy the contract", errors=[told(event)])
     door.admit(caller, 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,19 +15,18 @@ from streamproc.core.partitioner import partitions
 from streamproc.core.plan import Plan
 from streamproc.core.processor import Headers
 from streamproc.core.records import EVENT, TRACEPARENT, TRACESTATE, DeadLetter
-from streamproc.core.repartition import at_path, key_text
+from streamproc.core.repartition import key_text
 from streamproc.core.sensitive import Masker
-from streamproc.rows import field_of
 
 DIGEST_BYTES: Final = 16
+MADE_BYTES: Final = 16
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?", re.ASCII)
 """Up to 200 printable characters."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _TRACESTATE: Final = re.compile(r"[\x20-\x7e]{1,512}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """An event that the contract takes.
 
     ``digest`` stands in a header of its record and of what is made of it. ``repeatable``: whoever sends it again sends
@@ -46,26 +44,36 @@ class Checker:
     """Checks events against a plan's contract, and says whose they are."""
 
     def __init__(self, plan: Plan, masker: Masker | None) -> None:
-        self._contract, self._key = plan.contract, plan.events.key
-        self._id = next((field.path for field in plan.contract.fields if field.name == plan.events.id), None)
+        self._contract = plan.contract
+        paths = {field.name: field.path for field in plan.contract.fields}
+        self._key, self._id = (None if name is None else paths[name] for name in (plan.events.key, plan.events.id))
+        self._wanted = [path for path in (self._key, self._id) if path is not None]
         whose = blake2b(plan.pipeline.encode(), digest_size=blake2b.PERSON_SIZE).digest()
         key = masker.key if masker is not None and plan.events.id in plan.events.sensitive else b""
         self._digest = blake2b(digest_size=DIGEST_BYTES, person=whose, key=key).copy
 
-    def check(self, value: bytes, caller: str, idempotency_key: str | None) -> Incoming | DeadLetter:
-        """The event, or why it is none. Its own id goes before the caller's, and without either it has one of ours."""
-        event = self._contract.check(value)
-        if type(event) is DeadLetter:
-            return event
-        key = None if self._key is None else key_text(field_of(event, self._key))
-        own = None if self._id is None else key_text(at_path(event, self._id))
-        if own is not None:
-            return Incoming(value, key, own.decode(), self.of_own(own), repeatable=True)
-        if idempotency_key is not None:
-            digest = self.of_key(caller, idempotency_key)
-            return Incoming(value, key, idempotency_key, digest, repeatable=True)
-        made = uuid.uuid4().hex
-        return Incoming(value, key, made, self.of_key(caller, made), repeatable=False)
+    def check(
+        self, values: Sequence[bytes], caller: str, idempotency_keys: Sequence[str | None]
+    ) -> list[Incoming | DeadLetter]:
+        """The events, or why they are none. An event's own id goes before the caller's, and without either it has one
+        of ours."""
+        numbers, picked, refused = self._contract.pick(values, self._wanted)
+        found: list[Incoming | DeadLetter | None] = [refused.get(number) for number in range(len(values))]
+        texts = [[key_text(value) for value in several] for several in picked]
+        nothing: list[bytes | None] = [None] * len(numbers)
+        keys = nothing if self._key is None else texts[0]
+        owns = nothing if self._id is None else texts[-1]
+        made = os.urandom(MADE_BYTES * len(numbers)).hex()
+        for row, (number, key, own) in enumerate(zip(numbers, keys, owns, strict=True)):
+            value, given = values[number], idempotency_keys[number]
+            if own is not None:
+                found[number] = Incoming(value, key, own.decode(), self.of_own(own), repeatable=True)
+            elif given is not None:
+                found[number] = Incoming(value, key, given, self.of_key(caller, given), repeatable=True)
+            else:
+                ours = made[2 * MADE_BYTES * row : 2 * MADE_BYTES * (row + 1)]
+                found[number] = Incoming(value, key, ours, self.of_key(caller, ours), repeatable=False)
+        return found  # type: ignore[return-value]
 
     def of_own(self, own: bytes) -> str:
         """The digest of an id that stands in the event: it is the pipeline's, whoever sends it."""

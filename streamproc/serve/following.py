@@ -13,19 +13,24 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
+from streamproc.core.processor import Headers, Records
 from streamproc.core.records import EVENT, FIRST, DeadLetter
-from streamproc.errors import BrokerUnavailable
+from streamproc.errors import BrokerUnavailable, HeaderNotText
 from streamproc.kafka import admin
+from streamproc.kafka.by_hand import read_by_hand
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.fetching import fetch_without_pause, take
 from streamproc.kafka.follower import reading
 from streamproc.kafka.watchdog import guard
-from streamproc.serve.answers import Answers, digest_of, id_of
+from streamproc.serve.answers import Answers, digest_of
 
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_MS: Final = 10
 """A partition that was just read waits for the fetch that is under way without it."""
-POLL_MS: Final = 500
+POLL_SECONDS: Final = 0.5
+MOST: Final = 4_000
+"""Records that are looked at without a turn for others."""
 RETRY_SECONDS: Final = 1.0
 START_SECONDS: Final = 60.0
 MOST_BACK: Final = 20_000
@@ -64,23 +69,43 @@ class Following:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _poll(self) -> None:
-        for tp, records in (await self._consumer.getmany(timeout_ms=POLL_MS)).items():
-            take = self._decided if tp.topic == self._decisions else self._refused
-            for record in records:
-                take(record)
+        consumer = self._consumer
+        try:
+            found = await take(consumer, consumer.assignment(), seconds=POLL_SECONDS, most=MOST, more=0.0)
+        except HeaderNotText as error:  # a record that is nobody's answer
+            tp = TopicPartition(error.topic, error.partition)
+            records, _, behind = await read_by_hand(consumer, tp)
+            consumer.seek(tp, behind)
+            found = {tp: records}
+        for tp, records in found.items():
+            if tp.topic == self._decisions:
+                self._decided(records)
+            else:
+                self._refused(records)
 
-    def _decided(self, record: Any) -> None:
-        if record.value is None or id_of(record.value) is None:
-            return  # somebody else's
-        digest = next((value for name, value in record.headers if name == EVENT), None)
-        self._answers.decided(record.value, record.timestamp, digest_of(digest), record.key)
+    def _decided(self, records: Records) -> None:
+        decided = self._answers.decided
+        rows = zip(records.values, records.timestamps.tolist(), records.headers, records.keys, strict=True)
+        for value, stamp, headers, key in rows:
+            if value is not None:
+                decided(value, stamp, digest_of(_of(headers, EVENT)), key)
 
-    def _refused(self, record: Any) -> None:
-        named = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-        digest = next((value for name, value in record.headers if name == EVENT), None)
-        if (event := digest_of(digest)) is not None:
-            said = {part: named.get(f"sp-{part}", "") for part in ("stage", "reason", "path", "detail")}
-            self._answers.refused(DeadLetter(**said, first=named.get(FIRST, "")), event)
+    def _refused(self, records: Records) -> None:
+        for headers in records.headers:
+            if (event := digest_of(_of(headers, EVENT))) is not None:
+                said = {part: _text(headers, f"sp-{part}") for part in ("stage", "reason", "path", "detail")}
+                self._answers.refused(DeadLetter(**said, first=_text(headers, FIRST)), event)
+
+
+def _of(headers: Headers, wanted: str) -> bytes | None:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
+
+
+def _text(headers: Headers, name: str) -> str:
+    return (_of(headers, name) or b"").decode(errors="replace")
 
 
 @asynccontextmanager
@@ -99,6 +124,7 @@ async def following(
     try:
         with reading(connection, topics):
             await consumer.start()
+            fetch_without_pause(consumer)
             consumer.assign(
                 [TopicPartition(topic, part) for topic in topics for part in range(infos[topic].partitions)]
             )

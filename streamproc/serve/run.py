@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -41,6 +42,7 @@ STOP_SECONDS: Final = 5.0
 HEAD_BYTES: Final = 1_000
 """What a record takes at most beside its value and its key: headers, and the head of its batch."""
 DEFAULT_LARGEST: Final = 1_048_588
+COLLECT_AFTER: Final = (5_000, 20, 50)
 LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -122,8 +124,17 @@ async def serve(
             largest=int(events.configs.get("max.message.bytes", DEFAULT_LARGEST)) - HEAD_BYTES,
         )
         await _listen(stack, application(door, keys, signatures), settings, tls)
+        _collect_less()
         log.info("door of %s at %s:%d", plan.pipeline, settings.host, settings.port)
         await _told_to_stop()
+
+
+def _collect_less() -> None:
+    """What is imported is there for good, and what a door remembers is in no cycles: to look through all of it again
+    and again takes as long as an event does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _listen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from streamproc.serve.writing import Placed
 GROUP: Final = 1_000
 GROUP_BYTES: Final = 1 << 20
 """So much is written at once, and not more is held of a body."""
+TURN: Final = 250
+"""So many lines are checked without a turn for others."""
 WHOLE: Final = 2_000
 """Up to so many lines are answered by one document, whose status tells whether all were taken."""
 MOST_TOLD: Final = 100
@@ -35,18 +38,26 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-def checked(door: Door, caller: Caller, value: bytes | None, key: str | None) -> Incoming | DeadLetter:
-    """The event, or why it is not taken."""
+def checked(
+    door: Door, caller: Caller, values: Sequence[bytes | None], keys: Sequence[str | None]
+) -> list[Incoming | DeadLetter]:
+    """The events, or why they are not taken."""
     most = min(door.part.event, door.largest)
-    if value is None or len(value) > most:
-        event: Incoming | DeadLetter = DeadLetter("contract", "too_large", "$", f"an event has at most {most} bytes")
-    else:
-        event = door.checker.check(value, caller.name, key)
-    if isinstance(event, Incoming) and len(event.value) + len(event.key or b"") > door.largest:
-        event = DeadLetter("contract", "too_large", "$", f"an event and its key have at most {door.largest} bytes")
-    if isinstance(event, DeadLetter):
-        metrics.TURNED_AWAY.labels(event.reason).inc()
-    return event
+    sizes = [most + 1 if value is None else len(value) for value in values]
+    fitting = [number for number, size in enumerate(sizes) if size <= most]
+    events = list[Incoming | DeadLetter]([_too_large(f"an event has at most {most} bytes")]) * len(values)
+    sound = door.checker.check([values[number] or b"" for number in fitting], caller.name, [keys[n] for n in fitting])
+    for number, event in zip(fitting, sound, strict=True):
+        large = isinstance(event, Incoming) and len(event.value) + len(event.key or b"") > door.largest
+        events[number] = _too_large(f"an event and its key have at most {door.largest} bytes") if large else event
+    for event in events:
+        if isinstance(event, DeadLetter):
+            metrics.TURNED_AWAY.labels(event.reason).inc()
+    return events
+
+
+def _too_large(detail: str) -> DeadLetter:
+    return DeadLetter("contract", "too_large", "$", detail)
 
 
 def places_of(door: Door, events: Sequence[Incoming], places: Sequence[Placed]) -> list[dict[str, Any]]:
@@ -75,7 +86,7 @@ async def take_events(request: web.Request) -> web.StreamResponse:
 async def _one(request: web.Request) -> web.StreamResponse:
     door, caller = request.app[DOOR], request[CALLER]
     value = (await whole(request, door.part.event, door.part.timeout.total_seconds())).strip()
-    event = checked(door, caller, value, idempotency_key(request))
+    [event] = checked(door, caller, [value], [idempotency_key(request)])
     if isinstance(event, DeadLetter):
         raise Problem("refused", "the event does not satisfy the contract", errors=[told(event)])
     door.admit(caller, 1)
@@ -139,7 +150,13 @@ async def _many(request: web.Request) -> web.StreamResponse:
     telling, through = _Told(request, request.query.get("answer") == "summary"), 0
     try:
         async for group in _groups(lines(request, door.part.event, door.part.timeout.total_seconds())):
-            found = [(number, checked(door, caller, line, key and f"{key}/{number}")) for number, line in group]
+            found = list[tuple[int, Incoming | DeadLetter]]()
+            for begin in range(0, len(group), TURN):
+                several = group[begin : begin + TURN]
+                keys = [key and f"{key}/{number}" for number, _ in several]
+                events = checked(door, caller, [line for _, line in several], keys)
+                found += zip([number for number, _ in several], events, strict=True)
+                await asyncio.sleep(0)  # others have their turn
             bad = [told(event, number) for number, event in found if isinstance(event, DeadLetter)]
             good = [(number, event) for number, event in found if not isinstance(event, DeadLetter)]
             places = list[Placed]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproc.core.contract import Contract
+from streamproc.core.contract.contract import SEVERAL
 from streamproc.core.partitioner import partitions
 from streamproc.core.records import DeadLetter
+from streamproc.core.repartition import key_text
 from streamproc.core.review.policy import Allowance
 from streamproc.core.sensitive import Masker
 from streamproc.errors import PipelineError, UserError
@@ -58,8 +61,33 @@ def test_one_event_is_checked_as_a_batch_is(event: Any, schema: Any) -> None:
     assert (checked if isinstance(checked, DeadLetter) else None) == refused
 
 
+NUMBERS = st.one_of(st.integers(2**53 - 2, 2**53 + 2), st.floats(allow_nan=False, allow_infinity=False), SCALARS)
+
+
+@given(
+    events=st.lists(st.one_of(EVENTS, SCALARS, st.builds(lambda n: {"id": n, "amount": n}, NUMBERS)), max_size=6),
+    schema=st.sampled_from([SCHEMA, LOOSE]),
+)
+def test_many_events_are_picked_from_as_one_by_one(events: list[Any], schema: Any) -> None:
+    contract = Contract(schema)
+    values = []
+    for event in events:
+        with suppress(TypeError):  # an integer of more than 64 bits
+            values.append(orjson.dumps(event))
+    wanted = [("id",), ("name",)] if schema is LOOSE else [("id",), ("amount",)]
+    numbers, picked, refused = contract.pick([*values, *[b"{}"] * SEVERAL], wanted)
+    few = [contract.pick([value], wanted) for value in values]
+    assert [number for number in numbers if number < len(values)] == [n for n, (one, _, _) in enumerate(few) if one]
+    assert {number: one for number, one in refused.items() if number < len(values)} == {
+        number: one[0] for number, (_, _, one) in enumerate(few) if one
+    }
+    for path, several in enumerate(picked):
+        texts = [key_text(value) for number, value in zip(numbers, several, strict=True) if number < len(values)]
+        assert texts == [key_text(found[path][0]) for one, found, _ in few if one]
+
+
 def incoming(checker: Checker, event: Any, caller: str = "ada", key: str | None = None) -> Incoming:
-    found = checker.check(orjson.dumps(event), caller, key)
+    [found] = checker.check([orjson.dumps(event)], caller, [key])
     assert isinstance(found, Incoming)
     return found
 
@@ -86,20 +114,21 @@ def test_a_sensitive_id_is_not_guessed_from_its_digest() -> None:
 def test_events_go_where_their_key_says_or_else_where_their_id_says() -> None:
     keyed = Checker(make_plan(key="name"), None)
     named = [incoming(keyed, {"id": 1, "name": name}) for name in ("foobar", "a", "bc")]
-    assert partitions_of(named, 7).tolist() == partitions([b"foobar", b"a", b"bc"], 7, 0).tolist()
+    assert partitions_of(named, 7) == partitions([b"foobar", b"a", b"bc"], 7, 0).tolist()
     keyless = Checker(make_plan(id="id", dedupe=timedelta(hours=1)), None)
     same = [incoming(keyless, {"id": 1, "amount": number}) for number in range(20)]
-    assert len(set(partitions_of(same, 50).tolist())) == 1
+    assert len(set(partitions_of(same, 50))) == 1
     anywhere = Checker(make_plan(), None)
-    assert len(set(partitions_of([incoming(anywhere, {"id": 1})] * 200, 50).tolist())) > 1
+    assert len(set(partitions_of([incoming(anywhere, {"id": 1})] * 200, 50))) > 1
 
 
 def test_an_event_is_no_larger_with_its_key_than_its_topic_takes() -> None:
     door: Any = SimpleNamespace(checker=Checker(make_plan(key="name"), None), part=ServePart(), largest=1_000)
     fits, large = (orjson.dumps({"id": 1, "name": "n" * size}) for size in (450, 550))
-    assert isinstance(checked(door, ANYBODY, fits, None), Incoming)
-    refused = checked(door, ANYBODY, large, None)
+    taken, refused, none = checked(door, ANYBODY, [fits, large, None], [None] * 3)
+    assert isinstance(taken, Incoming)
     assert isinstance(refused, DeadLetter) and refused.reason == "too_large" and len(large) < 1_000
+    assert isinstance(none, DeadLetter) and none.reason == "too_large"
 
 
 def test_malformed_trace_context_is_left_out() -> None:

@@ -13,13 +13,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamproc.core.contract.fields import Field, fields_of, fit, json_path, values_of
-from streamproc.core.contract.quick import TROUBLE, Quick
+from streamproc.core.contract.quick import EXACT, TROUBLE, Quick
 from streamproc.core.records import DeadLetter
 from streamproc.errors import UserError
 
 STAGE = "contract"
 DEEPEST_EVENT = 250
 """Levels of objects and arrays that an event may have: orjson reads 1,024 of them and writes 254."""
+SEVERAL = 16
+"""From so many values on, to make columns of them costs less than to look at each."""
 FEW = 64
 """So many doubtful events are not yet a reason to give up the quick way for a batch."""
 
@@ -104,17 +106,61 @@ class Contract:
 
     def read(self, values: Sequence[bytes | None]) -> Reading:
         """Check values and make columns of the valid events."""
+        rows, _, columns, bad, refused = self._checked(values)
+        frame = pl.DataFrame(columns, height=len(rows))
+        if not bad:
+            return Reading(rows, frame, refused)
+        kept = _without(np.arange(len(rows)), bad)
+        return Reading(rows[kept], frame[kept], refused)
+
+    def pick(
+        self, values: Sequence[bytes | None], wanted: Sequence[tuple[str, ...]]
+    ) -> tuple[list[int], list[list[Any]], dict[int, DeadLetter]]:
+        """Check values, and give what stands in the valid events at some paths, as ``check`` would decode it.
+
+        The numbers of the valid values, ascending; for each path one value for each of them; and why the others are
+        refused.
+        """
+        if len(values) < SEVERAL:
+            return self._pick_one_by_one(values, wanted)
+        rows, of_fields, _, bad, refused = self._checked(values)
+        places = {field.path: place for place, field in enumerate(self.fields)}
+        picked = [of_fields[places[path]] for path in wanted]
+        if bad:
+            kept = _without(np.arange(len(rows)), bad).tolist()
+            rows, picked = rows[kept], [[several[row] for row in kept] for several in picked]
+        numbers = rows.tolist()
+        for path, several in zip(wanted, picked, strict=True):
+            for row, value in enumerate(several):
+                if type(value) is float and not -EXACT < value < EXACT:  # the quick way made it of an integer, maybe
+                    [several[row]] = values_of([self.decode(values[numbers[row]])], path)
+        return numbers, picked, refused
+
+    def _pick_one_by_one(
+        self, values: Sequence[bytes | None], wanted: Sequence[tuple[str, ...]]
+    ) -> tuple[list[int], list[list[Any]], dict[int, DeadLetter]]:
+        found = [self.check(value) for value in values]
+        refused = {number: one for number, one in enumerate(found) if type(one) is DeadLetter}
+        numbers = [number for number in range(len(values)) if number not in refused]
+        events = [found[number] for number in numbers]
+        return numbers, [values_of(events, path) for path in wanted], refused
+
+    def _checked(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[NDArray[np.int64], list[list[Any]], list[pl.Series], list[int], dict[int, DeadLetter]]:
+        """The numbers of values that can be decoded; their fields, as they were decoded and as columns; which of these
+        rows break the contract; and everything that is refused."""
         events, refused = self._events(values)
         rows = _without(np.arange(len(values)), refused)
+        of_fields = self._values(events)
         columns, fitting, unfit = [], [], dict[int, DeadLetter]()
-        for field, of_field in zip(self.fields, self._values(events), strict=True):
+        for field, of_field in zip(self.fields, of_fields, strict=True):
             column, fitted = _column(field, of_field, unfit)
             columns.append(column)
             fitting.append(fitted)
         doubtful = set(unfit)
         if self._quick is not None:
             doubtful.update(self._quick.doubtful(fitting, columns).tolist())
-        frame = pl.DataFrame(columns, height=len(events))
         bad = []
         for row in sorted(doubtful):
             number = int(rows[row])
@@ -123,10 +169,7 @@ class Contract:
             if letter is not None:
                 refused[number] = letter
                 bad.append(row)
-        if not bad:
-            return Reading(rows, frame, refused)
-        kept = _without(np.arange(len(rows)), bad)
-        return Reading(rows[kept], frame[kept], refused)
+        return rows, of_fields, columns, bad, refused
 
     def _events(self, values: Sequence[bytes | None]) -> tuple[list[Any], dict[int, DeadLetter]]:
         """The events that are not refused, as the quick way has them where there is one."""
