@@ -45,19 +45,25 @@ async def take(
     seconds: float,
     most: int,
     more: float = MORE_SECONDS,
+    enough: asyncio.Future[None] | None = None,
 ) -> dict[TopicPartition, Records]:
     """Committed records of the wanted partitions; waits up to ``seconds`` for some, and where there are few up to
-    ``more`` for those behind them. The consumer's positions follow.
+    ``more`` for those behind them, until ``enough``. The consumer's positions follow.
 
     Stands for ``getmany``. Takes whole batches: the last one may go beyond ``most`` records. Raises what the fetch of a
     partition met.
     """
     with consumer._subscription.fetch_context():
-        return await _take(consumer._fetcher, wanted, seconds, most, more)
+        return await _take(consumer._fetcher, wanted, seconds, most, more, enough)
 
 
 async def _take(
-    fetcher: Fetcher, wanted: Collection[TopicPartition], seconds: float, most: int, more: float
+    fetcher: Fetcher,
+    wanted: Collection[TopicPartition],
+    seconds: float,
+    most: int,
+    more: float,
+    enough: asyncio.Future[None] | None,
 ) -> dict[TopicPartition, Records]:
     if fetcher._subscriptions.reassignment_in_progress:
         await asyncio.sleep(seconds)  # not until it is over: the caller may hold what others wait for
@@ -68,8 +74,12 @@ async def _take(
     # since is worth waiting for: it would be late by a whole transaction.
     if sum(map(len, taken.values())) < LITTLE and (more or not taken):
         waiter = fetcher._create_fetch_waiter()
-        done, _ = await asyncio.wait([waiter], timeout=min(seconds, more) if taken else seconds)
-        if not done:
+        await asyncio.wait(
+            [waiter] if enough is None else [waiter, enough],
+            timeout=min(seconds, more) if taken else seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not waiter.done():
             waiter.cancel()
         elif (error := waiter.exception()) is not None and not taken:
             raise error

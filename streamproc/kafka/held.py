@@ -27,6 +27,12 @@ class Held:
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def free(self) -> None:
+        """Lanes can take a batch: who waits for that goes on, and so does a fetch without them."""
+        self.freed.set()
+        if self.fetcher is not None:
+            self.fetcher.interrupt()
+
     async def all(self, condition: Callable[[Lane], bool], among: Collection[Lane] | None = None) -> None:
         """Wait until it is true of every lane: of those given, or of all that are held at the time."""
         while not all(map(condition, self.lanes.values() if among is None else among)):

@@ -215,7 +215,7 @@ class Lanes:
         self._vitals.opening = None
         self._vitals.refresh(lanes)
         self._runner.wake()
-        self._held.freed.set()
+        self._held.free()
 
     # -- fetching -----------------------------------------------------------------------------------------------
 

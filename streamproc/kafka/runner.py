@@ -185,7 +185,7 @@ class Runner:
             now = time.monotonic()
             for share in shares:
                 share.lane.progressed = now
-        self._held.freed.set()
+        self._held.free()
         self._held.settled.set()
 
     def next_of_all(self) -> None:
@@ -220,7 +220,7 @@ class Runner:
                 share.lane.committing, share.lane.waiting = share, None
             self._pace.begins(time.monotonic())
             self.next_of_all()
-            self._held.freed.set()
+            self._held.free()
             epoch = self._held.epoch
             try:
                 done = await self._cycle.commit(works)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import faust
@@ -19,6 +19,7 @@ from faust.transport import base
 from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT
 from faust.types.tuples import TP, ConsumerMessage
+from mode.utils.times import Seconds
 
 from streamproc.errors import LaneStopped
 from streamproc.kafka.connection import Connection
@@ -29,8 +30,7 @@ from streamproc.kafka.lanes import Lanes
 from streamproc.kafka.vitals import Ahead
 from streamproc.kafka.watchdog import end_process
 
-FETCH_SECONDS = 0.01
-IDLE_SECONDS = 0.1
+FETCH_SECONDS = 0.1
 FETCH_WAIT_MS = 10
 BUSY_SECONDS = 0.05
 FETCH_RECORDS = 16_000
@@ -88,14 +88,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         await super().on_start()
         self._turn = asyncio.Lock()
+        self._number = self._interrupted = 0
+        self._asked: set[TopicPartition] | None = None
+        self._enough: asyncio.Future[None] | None = None
         fetch_without_pause(self._ensure_consumer())
 
     async def fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
         """Records of the wanted partitions, and the consumer's positions after them."""
-        result: FetchResult = await self.call_thread(self._fetch, wanted, epoch)
+        self._number += 1
+        self._asked = wanted
+        try:
+            result: FetchResult = await self.call_thread(self._fetch, wanted, epoch, self._number)
+        finally:
+            self._asked = None
         return result
 
-    async def _fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
+    def interrupt(self) -> None:
+        """See ``lanes.Fetcher``."""
+        if self._asked is not None and cast(LaneApp, self.app).lanes.wanted() - self._asked:
+            self.thread_loop.call_soon_threadsafe(self._interrupt, self._number)
+
+    def _interrupt(self, number: int) -> None:
+        self._interrupted = number
+        if self._enough is not None and not self._enough.done():
+            self._enough.set_result(None)
+
+    async def _fetch(self, wanted: set[TopicPartition], epoch: int, number: int) -> FetchResult:
         consumer = self._ensure_consumer()
         self._check(consumer)
         # One at a time with seeks: a fetch that drained records behind a seek's back would leave a hole.
@@ -103,9 +121,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             wanted = wanted & consumer.assignment()
             if not wanted or not self.consumer.flow_active or epoch != cast(LaneApp, self.app).lanes.epoch:
                 return {}, {}
-            # Nothing else can become wanted meanwhile where everything is.
-            seconds = IDLE_SECONDS if wanted == consumer.assignment() else FETCH_SECONDS
-            records = await take(consumer, wanted, seconds=seconds, most=FETCH_RECORDS)
+            self._enough = asyncio.get_running_loop().create_future()
+            if self._interrupted == number:
+                self._enough.set_result(None)
+            records = await take(consumer, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS, enough=self._enough)
             states = consumer._subscription.subscription.assignment
             here = wanted & consumer.assignment()
             found = {tp: states.state_value(tp) for tp in here}
@@ -170,6 +189,20 @@ class Consumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
+        """What Faust asks for again and again, without what is off."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+        generation = self.app.consumer_generation_id
+        for tp, [fetched] in (await self._getmany(None, timeout)).items():
+            if not self.flow_active or generation != self.app.consumer_generation_id:
+                break
+            yield TP(*tp), self._to_message(TP(*tp), fetched)
+
+    async def sleep(self, n: Seconds) -> None:
+        """Faust gives others a turn between two fetches, and means to hear at once that it should end."""
+        await (super().sleep(n) if n else asyncio.sleep(0))
 
     async def _getmany(
         self,

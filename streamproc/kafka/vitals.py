@@ -34,6 +34,10 @@ class Fetcher(Protocol):
         """Keep the group membership going, and raise what went wrong with it."""
         ...
 
+    def interrupt(self) -> None:
+        """End a fetch that waits without partitions which are wanted by now."""
+        ...
+
     def ahead(self, tp: TopicPartition) -> Ahead:
         """What there is after the consumer's position, as of the last fetch."""
         ...
