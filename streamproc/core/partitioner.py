@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ SEED = 0x9747B28C
 MULTIPLIER = np.uint32(0x5BD1E995)
 POSITIVE = np.uint32(0x7FFFFFFF)
 SHORT = 64
+FEW = 8
+"""Up to so many keys are hashed one by one: arrays would take longer."""
+WORD = 0xFFFFFFFF
 
 
 def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
@@ -21,6 +25,8 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     >>> [int(h) for h in murmur2([b"21", b"foobar"]).view(np.int32)]
     [-973932308, -790332482]
     """
+    if len(keys) <= FEW:
+        return np.array([_of_one(key) for key in keys], np.uint32)
     hashes = np.empty(len(keys), dtype=np.uint32)
     lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
     joined = np.frombuffer(b"".join(keys), dtype=np.uint8)
@@ -33,6 +39,18 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
             data = np.frombuffer(b"".join([keys[row] for row in rows.tolist()]), np.uint8).reshape(len(rows), length)
         hashes[rows] = _same_length(data)
     return hashes
+
+
+def _of_one(key: bytes) -> int:
+    m, whole = int(MULTIPLIER), len(key) & ~3
+    h = SEED ^ len(key)
+    for (word,) in struct.iter_unpack("<I", key[:whole]):
+        k = word * m & WORD
+        h = (h * m & WORD) ^ ((k ^ k >> 24) * m & WORD)
+    if tail := key[whole:]:
+        h = (h ^ int.from_bytes(tail, "little")) * m & WORD
+    h = (h ^ h >> 13) * m & WORD
+    return h ^ h >> 15
 
 
 def _same_length(data: NDArray[np.uint8]) -> NDArray[np.uint32]:

@@ -27,7 +27,7 @@ from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
 from streamproc.kafka.lane import Entries, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
-from streamproc.kafka.producer import raise_unless_retriable
+from streamproc.kafka.sending import raise_unless_retriable
 
 PLACE = TopicPartition("t", 3)
 KEYS = st.lists(st.binary(max_size=40), max_size=30)

@@ -83,9 +83,11 @@ def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) ->
     conditions = [(place, rule.when.expr) for place, rule in rules if rule.when is not None]
     if not conditions:
         return
-    values = columns.select([expr.cast(pl.UInt8).fill_null(NULL).alias(str(place)) for place, expr in conditions])
-    for place, _ in conditions:
-        outcomes[:, place] = values[str(place)].to_numpy()
+    # What is left to expressions costs a small batch as much as the conditions do.
+    values = columns.select([expr.alias(str(place)) for place, expr in conditions])
+    for (place, _), found in zip(conditions, values.get_columns(), strict=True):
+        numbers = found.cast(pl.UInt8).to_numpy()
+        outcomes[:, place] = np.nan_to_num(numbers, nan=NULL) if found.null_count() else numbers
 
 
 @dataclass(frozen=True, slots=True)
