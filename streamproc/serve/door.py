@@ -23,6 +23,7 @@ from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import Answers, Decided
 from streamproc.serve.callers import Caller, Rates
 from streamproc.serve.events import Checker, Incoming, headers_of, partitions_of
+from streamproc.serve.following import Following
 from streamproc.serve.history import History
 from streamproc.serve.lag import Lag
 from streamproc.serve.problems import Problem
@@ -31,6 +32,8 @@ from streamproc.serve.writing import Away, Outgoing, Placed, Writer
 MOST_PLACES: Final = 50_000
 """So many events are known to have been taken."""
 SILENT_SECONDS: Final = 6.0
+DEAF_SECONDS: Final = 10.0
+"""A door that has not read all decisions for so long leaves its callers waiting."""
 MILLISECOND: Final = timedelta(milliseconds=1)
 REPEAT: Final = "nobody knows whether it was taken: send it again, with the same id"
 
@@ -58,6 +61,7 @@ class Door:
     writer: Writer
     answers: Answers
     history: History
+    following: Following
     lag: Lag
     rates: Rates
     count: int
@@ -82,8 +86,8 @@ class Door:
 
     @property
     def ready(self) -> bool:
-        """Whether events can be taken now."""
-        return not (self.away or self._behind)
+        """Whether events can be taken now, and their decisions be answered."""
+        return not (self.away or self._behind or self.following.behind > DEAF_SECONDS)
 
     @property
     def _behind(self) -> bool:
