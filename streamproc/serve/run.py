@@ -25,7 +25,7 @@ from streamproc.serve.listening import listening
 from streamproc.serve.settings import ServeSettings
 from streamproc.serve.unchanged import changed
 from streamproc.serve.writing import writing
-from streamproc.topics import TopicRole, check_topics, events_topic, pipeline_topics, unseen_topic
+from streamproc.topics import check_topics, door_topics, events_topic, pipeline_topics, unseen_topic
 
 log = logging.getLogger(__name__)
 PROBE_SECONDS: Final = 30.0
@@ -51,7 +51,8 @@ async def serve(
     signatures = signatures_of(plan)
     require(await probe(connection, PROBE_SECONDS))
     events = await events_topic(connection, plan.events.input)
-    infos = await check_topics(connection, topics_of(loaded, events.partitions), create=create)
+    own = [*pipeline_topics(loaded, (), events.partitions), unseen_topic(loaded, events.partitions)]
+    infos = await check_topics(connection, door_topics(own), create=create)
     topics = plan.topics
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(writing(connection))
@@ -92,13 +93,6 @@ async def _end(changing: Coroutine[Any, Any, None]) -> None:
     log.info("stopping: answering what was asked")
     for task in done:
         task.result()
-
-
-def topics_of(loaded: Loaded, partitions: int) -> list[TopicRole]:
-    """The pipeline's own topics that a door writes or reads."""
-    roles = {"decisions", "dead-letter", "verdicts", "outcomes", "repartitioned"}
-    own = [row for row in pipeline_topics(loaded, (), partitions) if row.role in roles]
-    return [*own, unseen_topic(loaded, partitions)]
 
 
 def run(loaded: Loaded, connection: Connection, settings: ServeSettings, keys: Keys, *, create: bool) -> None:
