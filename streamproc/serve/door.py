@@ -104,8 +104,8 @@ class Door:
             )
         if self.writer.bytes + self.held > self.part.bytes:
             raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
-        if wait := self.rates.take(caller, events):
-            raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait))
+        if wait := self.rates.take(caller, events, time.monotonic_ns() // 1000):
+            raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait / 1e6))
 
     def _refused(self, letter: DeadLetter, digest: str) -> None:
         """An event that the pipeline refused is none: sent again, it is another one, and may have been mended."""

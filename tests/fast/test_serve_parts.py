@@ -26,7 +26,7 @@ from streamproc.pipeline import open_pipeline
 from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, digest_of, id_of
 from streamproc.serve.bodies import lines
-from streamproc.serve.callers import ANYBODY, SCOPES, VARIABLE, Bucket, Keys, read_keys
+from streamproc.serve.callers import ANYBODY, MOST_CALLERS, SCOPES, VARIABLE, Caller, Keys, Rates, read_keys
 from streamproc.serve.ends import SAMPLES, SHARE, Ends
 from streamproc.serve.events import Checker, Incoming, partitions_of, trace_headers
 from streamproc.serve.problems import Problem
@@ -305,14 +305,22 @@ def test_a_file_of_keys_that_is_none_is_refused_without_showing_it(line: str, tm
     assert "s3cret" not in str(refused.value) + refused.value.hint
 
 
-def test_a_bucket_lets_through_what_it_may_and_says_when_more() -> None:
-    bucket = Bucket(Allowance(10, timedelta(seconds=1)), 10.0, 0.0)
-    assert bucket.take(10, 0.0) == 0
-    assert bucket.take(5, 0.0) == pytest.approx(0.5)
-    assert bucket.take(5, 0.5) == 0
-    assert bucket.take(100, 1.0) == pytest.approx(0.5)  # more than it holds: when it is full
-    assert bucket.take(100, 1.5) == 0
-    assert bucket.take(1, 2.0) > 8
+def test_a_caller_sends_what_it_may_and_is_told_when_more() -> None:
+    rates, second, ada = Rates(Allowance(10, timedelta(seconds=1))), 1_000_000, Caller("ada")
+    assert rates.take(ada, 10, 0) == 0
+    assert rates.take(ada, 5, 0) == second // 2
+    assert rates.take(ANYBODY, 5, 0) == 0  # another caller's allowance is another
+    assert rates.take(ada, 5, second // 2) == 0
+    assert rates.take(ada, 100, second) == second // 2  # more than it may at once: when nothing is gone
+    assert rates.take(ada, 100, second * 3 // 2) == 0
+    assert rates.take(ada, 1, second * 2) == second * 86 // 10  # 100 are gone, and 10 come back in a second
+    assert Rates(None).take(ada, 10**9, 0) == 0
+
+
+def test_callers_who_are_known_are_bounded() -> None:
+    rates = Rates(Allowance(1, timedelta(hours=1)))
+    waits = [rates.take(Caller(str(number % (MOST_CALLERS + 1))), 1, 0) for number in range(MOST_CALLERS + 2)]
+    assert waits == [0] * len(waits), "the first was forgotten"
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import time
@@ -51,6 +52,20 @@ def test_a_door_that_cannot_read_what_is_decided_is_not_ready(connection: Any) -
         said = opened.call("GET", "/readyz").json
         assert said["unread_seconds"] > 10 and not said["broker_away"]
         assert opened.call("GET", "/healthz").status == 200
+
+
+def test_what_the_readme_asks_is_answered_as_it_says(connection: Any) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    call = re.search(r"curl -s 'localhost:8080(\S+)' -H 'Content-Type: (\S+)' -d '(.+?)'\n(.+?)\n", text, re.S)
+    assert call is not None
+    path, kind, event, answer = call.groups()
+    made = car_loan.make(connection, partitions=1)
+    with car_loan.worker(made), door(made) as opened:
+        assert opened.decide(event.encode()).status == 200  # the worker has begun
+        asked = opened.call("POST", path, event.encode(), {"Content-Type": kind})
+    assert asked.status == 200
+    told = dict(re.findall(r'"(\w+)":"(\w+)"', answer))
+    assert len(told) == 4 and told == {name: asked.json[name] for name in told}
 
 
 def test_handshakes_are_counted_and_ended(connection: Any, tmp_path: Path) -> None:
