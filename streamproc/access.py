@@ -1,4 +1,4 @@
-"""What a pipeline's workers and its operators must be allowed to do in Kafka: ACLs."""
+"""What a pipeline's workers, its doors and its operators must be allowed to do in Kafka: ACLs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Literal
 from streamproc.kafka.agent import Agent
 from streamproc.plan.load import Loaded
 from streamproc.plan.models import StreamReference
-from streamproc.topics import TopicRole, redriven_topic
+from streamproc.topics import TopicRole, door_topics, redriven_topic
 
 Resource = Literal["topic", "group", "transactional-id"]
-Who = Literal["worker", "operator"]
+Who = Literal["worker", "operator", "door"]
+_ALL = ("Read", "Write", "Describe", "DescribeConfigs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,33 @@ def worker_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicR
     ]
 
 
+def door_grants(loaded: Loaded, rows: Sequence[TopicRole]) -> list[Grant]:
+    """What a door (``streamproc serve``) needs. CREATE is for topics that it makes itself (not with
+    ``--no-create-topics``)."""
+    plan = loaded.plan
+    does = {"unseen": "Write", "verdicts": "Write", "outcomes": "Write"}
+    why = {
+        "decisions": "door: what is answered",
+        "dead-letter": "door: why an event has no decision",
+        "unseen": "door: decisions that callers have not seen",
+        "repartitioned": "door: how far its lanes are",
+    }
+    return [
+        Grant("door", "topic", plan.events.input, _ALL, "door: events that come in; how far lanes are"),
+        *(
+            Grant(
+                "door",
+                "topic",
+                row.spec.name,
+                (does.get(row.role, "Read"), "Create", "Describe", "DescribeConfigs"),
+                why.get(row.role, f"door: {row.role} that come in"),
+            )
+            for row in door_topics(rows)
+        ),
+        Grant("door", "group", plan.pipeline, ("Describe",), "door: how far lanes are"),
+    ]
+
+
 def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[TopicRole]) -> list[Grant]:
     """What a person needs for ``decision``, ``dead-letters``, ``control``, ``prompt``, ``drift``, ``reset`` and
     ``topics``."""
@@ -86,17 +114,16 @@ def operator_grants(loaded: Loaded, agents: Sequence[Agent], rows: Sequence[Topi
         (topics.panes, read, "drift report"),
         (topics.drift_state, read, "drift incidents"),
     )
-    said = ("Read", "Write", "Describe", "DescribeConfigs")
     changelogs = [row.spec.name for row in rows if row.role == "changelog"]
     return [
-        on_topic(plan.events.input, ("Read", "Write", "Describe", "DescribeConfigs"), "decision show; redrive"),
+        on_topic(plan.events.input, _ALL, "decision show; redrive"),
         *([] if plan.events.source is None else [on_topic(topics.repartitioned, read, "decision show")]),
         on_topic(topics.decisions, read, "decision"),
         on_topic(topics.artefacts, read, "decision show: the archived plans"),
         on_topic(topics.dead_letters, read, "dead-letters"),
         on_topic(marks, ("Read", "Write", "Create", "Describe", "DescribeConfigs"), "what was redriven already"),
-        on_topic(topics.control, said, "control; prompt label; drift ack and rebase"),
-        on_topic(topics.audit, said, "what was said by these"),
+        on_topic(topics.control, _ALL, "control; prompt label; drift ack and rebase"),
+        on_topic(topics.audit, _ALL, "what was said by these"),
         *(on_topic(topic, ("Read", "Write", "Describe"), "reset --drop-state") for topic in changelogs),
         *(on_topic(topic, operations, why) for topic, operations, why in watching if plan.drift is not None),
         Grant("operator", "group", name, ("Read", "Describe"), "reset"),

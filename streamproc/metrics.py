@@ -262,7 +262,12 @@ DOOR_BYTES = Gauge(
 )
 DOOR_LAG = Gauge(
     "streamproc_door_lag_seconds",
-    "For how long the oldest event has waited that no lane has finished, as far as the door has seen",
+    "For how long the oldest event has waited that no lane has finished; less than a second is none",
+    registry=DOOR_REGISTRY,
+)
+DOOR_UNREAD = Gauge(
+    "streamproc_door_unread_seconds",
+    "For how long the door has not read all decisions and dead letters that there are",
     registry=DOOR_REGISTRY,
 )
 DOOR_AWAY = Gauge("streamproc_door_broker_away", "1 while the broker does not answer the door", registry=DOOR_REGISTRY)

@@ -160,6 +160,12 @@ def redriven_topic(loaded: Loaded) -> TopicRole:
     return TopicRole("redriven", "none", spec)
 
 
+def door_topics(rows: Sequence[TopicRole]) -> list[TopicRole]:
+    """The pipeline's own topics among ``rows`` that a door writes or reads."""
+    roles = {"decisions", "dead-letter", "verdicts", "outcomes", "repartitioned", "unseen"}
+    return [row for row in rows if row.role in roles]
+
+
 def unseen_topic(loaded: Loaded, partitions: int) -> TopicRole:
     """Where a door notes which decisions their callers have not seen. No worker reads or writes it."""
     part = loaded.file.topics

@@ -61,7 +61,8 @@ def serve(
     from streamproc.plan.inspect import ModelFacts
     from streamproc.plan.load import load_plan
     from streamproc.serve.callers import read_keys
-    from streamproc.serve.run import ServeSettings, run
+    from streamproc.serve.run import run
+    from streamproc.serve.settings import ServeSettings
 
     logs.configure(log_format, log_level)
     settings = ServeSettings(

@@ -13,7 +13,7 @@ import orjson
 from rich import box
 from rich.table import Table
 
-from streamproc.access import Grant, operator_grants, worker_grants
+from streamproc.access import Grant, door_grants, operator_grants, worker_grants
 from streamproc.cli.console import console_for
 from streamproc.cli.options import connection_options, pipeline_argument
 from streamproc.errors import Exit, UserError
@@ -23,9 +23,11 @@ from streamproc.kafka.agent import Agent
 from streamproc.kafka.connection import Connection
 from streamproc.operations import open_for_operations
 from streamproc.plan.load import Loaded
-from streamproc.topics import TopicRole, differences, matters, pipeline_topics, redriven_topic
+from streamproc.topics import TopicRole, differences, matters, pipeline_topics, redriven_topic, unseen_topic
 
 Status = Literal["ok", "missing", "differs", "unknown"]
+NOT_OF_WORKERS = ("redriven", "unseen")
+"""A worker runs without them, and whoever needs them makes them."""
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
@@ -47,6 +49,7 @@ class Row:
 @click.option("--acls", is_flag=True, help="Print the ACLs as kafka-acls commands, and nothing else.")
 @click.option("--worker", default="User:WORKER", show_default=True, help="The workers' principal.")
 @click.option("--operator", default="User:OPERATOR", show_default=True, help="The principal of people.")
+@click.option("--door", help="The doors' principal.  [default: User:DOOR, where the file has a `serve` part]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @connection_options
 @click.pass_context
@@ -59,6 +62,7 @@ def topics(
     acls: bool,
     worker: str,
     operator: str,
+    door: str | None,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -72,15 +76,18 @@ def topics(
     Examples:
       streamproc topics pipeline.yaml
       streamproc topics pipeline.yaml --create --kafka kafka:9092
-      streamproc topics pipeline.yaml --acls --worker User:loans --offline
+      streamproc topics pipeline.yaml --acls --worker User:loans --door User:till --offline
     """
     if create and offline:
         raise click.UsageError("--create needs a broker: leave out --offline")
     loaded, agents = open_for_operations(file)
     rows = static(loaded, agents) if offline else asyncio.run(actual(loaded, agents, connection, create))
-    wanted = [row.topic for row in rows if row.topic.role != "redriven"]
+    everything = [row.topic for row in rows]
+    wanted = [topic for topic in everything if topic.role not in NOT_OF_WORKERS]
     grants = [*worker_grants(loaded, agents, wanted), *operator_grants(loaded, agents, wanted)]
-    principals = {"worker": worker, "operator": operator}
+    if door is not None or "serve" in loaded.file.model_fields_set:
+        grants += door_grants(loaded, everything)
+    principals = {"worker": worker, "operator": operator, "door": door or "User:DOOR"}
     if acls:
         _print_commands(grants, principals, connection.address)
     elif as_json:
@@ -93,7 +100,7 @@ def topics(
 
 def static(loaded: Loaded, agents: Sequence[Agent]) -> list[Row]:
     """What should be, without asking. A partition count of 0 is "as many as the events topic has"."""
-    wanted = [*pipeline_topics(loaded, agents, 0), redriven_topic(loaded)]
+    wanted = [*pipeline_topics(loaded, agents, 0), unseen_topic(loaded, 0), redriven_topic(loaded)]
     return [Row(topic, None, "unknown", False) for topic in wanted]
 
 
@@ -102,7 +109,7 @@ async def actual(loaded: Loaded, agents: Sequence[Agent], connection: Connection
     events = loaded.plan.events.input
     infos = await admin.describe(connection, [events])
     count = infos[events].partitions if infos else (loaded.file.topics.partitions or 0)
-    wanted = [*pipeline_topics(loaded, agents, count), redriven_topic(loaded)]
+    wanted = [*pipeline_topics(loaded, agents, count), unseen_topic(loaded, count), redriven_topic(loaded)]
     if create:
         specs = [topic.spec for topic in wanted if topic.role != "events"]
         if any(spec.partitions == 0 for spec in specs):
@@ -121,9 +128,10 @@ def _compare(topic: TopicRole, info: TopicInfo | None) -> Row:
         todo = {
             "events": "its producers own it: make it as they need it",
             "redriven": "made by the first redrive, or with --create",
+            "unseen": "made by the first door, or with --create",
         }.get(topic.role, "make it with --create, or let `streamproc run` do it")
         # a worker makes its own topics, unless it may not: missing ones count as wrong here
-        return Row(topic, None, "missing", topic.role != "redriven", (todo,))
+        return Row(topic, None, "missing", topic.role not in NOT_OF_WORKERS, (todo,))
     found = differences(topic, info)
     stops = [difference for difference in found if matters(topic, difference.what)]
     todo_lines = tuple(

@@ -69,7 +69,7 @@ class Opener:
         _check_changelogs(changelogs, topics)
         committed = await self._stable(partitions, progress)
         for tp, entry in committed.items():
-            _check_topic(tp, entry.claim, topics[tp.topic])
+            check_topic(tp, entry.claim, topics[tp.topic])
         limits = await bounds(self.connection, [*partitions, *of_state])
         lanes = {}
         for lane_id, agent in wanted.items():
@@ -212,7 +212,8 @@ def _check_changelogs(changelogs: Mapping[str, str], topics: Mapping[str, admin.
             )
 
 
-def _check_topic(tp: TopicPartition, claim: Claim | None, info: admin.TopicInfo) -> None:
+def check_topic(tp: TopicPartition, claim: Claim | None, info: admin.TopicInfo) -> None:
+    """Raises LaneStopped where a topic is not the one that a lane has claimed, or has other partitions."""
     if claim is None:
         return
     if claim.topic_id and info.topic_id and claim.topic_id != info.topic_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -11,6 +12,8 @@ from aiohttp import web
 from streamproc.serve.names import DOOR, HELD
 from streamproc.serve.problems import JSON, Problem
 
+LEAST_RATE: Final = 500.0
+"""Bytes a second of a body, beyond its first ``serve.timeout``: what comes more slowly holds a place for too long."""
 NDJSON: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
 
@@ -24,18 +27,18 @@ def kind_of(request: web.Request) -> str:
 
 
 def hold(request: web.Request, size: int) -> None:
-    """Note that the request holds so many bytes more. Raises Problem where all requests together hold too many."""
+    """Note that the request holds so many bytes more, or less. Raises Problem where all requests together hold too
+    many."""
     door = request.app[DOOR]
     request[HELD] = request.get(HELD, 0) + size
     door.held += size
-    if door.held + door.writer.bytes > door.part.bytes:
+    if size > 0 and door.held + door.writer.bytes > door.part.bytes:
         raise Problem("too-many", "so many bytes are being read that no more are taken", wait=1)
 
 
 def release(request: web.Request) -> None:
     """Note that the request holds nothing any more."""
-    request.app[DOOR].held -= request.get(HELD, 0)
-    request[HELD] = 0
+    hold(request, -request.get(HELD, 0))
 
 
 async def whole(request: web.Request, most: int, seconds: float) -> bytes:
@@ -56,38 +59,52 @@ async def lines(
 ) -> AsyncIterator[tuple[int, bytes | None]]:
     """The numbers of lines, from 1, and the lines that are not empty; ``None`` for one of more than ``most`` bytes.
 
-    What is too long is passed over without being kept.
+    What is empty or too long is passed over without being kept. The lines that were given are held until they are let
+    go of.
     """
-    rest, number, skipping = b"", 0, False
+    rest, number, skipping = bytearray(), 0, False
     async for part in _parts(request, seconds):
         holding(request, len(part))
-        *whole_lines, rest = (rest + part).split(b"\n")
-        for line in whole_lines:
+        *ended, last = part.split(b"\n")
+        before, kept = len(rest), 0
+        for piece in ended:
             number += 1
+            whole_line = piece
+            if rest:  # joined once, however many parts it came in
+                rest += piece
+                whole_line, rest = bytes(rest), bytearray()
             if skipping:
                 skipping = False
-            elif len(line) > most:
+            elif len(whole_line) > most:
                 yield number, None
-            elif line := line.strip():
+            elif line := whole_line.strip():
+                kept += len(line)
                 yield number, line
+        if not skipping:
+            rest += last
         if len(rest) > most:
-            if not skipping:
-                yield number + 1, None
-            rest, skipping = b"", True
-    if not skipping and (rest := rest.strip()):
-        yield number + 1, rest
+            yield number + 1, None
+            rest, skipping = bytearray(), True
+        holding(request, kept + len(rest) - before - len(part))
+    if not skipping and (line := bytes(rest).strip()):
+        yield number + 1, line
 
 
 async def _parts(request: web.Request, seconds: float) -> AsyncIterator[bytes]:
-    try:
-        while True:
-            async with asyncio.timeout(seconds):
+    """The parts of a body. Only waiting for the caller counts, and not what is done with the parts."""
+    waited, came = 0.0, 0
+    while True:
+        spare, began = came / LEAST_RATE - waited, time.monotonic()
+        try:
+            async with asyncio.timeout(seconds + min(0.0, spare)):
                 part = await request.content.readany()
-            if not part:
-                return
-            yield part
-    except TimeoutError:
-        raise Problem("timeout", f"nothing came for {seconds:.3g} s") from None
+        except TimeoutError:
+            slowly = f"it came more slowly than {LEAST_RATE:.0f} bytes a second"
+            raise Problem("timeout", f"nothing came for {seconds:.3g} s" if spare >= 0 else slowly) from None
+        if not part:
+            return
+        waited, came = waited + time.monotonic() - began, came + len(part)
+        yield part
 
 
 async def written(request: web.Request, response: web.StreamResponse, raw: bytes) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
+from streamproc.core.llm.rates import Bucket, Rate
 from streamproc.core.review.policy import Allowance
 from streamproc.errors import UserError
 
@@ -19,6 +20,7 @@ Scope: TypeAlias = Literal["events", "decisions", "verdicts", "outcomes", "metri
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 HOW: Final = "a line is NAME, the key's SHA-256 in hex, and what it may do: " + ",".join(SCOPES) + " (all by default)"
 MOST_CALLERS: Final = 10_000
+MICROSECOND: Final = timedelta(microseconds=1)
 _LINE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})\s+([0-9a-f]{64})(?:\s+([a-z,]+))?")
 
 
@@ -72,43 +74,25 @@ def read_keys(file: Path | None, environ: Mapping[str, str]) -> Keys:
     return Keys(found)
 
 
-@dataclass(slots=True)
-class Bucket:
-    """What of an allowance is left. Time is in seconds, and given."""
-
-    allowance: Allowance
-    left: float
-    at: float
-
-    def take(self, count: int, now: float) -> float:
-        """Take so many, or say in how many seconds one may try again.
-
-        More than a bucket holds is taken from a full one, and what comes then waits for it.
-        """
-        rate = self.allowance.count / self.allowance.period.total_seconds()
-        self.left = min(float(self.allowance.count), self.left + (now - self.at) * rate)
-        self.at = now
-        if self.left < min(count, self.allowance.count):
-            return (min(count, self.allowance.count) - self.left) / rate
-        self.left -= count
-        return 0.0
-
-
-@dataclass(slots=True)
 class Rates:
-    """The buckets of all callers."""
+    """How much of its allowance each caller has left. Time is in µs, and given."""
 
-    allowance: Allowance | None
-    _buckets: dict[str, Bucket] = field(default_factory=dict)
+    def __init__(self, allowance: Allowance | None) -> None:
+        self._rate = None if allowance is None else Rate(allowance.count, allowance.period // MICROSECOND)
+        self._full: dict[str, int] = {}
 
-    def take(self, caller: Caller, count: int) -> float:
-        """Take so many events of a caller's, or say in how many seconds it may try again."""
-        if self.allowance is None:
-            return 0.0
-        now = time.monotonic()
-        bucket = self._buckets.get(caller.name)
-        if bucket is None:
-            if len(self._buckets) >= MOST_CALLERS:
-                self._buckets.pop(next(iter(self._buckets)))
-            bucket = self._buckets[caller.name] = Bucket(self.allowance, float(self.allowance.count), now)
-        return bucket.take(count, now)
+    def take(self, caller: Caller, count: int, now: int) -> int:
+        """Take so many events of a caller's, or say in how many µs it may try again.
+
+        More than the allowance is taken where nothing of it is gone, and what comes then waits for all of that.
+        """
+        if self._rate is None:
+            return 0
+        bucket = Bucket(self._rate.interval, self._rate.tolerance)
+        full, each = max(now, self._full.get(caller.name, 0)), bucket.interval
+        if wait := bucket.wait(full + (min(count, self._rate.requests) - 1) * each, now):
+            return wait
+        self._full[caller.name] = bucket.taken(full + (count - 1) * each, now)
+        if len(self._full) > MOST_CALLERS:
+            del self._full[next(iter(self._full))]
+        return 0

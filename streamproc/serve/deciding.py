@@ -58,12 +58,17 @@ async def decide(request: web.Request) -> web.StreamResponse:
         await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
         answer = waiter.result() if waiter.done() else None
     if isinstance(answer, DeadLetter):
-        return await _refused(door, event, place, answer, until)
+        return await _refused(request, event, place, answer, until, until - began)
     if answer is None:
-        return await _too_late(door, caller, event, place, until - began)
-    if request.transport is None or request.transport.is_closing():
+        return await _too_late(request, event, place, until - began)
+    if has_gone(request):
         await mark(door, caller, event, place, None, until - began)
     return answered(door.part, event, answer.value)
+
+
+def has_gone(request: web.Request) -> bool:
+    """Whether nobody is there any more who would read an answer."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def deadline_of(request: web.Request, part: ServePart) -> float:
@@ -100,13 +105,19 @@ def header_text(text: str) -> str:
     return "".join(one if " " <= one <= "~" else "?" for one in text[:200])
 
 
-async def _refused(door: Door, event: Incoming, place: Placed, letter: DeadLetter, until: float) -> web.StreamResponse:
+async def _refused(
+    request: web.Request, event: Incoming, place: Placed, letter: DeadLetter, until: float, deadline: float
+) -> web.StreamResponse:
     """What a dead letter comes to: a duplicate's answer is the first one's."""
+    door = request.app[DOOR]
     if letter.reason != DUPLICATE or not letter.first:
         raise Problem("refused", "the pipeline refused the event", id=event.id, errors=[told(letter)])
     value = await _first(door, event, letter.first, until, _seconds(door))
     if value is not None:
         return answered(door.part, event, value, REPLAYED)
+    said = None if has_gone(request) else "decided"
+    await mark(door, request[CALLER], event, place, said, deadline, letter.first)
+    metrics.LATE.labels("decided").inc()
     body = {"status": "decided", "id": event.id, "decision_id": letter.first, "href": f"/v1/decisions/{letter.first}"}
     return json_response(body, 202, {"Location": body["href"], **REPLAYED})
 
@@ -131,11 +142,13 @@ def _seconds(door: Door) -> float | None:
     return None if dedupe is None else dedupe.total_seconds()
 
 
-async def _too_late(door: Door, caller: Caller, event: Incoming, place: Placed, deadline: float) -> web.StreamResponse:
+async def _too_late(request: web.Request, event: Incoming, place: Placed, deadline: float) -> web.StreamResponse:
     """What is said at the deadline, once it is on record that the caller has not seen the decision."""
-    said = door.part.on_deadline
-    decision = said.decide if isinstance(said, SafePart) else None
-    await mark(door, caller, event, place, decision or "pending", deadline)
+    door = request.app[DOOR]
+    safe = door.part.on_deadline
+    decision = safe.decide if isinstance(safe, SafePart) else None
+    said = None if has_gone(request) else decision or "pending"
+    await mark(door, request[CALLER], event, place, said, deadline)
     metrics.LATE.labels(decision or "pending").inc()
     [where] = places_of(door, [event], [place])
     if decision is None:
@@ -143,14 +156,23 @@ async def _too_late(door: Door, caller: Caller, event: Incoming, place: Placed, 
     return json_response({"status": "deadline", "decision": decision, "tier": "deadline", **where})
 
 
-async def mark(door: Door, caller: Caller, event: Incoming, place: Placed, said: str | None, deadline: float) -> None:
+async def mark(
+    door: Door,
+    caller: Caller,
+    event: Incoming,
+    place: Placed,
+    said: str | None,
+    deadline: float,
+    first: str | None = None,
+) -> None:
     """Put on record that a caller has not seen a decision: what it was told instead, ``None`` where it had gone.
 
-    A broker that is away now has the mark later, unless the door ends before.
+    ``first`` is the id of the decision where the event is a duplicate. A broker that is away now has the mark later,
+    unless the door ends before.
     """
     record = {
         "event": event.digest,
-        "decision_id": door.decisions_of([place])[0],
+        "decision_id": first or door.decisions_of([place])[0],
         "source": {
             "topic": place.topic,
             "partition": place.partition,

@@ -24,6 +24,7 @@ from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import Answers, Decided
 from streamproc.serve.callers import Caller, Rates
 from streamproc.serve.events import Checker, Incoming, headers_of, partitions_of
+from streamproc.serve.following import Following
 from streamproc.serve.history import History
 from streamproc.serve.lag import Lag
 from streamproc.serve.problems import Problem
@@ -32,6 +33,8 @@ from streamproc.serve.writing import PATIENCE_SECONDS, Arriving, Away, Outgoing,
 MOST_PLACES: Final = 50_000
 """So many events are known to have been taken."""
 SILENT_SECONDS: Final = 6.0
+DEAF_SECONDS: Final = 10.0
+"""A door that has not read all decisions for so long leaves its callers waiting."""
 MILLISECOND: Final = timedelta(milliseconds=1)
 REPEAT: Final = "nobody knows whether it was taken: send it again, with the same id"
 
@@ -63,6 +66,7 @@ class Door:
     writer: Writer
     answers: Answers
     history: History
+    following: Following
     lag: Lag
     rates: Rates
     count: int
@@ -87,8 +91,8 @@ class Door:
 
     @property
     def ready(self) -> bool:
-        """Whether events can be taken now."""
-        return not (self.away or self._behind)
+        """Whether events can be taken now, and their decisions be answered."""
+        return not (self.away or self._behind or self.following.behind > DEAF_SECONDS)
 
     @property
     def _behind(self) -> bool:
@@ -105,8 +109,8 @@ class Door:
             )
         if self.writer.bytes + self.held > self.part.bytes:
             raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
-        if wait := self.rates.take(caller, events):
-            raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait))
+        if wait := self.rates.take(caller, events, time.monotonic_ns() // 1000):
+            raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait / 1e6))
 
     def _refused(self, letter: DeadLetter, digest: str) -> None:
         """An event that the pipeline refused is none: sent again, it is another one, and may have been mended."""

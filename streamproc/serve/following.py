@@ -33,6 +33,7 @@ MOST: Final = 4_000
 """Records that are looked at without a turn for others."""
 RETRY_SECONDS: Final = 1.0
 START_SECONDS: Final = 60.0
+NOTE_SECONDS: Final = 0.1
 MOST_BACK: Final = 20_000
 """So many records of a partition are read back at most, when a door starts."""
 
@@ -42,6 +43,13 @@ class Following:
 
     def __init__(self, consumer: Any, decisions: str, answers: Answers) -> None:
         self._consumer, self._decisions, self._answers = consumer, decisions, answers
+        self._at_end: dict[TopicPartition, float] = {}
+        self._noted = 0.0
+
+    @property
+    def behind(self) -> float:
+        """Since when not all that is decided has been read, in seconds, or nobody knows whether it has."""
+        return max(0.0, time.time() - min(self._at_end.values(), default=0.0))
 
     async def catch_up(self, look_back: timedelta) -> None:
         """Read what was decided lately. Raises BrokerUnavailable where that takes too long."""
@@ -82,6 +90,18 @@ class Following:
                 self._decided(records)
             else:
                 self._refused(records)
+        if time.monotonic() - self._noted > NOTE_SECONDS:
+            self._noted = time.monotonic()
+            for tp in self._consumer.assignment():
+                await self._note(tp)
+
+    async def _note(self, tp: TopicPartition) -> None:
+        """Note when a partition was read to its end, by what the broker said last."""
+        end, stamp = self._consumer.last_stable_offset(tp), self._consumer.last_poll_timestamp(tp)
+        if end is not None and await self._consumer.position(tp) >= end:
+            self._at_end[tp] = stamp / 1000
+        else:
+            self._at_end.setdefault(tp, 0.0)
 
     def _decided(self, records: Records) -> None:
         decided = self._answers.decided
@@ -111,7 +131,7 @@ def _text(headers: Headers, name: str) -> str:
 @asynccontextmanager
 async def following(
     connection: Connection, topics: Sequence[str], answers: Answers, look_back: timedelta
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Following]:
     """``answers`` knows what was decided lately, and keeps up until the end. The decisions topic is the first one."""
     infos = await admin.describe(connection, topics)
     consumer = AIOKafkaConsumer(
@@ -132,7 +152,7 @@ async def following(
             await follower.catch_up(look_back)
         keeping_up = asyncio.create_task(guard(follower.run()), name=f"following {', '.join(topics)}")
         try:
-            yield
+            yield follower
         finally:
             keeping_up.cancel()
             await asyncio.wait({keeping_up})

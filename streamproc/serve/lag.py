@@ -1,103 +1,170 @@
-"""How far the lanes are behind, by the offsets that they have committed; and whether anybody answers."""
+"""How far the lanes are behind, by the offsets that they have committed; and whether anybody answers.
+
+A committed offset that is not the end need not mean that an event waits: behind the last event the marks of
+transactions may stand, and what was aborted. So the first record that is still to be decided is looked for, where it
+cannot be young.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
-from streamproc.errors import StreamprocError
+from streamproc.errors import EnvironmentFault
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.follower import reading
 from streamproc.kafka.group import GroupOffsets
+from streamproc.kafka.opening import check_topic
 from streamproc.kafka.watchdog import guard
+from streamproc.serve.ends import Ends
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 3.0
-SAMPLES: Final = 600
+POLL_MS: Final = 200
+PROBE_BYTES: Final = 64 << 10
+"""One record of a partition is wanted; where a batch is larger, the broker gives it all the same."""
 
 
-class Ends:
-    """The ends of some partitions over time: how long ago an offset was the end. Pure, time is given in seconds."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The first record from an offset on, or that up to ``until`` there is none. ``stamp`` is in milliseconds."""
 
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
-
-    def add(self, now: float, end: int) -> None:
-        """The end is that now."""
-        if self._samples and self._samples[-1][1] == end:
-            return
-        self._samples.append((now, end))
-
-    def age(self, now: float, position: int) -> float:
-        """Since when the record at a position has been there, at least; 0 where none is."""
-        for since, end in self._samples:
-            if end > position:
-                return now - since
-        return 0.0
+    since: int
+    until: int
+    offset: int | None = None
+    stamp: int = 0
 
 
 class Lag:
-    """The age of the oldest event that no lane has finished, in seconds, as it was a second ago."""
+    """The age of the oldest event that no lane has finished, in seconds, as it was a second ago. Less than a second is
+    none."""
 
-    def __init__(self, group: GroupOffsets, consumer: Any, tps: Sequence[TopicPartition]) -> None:
-        self._group, self._consumer, self._tps = group, consumer, tps
+    def __init__(
+        self, connection: Connection, group: GroupOffsets, consumer: Any, tps: Sequence[TopicPartition]
+    ) -> None:
+        self._connection, self._group, self._consumer, self._tps = connection, group, consumer, tps
         self._ends = {tp: Ends() for tp in tps}
-        self._begun = False
+        self._found: dict[TopicPartition, _Found] = {}
         self.answered = time.monotonic()
-        self.seconds, self.records = 0.0, 0
+        self.seconds = 0.0
 
     @property
     def silent(self) -> float:
         """Since when no broker has answered, in seconds."""
         return time.monotonic() - self.answered
 
+    async def check(self, infos: Mapping[str, admin.TopicInfo]) -> None:
+        """Raises LaneStopped where lanes worked on these topics when those had other partitions, or were others."""
+        for tp, committed in (await self._group.fetch(self._tps, stable=False)).items():
+            check_topic(tp, committed.claim, infos[tp.topic])
+
     async def look(self) -> None:
         """Ask once. Raises KafkaError, TimeoutError and StreamprocError."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             ends = await self._consumer.end_offsets(self._tps)
             committed = await self._group.fetch(self._tps, stable=False)
-        now = time.monotonic()
-        seconds, records = 0.0, 0
+        self.answered = now = time.monotonic()
+        positions = {tp: max(0, entry.offset) for tp, entry in committed.items()}
+        old = dict[TopicPartition, int]()
         for tp in self._tps:
-            self._ends[tp].add(now, ends[tp])
-            entry = committed.get(tp)
-            position = 0 if entry is None or entry.offset < 0 else entry.offset
-            seconds = max(seconds, self._ends[tp].age(now, position))
-            records += max(0, ends[tp] - position)
-        self.seconds, self.records, self.answered = seconds, records, now
+            seen, position = self._ends[tp], positions.setdefault(tp, 0)
+            seen.add(now, ends[tp])
+            seen.forget(position)
+            if position < ends[tp] and (position < seen.first or seen.age(now, position) > LOOK_SECONDS):
+                old[tp] = position
+        with suppress(TimeoutError):  # what is not known then counts as old
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._find(old, ends)
+        self.seconds = max((self._age(tp, position, ends[tp], now) for tp, position in old.items()), default=0.0)
+
+    def _known(self, tp: TopicPartition, position: int, end: int) -> _Found | None:
+        """What is known of the first record from a position on."""
+        found = self._found.get(tp)
+        if found is None or position < found.since:
+            return None
+        if found.offset is None:
+            return found if found.until >= end else None
+        return found if found.offset >= position else None
+
+    def _age(self, tp: TopicPartition, position: int, end: int, now: float) -> float:
+        found, seen = self._known(tp, position, end), self._ends[tp]
+        if found is None:
+            return seen.age(now, position)
+        if found.offset is None:
+            return 0.0
+        age = seen.age(now, found.offset)
+        # what was there before the door has the time at which it was written
+        return age if found.offset >= seen.first else max(age, time.time() - found.stamp / 1000)
+
+    async def _find(self, wanted: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
+        """Find the first committed record of each partition from a position on, where it is not known."""
+        consumer, since = self._consumer, dict[TopicPartition, int]()
+        for tp, position in wanted.items():
+            if self._known(tp, position, ends[tp]) is None:
+                before = self._found.get(tp)
+                passed = before is not None and before.offset is None and before.since <= position
+                since[tp] = max(position, before.until) if before is not None and passed else position
+                consumer.seek(tp, since[tp])
+                consumer.resume(tp)
+        left = set(since)
+        try:
+            while left:
+                for tp, [record] in (await consumer.getmany(*left, timeout_ms=POLL_MS, max_records=1)).items():
+                    self._found[tp] = _Found(wanted[tp], record.offset, record.offset, record.timestamp)
+                    consumer.pause(tp)
+                    left.discard(tp)
+                for tp in tuple(left):
+                    if await consumer.position(tp) >= ends[tp]:
+                        self._found[tp] = _Found(wanted[tp], ends[tp])
+                        left.discard(tp)
+        finally:
+            consumer.pause(*since)
 
     async def run(self) -> None:
-        """Ask every second, for ever."""
+        """Ask every second, for ever. Raises UserError where that is not allowed any more."""
         while True:
             try:
-                await self.look()
-            except (kafka_errors.KafkaError, TimeoutError, StreamprocError, OSError) as error:
+                with reading(self._connection, sorted({tp.topic for tp in self._tps})):
+                    await self.look()
+            except (kafka_errors.KafkaError, TimeoutError, EnvironmentFault, OSError) as error:
                 log.debug("asking how far lanes are: %s", type(error).__name__)
             await asyncio.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager
 async def watching(connection: Connection, pipeline: str, topics: Sequence[str]) -> AsyncIterator[Lag]:
-    """The lag of a pipeline's lanes on the topics that they read events from."""
+    """The lag of a pipeline's lanes on the topics that they read events from. Raises UserError where they may not be
+    read, and LaneStopped where they are not those that lanes have worked on."""
     infos = await admin.describe(connection, topics)
     tps = [TopicPartition(topic, part) for topic in topics for part in range(infos[topic].partitions)]
     group = GroupOffsets(connection, pipeline)
-    consumer = AIOKafkaConsumer(**connection.client_kwargs(), isolation_level="read_uncommitted")
+    consumer = AIOKafkaConsumer(
+        **connection.client_kwargs(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=PROBE_BYTES,
+    )
     try:
-        await group.start()
-        await consumer.start()
-        lag = Lag(group, consumer, tps)
-        await lag.look()
+        with reading(connection, topics):
+            await group.start()
+            await consumer.start()
+            consumer.assign(tps)
+            consumer.pause(*tps)
+            lag = Lag(connection, group, consumer, tps)
+            await lag.check(infos)
+            await lag.look()
         looking = asyncio.create_task(guard(lag.run()), name="lag")
         try:
             yield lag

@@ -16,12 +16,13 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Whether events are taken now; 503 otherwise, so that a balancer leaves this door alone."""
+    """Whether events are taken and decisions read now; 503 otherwise, so that balancers leave this door alone."""
     door = request.app[DOOR]
     said = {
         "ok": door.ready,
         "broker_away": door.away,
         "lag_seconds": round(door.lag.seconds, 3),
+        "unread_seconds": round(door.following.behind, 3),
         "waiting": door.answers.waiting,
     }
     return json_response(said, 200 if door.ready else 503, {} if door.ready else {"Retry-After": "2"})
@@ -35,5 +36,6 @@ async def serve_metrics(request: web.Request) -> web.Response:
     metrics.DOOR_BYTES.labels("events").set(door.writer.bytes)
     metrics.DOOR_BYTES.labels("decisions").set(door.answers.size)
     metrics.DOOR_LAG.set(door.lag.seconds)
+    metrics.DOOR_UNREAD.set(door.following.behind)
     metrics.DOOR_AWAY.set(door.away)
     return web.Response(body=generate_latest(metrics.DOOR_REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

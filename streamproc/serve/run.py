@@ -7,16 +7,10 @@ import gc
 import logging
 import os
 import signal
-import ssl
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import web
-
-from streamproc.errors import EnvironmentFault, UserError
 from streamproc.kafka.connection import Connection, probe, require
 from streamproc.pipeline import make_masker, signatures_of
 from streamproc.plan.load import Loaded
@@ -28,60 +22,18 @@ from streamproc.serve.events import Checker
 from streamproc.serve.following import following
 from streamproc.serve.history import History
 from streamproc.serve.lag import watching
+from streamproc.serve.listening import listening
+from streamproc.serve.settings import ServeSettings
+from streamproc.serve.unchanged import changed
 from streamproc.serve.writing import writing
-from streamproc.topics import TopicRole, check_topics, events_topic, pipeline_topics, unseen_topic
+from streamproc.topics import check_topics, door_topics, events_topic, pipeline_topics, unseen_topic
 
 log = logging.getLogger(__name__)
-SILENT: Final = logging.Logger("aiohttp", logging.CRITICAL + 1)
-"""aiohttp quotes what it cannot parse, which may be a key or an event. What handlers raise is logged by ours."""
-
 PROBE_SECONDS: Final = 30.0
-KEEP_ALIVE_SECONDS: Final = 75.0
-"""Longer than balancers keep a connection that is idle."""
-STOP_SECONDS: Final = 5.0
 HEAD_BYTES: Final = 1_000
 """What a record takes at most beside its value and its key: headers, and the head of its batch."""
 DEFAULT_LARGEST: Final = 1_048_588
 COLLECT_AFTER: Final = (5_000, 20, 50)
-LOCAL: Final = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
-    """Where a door listens, and how. With ``client_ca`` callers need a certificate of that authority."""
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    certificate: Path | None = None
-    key: Path | None = None
-    client_ca: Path | None = None
-    keyless: bool = False
-    connections: int = 4_000
-
-    def check(self, keys: Keys) -> None:
-        """Raises UserError where everybody in the network could send events."""
-        if self.host not in LOCAL and not (keys.known or self.client_ca or self.keyless):
-            raise UserError(
-                f"whoever reaches {self.host} could send events: there are no API keys",
-                "name a file with --keys, or certificates with --client-ca, or say --no-keys",
-            )
-
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, where there is a certificate. Raises UserError where files cannot be used."""
-        if self.certificate is None:
-            if self.client_ca is not None or self.key is not None:
-                raise UserError("TLS needs a certificate", "name one with --tls-certificate")
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.certificate, self.key, password="")
-            if self.client_ca is not None:
-                context.load_verify_locations(self.client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise UserError(f"the certificates cannot be used: {error}", "PEM is expected") from error
-        return context
 
 
 async def serve(
@@ -101,14 +53,14 @@ async def serve(
     signatures = signatures_of(plan)
     require(await probe(connection, PROBE_SECONDS))
     events = await events_topic(connection, plan.events.input)
-    await check_topics(connection, topics_of(loaded, events.partitions), create=create)
+    own = [*pipeline_topics(loaded, (), events.partitions), unseen_topic(loaded, events.partitions)]
+    infos = await check_topics(connection, door_topics(own), create=create)
     topics = plan.topics
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(writing(connection, _written(loaded)))
         answers = Answers(part.recent)
-        await stack.enter_async_context(
-            following(connection, (topics.decisions, topics.dead_letters), answers, part.look_back)
-        )
+        followed = (topics.decisions, topics.dead_letters)
+        follower = await stack.enter_async_context(following(connection, followed, answers, part.look_back))
         read = [plan.events.input, *([plan.events.topic] if plan.events.source is not None else [])]
         lag = await stack.enter_async_context(watching(connection, plan.pipeline, read))
         door = Door(
@@ -118,15 +70,17 @@ async def serve(
             writer=writer,
             answers=answers,
             history=History(connection, topics.decisions),
+            following=follower,
             lag=lag,
             rates=Rates(part.rate),
             count=events.partitions,
             largest=int(events.configs.get("max.message.bytes", DEFAULT_LARGEST)) - HEAD_BYTES,
         )
-        await _listen(stack, application(door, keys, signatures), settings, tls)
-        _collect_less()
-        log.info("door of %s at %s:%d", plan.pipeline, settings.host, settings.port)
-        await _told_to_stop()
+        async with listening(application(door, keys, signatures), settings, tls):
+            _collect_less()
+            log.info("door of %s at %s:%d", plan.pipeline, settings.host, settings.port)
+            known = {name: info for name, info in (infos | {events.name: events}).items() if name in (*read, *followed)}
+            await _end(changed(connection, known, read))
 
 
 def _collect_less() -> None:
@@ -137,54 +91,19 @@ def _collect_less() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-async def _listen(
-    stack: AsyncExitStack, app: web.Application, settings: ServeSettings, tls: ssl.SSLContext | None
-) -> None:
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=SILENT,
-        keepalive_timeout=KEEP_ALIVE_SECONDS,
-        lingering_time=1.0,
-        auto_decompress=False,
-        shutdown_timeout=STOP_SECONDS,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    server = runner.server
-    assert server is not None
-
-    def connected() -> asyncio.BaseProtocol:
-        # A connection that is one too many is closed at once: each takes memory, be it silent or not.
-        return server() if len(server.connections) < settings.connections else _Closing()
-
-    try:
-        sockets = await asyncio.get_running_loop().create_server(
-            connected, settings.host, settings.port, ssl=tls, reuse_address=True
-        )
-    except OSError as error:
-        raise EnvironmentFault(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
-    stack.callback(sockets.close)
-
-
-class _Closing(asyncio.Protocol):
-    def connection_made(self, transport: Any) -> None:
-        transport.abort()
-
-
-async def _told_to_stop() -> None:
+async def _end(changing: Coroutine[Any, Any, None]) -> None:
+    """Wait for a signal, or for what ends a door and raises."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    waiting = {asyncio.create_task(stop.wait()), asyncio.create_task(changing, name="topics")}
+    done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.wait(waiting)
     log.info("stopping: answering what was asked")
-
-
-def topics_of(loaded: Loaded, partitions: int) -> list[TopicRole]:
-    """The pipeline's own topics that a door writes or reads."""
-    roles = {"decisions", "dead-letter", "verdicts", "outcomes", "repartitioned"}
-    own = [row for row in pipeline_topics(loaded, (), partitions) if row.role in roles]
-    return [*own, unseen_topic(loaded, partitions)]
+    for task in done:
+        task.result()
 
 
 def _written(loaded: Loaded) -> set[str]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from streamproc import metrics
 from streamproc.core.records import DeadLetter
-from streamproc.serve.bodies import NDJSON, kind_of, lines, release, whole, written
+from streamproc.serve.bodies import NDJSON, hold, kind_of, lines, whole, written
 from streamproc.serve.callers import Caller
 from streamproc.serve.door import Door
 from streamproc.serve.events import IDEMPOTENCY_KEY, Incoming, told, trace_headers
@@ -166,7 +166,7 @@ async def _many(request: web.Request) -> web.StreamResponse:
             told_of = places_of(door, [event for _, event in good], places)
             await telling.add(({"line": number, **one} for (number, _), one in zip(good, told_of, strict=True)), bad)
             through = group[-1][0]
-            release(request)
+            hold(request, -sum(len(line or b"") for _, line in group))
     except Problem as problem:
         problem.more["through_line"] = through  # what is known of the lines behind it is nothing
         telling.failed = problem

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections import deque
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -27,11 +29,11 @@ from streamproc.pipeline import open_pipeline
 from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, digest_of, id_of
 from streamproc.serve.bodies import lines
-from streamproc.serve.callers import ANYBODY, SCOPES, VARIABLE, Bucket, Keys, read_keys
+from streamproc.serve.callers import ANYBODY, MOST_CALLERS, SCOPES, VARIABLE, Caller, Keys, Rates, read_keys
+from streamproc.serve.ends import SAMPLES, SHARE, Ends
 from streamproc.serve.events import Checker, Incoming, partitions_of, trace_headers
-from streamproc.serve.lag import Ends
 from streamproc.serve.problems import Problem
-from streamproc.serve.run import ServeSettings
+from streamproc.serve.settings import ServeSettings
 from streamproc.serve.taking import checked
 from tests.fast.plans import SCHEMA, make_plan
 
@@ -217,10 +219,23 @@ class Content:
     """The body of a request, in parts."""
 
     def __init__(self, parts: list[bytes]) -> None:
-        self.content, self._parts = self, [part for part in parts if part]
+        self.content, self._parts = self, deque(part for part in parts if part)
 
     async def readany(self) -> bytes:
-        return self._parts.pop(0) if self._parts else b""
+        return self._parts.popleft() if self._parts else b""
+
+
+async def read_lines(parts: list[bytes], most: int) -> tuple[list[tuple[int, bytes | None]], list[int]]:
+    """The lines of a body that comes in parts, and how many bytes were held after each change."""
+    held, after = 0, list[int]()
+
+    def hold(_: Any, size: int) -> None:
+        nonlocal held
+        held += size
+        after.append(held)
+
+    content: Any = Content(parts)
+    return [found async for found in lines(content, most, 1.0, hold)], after
 
 
 @given(st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=12), st.data())
@@ -234,10 +249,48 @@ def test_lines_are_the_same_however_they_come(given_lines: list[bytes], data: An
         if len(line) > most or line.strip()
     ]
 
-    async def read() -> list[tuple[int, bytes | None]]:
-        return [found async for found in lines(Content(parts), most, 1.0, lambda *_: None)]  # type: ignore[arg-type]
+    found, held = asyncio.run(read_lines(parts, most))
+    assert found == expected
+    kept, unfinished = sum(len(line or b"") for _, line in found), len(given_lines[-1]) if given_lines else 0
+    assert not held or (kept <= held[-1] + unfinished and held[-1] <= kept + min(most, unfinished))
 
-    assert asyncio.run(read()) == expected
+
+def test_lines_that_are_empty_or_too_long_hold_nothing() -> None:
+    found, held = asyncio.run(read_lines([b" \n" * 100, b"x" * 300, b"x" * 300, b"\n\n"] * 50, 8))
+    assert [line for _, line in found] == [None] * 50
+    assert held[-1] == 0 and max(held) <= 300
+
+
+def test_a_long_line_in_many_parts_takes_time_by_its_length() -> None:
+    """Of eight times the length, not 64 times the time."""
+
+    def seconds(parts: int) -> float:
+        given_parts, began = [b"x" * 256] * parts, time.process_time()
+        found, _ = asyncio.run(read_lines(given_parts, 1 << 30))
+        assert len(found) == 1 and len(found[0][1] or b"") == parts * 256
+        return time.process_time() - began
+
+    assert min(seconds(16_384) for _ in range(2)) < 30 * min(seconds(2_048) for _ in range(3))
+
+
+def test_a_body_that_comes_too_slowly_is_left_however_steadily_it_comes() -> None:
+    class Dripping:
+        content: Any
+
+        async def readany(self) -> bytes:
+            await asyncio.sleep(0.01)
+            return b"x"
+
+    dripping = Dripping()
+    dripping.content = dripping
+
+    async def read() -> None:
+        async with asyncio.timeout(60):
+            async for _ in lines(dripping, 1 << 20, 0.1, lambda *_: None):  # type: ignore[arg-type]
+                pass
+
+    with pytest.raises(Problem, match="more slowly than 500 bytes"):
+        asyncio.run(read())
 
 
 def test_a_caller_who_stops_in_the_middle_of_a_body_is_left() -> None:
@@ -281,14 +334,22 @@ def test_a_file_of_keys_that_is_none_is_refused_without_showing_it(line: str, tm
     assert "s3cret" not in str(refused.value) + refused.value.hint
 
 
-def test_a_bucket_lets_through_what_it_may_and_says_when_more() -> None:
-    bucket = Bucket(Allowance(10, timedelta(seconds=1)), 10.0, 0.0)
-    assert bucket.take(10, 0.0) == 0
-    assert bucket.take(5, 0.0) == pytest.approx(0.5)
-    assert bucket.take(5, 0.5) == 0
-    assert bucket.take(100, 1.0) == pytest.approx(0.5)  # more than it holds: when it is full
-    assert bucket.take(100, 1.5) == 0
-    assert bucket.take(1, 2.0) > 8
+def test_a_caller_sends_what_it_may_and_is_told_when_more() -> None:
+    rates, second, ada = Rates(Allowance(10, timedelta(seconds=1))), 1_000_000, Caller("ada")
+    assert rates.take(ada, 10, 0) == 0
+    assert rates.take(ada, 5, 0) == second // 2
+    assert rates.take(ANYBODY, 5, 0) == 0  # another caller's allowance is another
+    assert rates.take(ada, 5, second // 2) == 0
+    assert rates.take(ada, 100, second) == second // 2  # more than it may at once: when nothing is gone
+    assert rates.take(ada, 100, second * 3 // 2) == 0
+    assert rates.take(ada, 1, second * 2) == second * 86 // 10  # 100 are gone, and 10 come back in a second
+    assert Rates(None).take(ada, 10**9, 0) == 0
+
+
+def test_callers_who_are_known_are_bounded() -> None:
+    rates = Rates(Allowance(1, timedelta(hours=1)))
+    waits = [rates.take(Caller(str(number % (MOST_CALLERS + 1))), 1, 0) for number in range(MOST_CALLERS + 2)]
+    assert waits == [0] * len(waits), "the first was forgotten"
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 100))
@@ -300,6 +361,29 @@ def test_the_age_of_a_record_is_since_its_end_was_seen(steps: list[int], positio
         ends.add(float(now), end)
     since = next((now for now, at in seen if at > position), None)
     assert ends.age(50.0, position) == (0.0 if since is None else 50.0 - since)
+
+
+def test_an_age_of_days_is_known_in_bounded_memory() -> None:
+    ends, seconds = Ends(), 200_000
+    for now in range(seconds):
+        ends.add(float(now), now + 1)  # at each second comes the record with its number
+        assert len(ends) <= SAMPLES
+    for position in (0, 1, 1_000, seconds // 2, seconds - 700, seconds - 5, seconds - 1):
+        age = seconds - position
+        assert age <= ends.age(seconds, position) <= age * (1 + SHARE)
+    assert ends.age(seconds, seconds) == 0
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 100), st.integers(0, 100))
+def test_what_was_passed_is_forgotten_and_changes_no_age(steps: list[int], passed: int, position: int) -> None:
+    whole, short, end = Ends(), Ends(), 0
+    for now, step in enumerate(steps):
+        end += step
+        for ends in (whole, short):
+            ends.add(float(now), end)
+        short.forget(passed)
+    assert short.age(50.0, max(passed, position)) == whole.age(50.0, max(passed, position))
+    assert len(short) <= 1 + sum(1 for _ in steps) and (passed < end or len(short) == 1)
 
 
 def test_nobody_serves_a_network_without_keys_by_mistake(tmp_path: Path) -> None:

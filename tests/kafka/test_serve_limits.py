@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import select
 import socket
 import ssl
 import time
@@ -140,6 +141,29 @@ def test_callers_who_stop_in_the_middle_are_left_and_hold_no_place(served: tuple
     assert opened.decide(ROWS[7], **bearer("ada")).status == 200
     for connection in silent:
         connection.close()
+
+
+def test_callers_who_drip_are_left_and_hold_no_place(served: tuple[Example, Door]) -> None:
+    _, opened = served
+    head = "POST /v1/events HTTP/1.1\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked"
+    dripping = [raw(opened, head) for _ in range(5)]
+    for connection in dripping:
+        connection.sendall(b"\r\n")
+    until, answers, busy = time.monotonic() + 60, list[bytes](), False
+    while dripping:
+        assert time.monotonic() < until, "who sends a byte now and then keeps a place"
+        for connection in tuple(dripping):
+            if select.select([connection], [], [], 0)[0]:
+                answers.append(connection.recv(4096))
+                dripping.remove(connection)
+                connection.close()
+            else:
+                connection.sendall(b"1\r\n \r\n")  # a blank line, if it ever ends
+        busy = busy or opened.decide(ROWS[7], **bearer("ada")).status == 429
+        time.sleep(0.05)
+    assert busy and len(answers) == 5
+    assert all(b" 408 " in answer and b"more slowly than" in answer for answer in answers)
+    assert opened.decide(ROWS[7], **bearer("ada")).status == 200
 
 
 def test_bodies_that_are_being_read_are_bounded_together(connection: Any) -> None:

@@ -14,7 +14,7 @@ from aiokafka.protocol.admin import CreateAclsRequest
 from streamproc.errors import BrokerUnavailable
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
-from tests.kafka import car_loan
+from tests.kafka import car_loan, doors
 from tests.kafka.car_loan import Example, command
 from tests.kafka.conftest import PASSWORDS, SecureBroker
 
@@ -38,7 +38,7 @@ def test_missing_made_and_different(connection: Connection) -> None:
     assert {name: row["actual"]["partitions"] for name, row in made_now.items()} == {
         "events events": 3, "decisions decisions": 3, "review review": 3, "dead-letter dead-letter": 3,
         "artefacts artefacts": 1, "action approvals": 3, "action declines": 3, "redriven redriven": 1,
-        "changelog decide.changelog": 3, "control control": 1, "audit audit": 1,
+        "changelog decide.changelog": 3, "control control": 1, "audit audit": 1, "unseen unseen": 3,
     }  # fmt: skip
     text = command(made, "topics", str(made.file)).stdout
     assert "30d" in text
@@ -120,6 +120,16 @@ def test_the_acls_are_enough_for_a_worker(secure: SecureBroker, monkeypatch: pyt
     out = command(made, "topics", str(made.file), "--acls", "--worker", "User:alice", "--offline").stdout
     lines = [line for line in out.splitlines() if "User:alice" in line]
     assert [line for line in lines if f"--transactional-id {made.name}- --resource-pattern-type prefixed" in line]
+    alice = as_alice(secure, made, lines, monkeypatch)
+    with car_loan.worker(alice):
+        car_loan.wait_for_results(made, 20)
+    log = (made.file.parent / "worker.log").read_text()
+    assert "not allowed" not in log
+    assert "Authorization" not in log
+
+
+def as_alice(secure: SecureBroker, made: Example, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> Example:
+    """The example as alice sees it, once she may do what these lines say."""
     for line in lines:
         asyncio.run(grant(secure.plain, line))
     monkeypatch.setenv("STREAMPROC_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
@@ -127,9 +137,38 @@ def test_the_acls_are_enough_for_a_worker(secure: SecureBroker, monkeypatch: pyt
     monkeypatch.setenv("STREAMPROC_KAFKA_USERNAME", "alice")
     monkeypatch.setenv("STREAMPROC_KAFKA_PASSWORD", PASSWORDS["alice"])
     monkeypatch.setenv("STREAMPROC_KAFKA_SSL_CA", str(secure.ca))
-    alice = Example(made.name, made.file, secure.connection("PLAIN", "alice"))
-    with car_loan.worker(alice):
-        car_loan.wait_for_results(made, 20)
-    log = (made.file.parent / "worker.log").read_text()
+    return Example(made.name, made.file, secure.connection("PLAIN", "alice"))
+
+
+PARTS = "serve: {max_lag: 60s}\noutcomes: {values: [repaid, defaulted]}\nactions:\n"
+BY = ("  key: id\n", "  key: id\n  repartition_by: salary_range\n")
+
+
+@pytest.mark.timeout(240)
+def test_the_acls_are_enough_for_a_door(secure: SecureBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door whose principal may do what is printed and nothing else takes events and outcomes, and answers."""
+    made = car_loan.make(secure.plain, changes=[("actions:\n", PARTS), BY])
+    out = command(made, "topics", str(made.file), "--acls", "--door", "User:alice", "--offline").stdout
+    lines = [line for line in out.splitlines() if "User:alice" in line]
+    with car_loan.worker(made, "--kafka", secure.broker.address):
+        alice = as_alice(secure, made, lines, monkeypatch)
+        with doors.door(alice) as opened:
+            (_, value), *_ = car_loan.events(1, damaged=False)
+            answer = opened.decide(value or b"")
+            assert answer.status == 200
+            outcome = {"id": answer.json["id"], "value": "repaid", "time": "2026-01-01T00:00:00Z"}
+            assert opened.call("POST", "/v1/outcomes", orjson.dumps(outcome), doors.JSON).status == 202
+            assert opened.decide(value or b"", "1ms").status in (200, 202)
+            doors.wait_until_ready(opened)
+    log = (made.file.parent / "door.log").read_text()
     assert "not allowed" not in log
     assert "Authorization" not in log
+
+
+def test_the_acls_of_a_door_are_for_pipelines_that_have_one(connection: Connection) -> None:
+    without = car_loan.make(connection)
+    served = car_loan.make(connection, changes=[("actions:\n", PARTS)])
+    acls = [command(one, "topics", str(one.file), "--acls", "--offline").stdout for one in (without, served)]
+    assert ["User:DOOR" in one for one in acls] == [False, True]
+    asked = command(without, "topics", str(without.file), "--acls", "--offline", "--door", "User:till").stdout
+    assert f"--topic {without.topic('unseen')}" in asked and "User:till" in asked
