@@ -223,6 +223,11 @@ class Lanes:
     def epoch(self) -> int:
         return self._held.epoch
 
+    @property
+    def at_rest(self) -> bool:
+        """See ``Runner.at_rest``."""
+        return self._runner.at_rest
+
     def wanted(self) -> set[TopicPartition]:
         """The partitions of lanes that have nothing waiting: only these are fetched."""
         if self._held.closing:

@@ -77,6 +77,11 @@ class Runner:
             lane.wake_at = now
         self._timed.set()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is computed and no transaction is under way: what comes now has nothing to wait for."""
+        return not self._beginning and not self._works and self._pace.since is None
+
     def next(self, agent: str) -> None:
         """Run what is due on the lanes of an agent that can, together: a batch costs the same for one lane as for all.
 

@@ -23,7 +23,7 @@ from mode.utils.times import Seconds
 
 from streamproc.errors import LaneStopped
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.fetching import fetch_without_pause, take
+from streamproc.kafka.fetching import MORE_SECONDS, fetch_without_pause, take
 from streamproc.kafka.group import Member
 from streamproc.kafka.lane import Fetched, RecordsByPartition
 from streamproc.kafka.lanes import Lanes
@@ -124,7 +124,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._enough = asyncio.get_running_loop().create_future()
             if self._interrupted == number:
                 self._enough.set_result(None)
-            records = await take(consumer, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS, enough=self._enough)
+            more = 0.0 if cast(LaneApp, self.app).lanes.at_rest else MORE_SECONDS
+            records = await take(
+                consumer, wanted, seconds=FETCH_SECONDS, most=FETCH_RECORDS, more=more, enough=self._enough
+            )
             states = consumer._subscription.subscription.assignment
             here = wanted & consumer.assignment()
             found = {tp: states.state_value(tp) for tp in here}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -118,3 +120,25 @@ def test_a_broker_that_goes_away_is_told_and_waited_for() -> None:
             car_loan.wait_for_results(made, events)
         keys = [record.key for record in made.read("decisions")]
         assert len(keys) == len(set(keys)) == 100
+
+
+@pytest.mark.timeout(280)
+def test_an_event_that_its_caller_gave_up_is_on_its_way_and_is_not_written_again() -> None:
+    """A key of the caller's alone: no `dedupe` would find a second record."""
+    with DevBroker() as broker:
+        made = car_loan.make(Connection((broker.address,)), partitions=2)
+        with car_loan.worker(made), door(made) as opened:
+            assert opened.decide(ROWS[0]).status == 200
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                gone = opened.decide(ROWS[1], "1s", Idempotency_Key="one")
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+            assert gone.status == 503
+            again, until = gone, time.monotonic() + 120
+            while again.status in (202, 503) and time.monotonic() < until:
+                again = opened.decide(ROWS[1], "10s", Idempotency_Key="one")
+            assert again.status == 200
+            assert len(made.read("events")) == 2
+            car_loan.wait_for_results(made, 2)
+        assert len(made.read("decisions")) == 2
