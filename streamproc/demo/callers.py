@@ -43,37 +43,35 @@ class Callers:
     _chance: Random = field(default_factory=lambda: Random(SEED))  # noqa: S311 - not for secrets
 
     async def run(self) -> None:
-        """Send them all, and wait for their answers, which ``both.asked`` then has."""
-        began, slots = time.perf_counter(), asyncio.Semaphore(CALLERS)
-        connector = aiohttp.TCPConnector(limit=CALLERS)
-        timeout = aiohttp.ClientTimeout(ASK_SECONDS)
-        async with (
-            aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as session,
-            asyncio.TaskGroup() as group,
-        ):
-            for number in self.both.ways.by_http:
-                due = began + number / self.rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                await slots.acquire()
-                key = self.events.keys[number]
-                task = group.create_task(self._one(session, number, due, self._last.get(key)))
-                task.add_done_callback(lambda _: slots.release())
-                if self.both.ways.in_turn:
-                    self._last[key] = task
+        """Send them all, and wait for their answers, which ``both.asked`` then has.
 
-    async def _one(
+        At the end the late ones are asked for again with their ids, which must not make other events of them.
+        """
+        began, slots = time.perf_counter(), asyncio.Semaphore(CALLERS)
+        connector = aiohttp.TCPConnector(limit=0)  # there are no more of them than slots
+        timeout = aiohttp.ClientTimeout(ASK_SECONDS)
+        async with aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as session:
+            async with asyncio.TaskGroup() as group:
+                for number in self.both.ways.by_http:
+                    due = began + number / self.rate
+                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                    await slots.acquire()
+                    key = self.events.keys[number]
+                    task = group.create_task(self._first(session, number, due, self._last.get(key)))
+                    task.add_done_callback(lambda _: slots.release())
+                    if self.both.ways.in_turn:
+                        self._last[key] = task
+            async with asyncio.TaskGroup() as group:
+                for number in sorted(self.both.asked.late):
+                    await slots.acquire()
+                    group.create_task(self._later(session, number)).add_done_callback(lambda _: slots.release())
+
+    async def _first(
         self, session: aiohttp.ClientSession, number: int, due: float, before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
-        asked, until, wait = self.both.asked, time.perf_counter() + GIVE_UP_SECONDS, SHORTEST_WAIT
-        while (answer := await self._ask(session, number)).again and time.perf_counter() < until:
-            if answer.status is None:
-                self.check()
-            asked.again[number] += 1
-            # callers that were turned away together do not come back together
-            await asyncio.sleep((answer.wait or wait) * (1 + self._chance.random() / 2))
-            wait = min(2 * wait, LONGEST_WAIT)
+        asked, answer = self.both.asked, await self._answered(session, number)
         match answer.status:
             case 200 | 202:
                 (asked.in_time if answer.status == 200 else asked.late).add(number)
@@ -82,6 +80,22 @@ class Callers:
                 (asked.dead if "id" in orjson.loads(answer.body) else asked.refused).add(number)
             case _:
                 asked.unanswered.add(number)
+
+    async def _later(self, session: aiohttp.ClientSession, number: int) -> None:
+        if (await self._answered(session, number)).status == 200:
+            self.both.asked.late_answered.add(number)
+
+    async def _answered(self, session: aiohttp.ClientSession, number: int) -> _Answer:
+        """What is said at last."""
+        until, wait = time.perf_counter() + GIVE_UP_SECONDS, SHORTEST_WAIT
+        while (answer := await self._ask(session, number)).again and time.perf_counter() < until:
+            if answer.status is None:
+                self.check()
+            self.both.asked.again[number] += 1
+            # callers that were turned away together do not come back together
+            await asyncio.sleep((answer.wait or wait) * (1 + self._chance.random() / 2))
+            wait = min(2 * wait, LONGEST_WAIT)
+        return answer
 
     async def _ask(self, session: aiohttp.ClientSession, number: int) -> _Answer:
         name, trace = traced(number)

@@ -14,6 +14,7 @@ from streamproc.demo.show import Say, Show
 from streamproc.demo.surroundings import Child, Worker, until_ready
 from streamproc.demo.tally import Tally, deciding, following, reader, recount
 from streamproc.errors import StreamprocError
+from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.pipeline import Pipeline
 
@@ -58,22 +59,27 @@ class Demonstration:
         children: list[Child] = [self.worker] if self.http is None else [self.worker, self.http.door]
         async with reader(self.connection, deciding(plan)) as consumer:
             tally.started = tally.finished = time.perf_counter()
-            counting = asyncio.create_task(recount(consumer, plan, tally, children))
-            sending = list(map(asyncio.create_task, self._sending()))
-            with watching() as look:
-                while not counting.done():
+            async with asyncio.TaskGroup() as group:
+                counting = group.create_task(recount(consumer, plan, tally, children))
+                group.create_task(self._send())
+                with watching() as look:
+                    while not counting.done():
+                        look()
+                        await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
                     look()
-                    await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
-                look()
-            await asyncio.gather(counting, *sending)
         async with reader(self.connection, following(plan)) as consumer:
             await recount(consumer, plan, tally, children)
 
-    def _sending(self) -> list[Any]:
+    async def _send(self) -> None:
         topic, http = self.pipeline.plan.events.input, self.http
         if http is None:
-            return [produce(self.connection, topic, self.events, self.rate)]
-        return [produce(self.connection, topic, self.events, self.rate, http.both.chosen), http.callers.run()]
+            await produce(self.connection, topic, self.events, self.rate)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(produce(self.connection, topic, self.events, self.rate, http.both.chosen))
+            group.create_task(http.callers.run())
+        ends = await admin.watermarks(self.connection, topic)
+        http.both.written = sum(end for _, end in ends.values())
 
 
 def _fault(group: BaseExceptionGroup[Any]) -> StreamprocError | None:

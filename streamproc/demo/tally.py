@@ -66,8 +66,8 @@ class Tally:
 
     @property
     def decided_all(self) -> bool:
-        """Whether each event is settled."""
-        return self.settled >= self.expected
+        """Whether each event is settled, and nothing is left that could settle one twice."""
+        return self.settled >= self.expected and (self.both is None or self.both.has_seen_all(self.decided))
 
     @property
     def followed_all(self) -> bool:
@@ -151,14 +151,14 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, children: Sequence[Ch
     last, first = time.monotonic(), not tally.decided
     while not (tally.decided_all if first else tally.followed_all):
         batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
-        now = time.time()
+        now, before = time.time(), len(tally.decided)
         for records in batches.values():
             add(tally, plan, records, now)
         if tally.story is not None:
             tally.story.due.progress(tally.settled / tally.expected)
         if batches:
             last = time.monotonic()
-            tally.finished = time.perf_counter() if first else tally.finished
+            tally.finished = time.perf_counter() if len(tally.decided) > before else tally.finished
         else:
             for child in children:
                 child.check()

@@ -69,6 +69,8 @@ class Asked:
     """Answered with the decision: 200."""
     late: set[int] = field(default_factory=set)
     """Answered at the deadline, that it is not there yet: 202."""
+    late_answered: set[int] = field(default_factory=set)
+    """Of the late ones those that were answered with the decision when they were asked for again, at the end."""
     refused: set[int] = field(default_factory=set)
     """The door refused them: 422. They are on no topic."""
     dead: set[int] = field(default_factory=set)
@@ -78,7 +80,7 @@ class Asked:
     again: Counter[int] = field(default_factory=Counter)
     """How often each was sent again."""
     seconds: list[float] = field(default_factory=list)
-    """From when an event was due until its answer, 200 or 202, was read."""
+    """From when an event was due until its first answer, 200 or 202, was read."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,8 @@ class Both:
     """The ids that events share, by the first of these, of which one was decided or is a dead letter."""
     repeats: int = 0
     """Duplicates of events by HTTP that the pipeline found."""
+    written: int | None = None
+    """How many records the events topic has, once all was sent: what is doubled may be the last of them."""
 
     def __post_init__(self) -> None:
         self.chosen = frozenset(self.ways.by_http)
@@ -108,6 +112,10 @@ class Both:
         if reason != DUPLICATE:
             self.settle(number)
         return repeat
+
+    def has_seen_all(self, decided: Mapping[int, int]) -> bool:
+        """Whether all was sent, and something has come of every record that it made."""
+        return self.written is not None and sum(decided.values()) + self.repeats >= self.written
 
     def elsewhere(self, decided: Mapping[int, int]) -> int:
         """How many events by HTTP need nothing on the topics: the door refused them, or answered as another one was
@@ -135,6 +143,7 @@ class Both:
                 "settled": len(there) + elsewhere,
                 "in_time": len(asked.in_time),
                 "late": len(asked.late),
+                "late_answered": len(asked.late_answered),
                 "refused": len(asked.refused) + len(asked.dead),
                 "unanswered": len(asked.unanswered),
                 "sent_again": asked.again.total(),
