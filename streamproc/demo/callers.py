@@ -22,6 +22,8 @@ DEADLINE: Final = "2s"
 """How long a caller waits for a decision. Then it is told that there is none yet, and takes that for an answer."""
 ASK_SECONDS: Final = 12.0
 """No answer at all: the door gives one at the deadline, or 5 s later where Kafka is slow."""
+LATER_SECONDS: Final = 10.0
+"""So long after it was told that there is no decision yet, a caller asks once more."""
 GIVE_UP_SECONDS: Final = 120.0
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds before an event is sent again, where the door does not say."""
@@ -39,32 +41,47 @@ class Callers:
     both: Both
     rate: float
     check: Callable[[], None]
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLERS))
+    _late: asyncio.Queue[tuple[int, float] | None] = field(default_factory=asyncio.Queue)
+    """Those to be asked for again, and when they were answered; nothing once all was sent."""
     _last: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
     _chance: Random = field(default_factory=lambda: Random(SEED))  # noqa: S311 - not for secrets
 
     async def run(self) -> None:
         """Send them all, and wait for their answers, which ``both.asked`` then has.
 
-        At the end the late ones are asked for again with their ids, which must not make other events of them.
+        Late ones are asked for again a while later, with their ids, which must not make other events of them.
         """
-        began, slots = time.perf_counter(), asyncio.Semaphore(CALLERS)
         connector = aiohttp.TCPConnector(limit=0)  # there are no more of them than slots
         timeout = aiohttp.ClientTimeout(ASK_SECONDS)
-        async with aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as session:
-            async with asyncio.TaskGroup() as group:
-                for number in self.both.ways.by_http:
-                    due = began + number / self.rate
-                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                    await slots.acquire()
-                    key = self.events.keys[number]
-                    task = group.create_task(self._first(session, number, due, self._last.get(key)))
-                    task.add_done_callback(lambda _: slots.release())
-                    if self.both.ways.in_turn:
-                        self._last[key] = task
-            async with asyncio.TaskGroup() as group:
-                for number in sorted(self.both.asked.late):
-                    await slots.acquire()
-                    group.create_task(self._later(session, number)).add_done_callback(lambda _: slots.release())
+        async with (
+            aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._ask_late(session))
+            await self._ask_all(session)
+            self._late.put_nowait(None)
+
+    async def _ask_all(self, session: aiohttp.ClientSession) -> None:
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number in self.both.ways.by_http:
+                due = began + number / self.rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                await self._slots.acquire()
+                key = self.events.keys[number]
+                task = group.create_task(self._first(session, number, due, self._last.get(key)))
+                task.add_done_callback(lambda _: self._slots.release())
+                if self.both.ways.in_turn:
+                    self._last[key] = task
+
+    async def _ask_late(self, session: aiohttp.ClientSession) -> None:
+        async with asyncio.TaskGroup() as group:
+            while (late := await self._late.get()) is not None:
+                number, answered = late
+                await asyncio.sleep(max(0.0, answered + LATER_SECONDS - time.perf_counter()))
+                await self._slots.acquire()
+                group.create_task(self._later(session, number)).add_done_callback(lambda _: self._slots.release())
 
     async def _first(
         self, session: aiohttp.ClientSession, number: int, due: float, before: asyncio.Task[None] | None
@@ -74,8 +91,13 @@ class Callers:
         asked, answer = self.both.asked, await self._answered(session, number)
         match answer.status:
             case 200 | 202:
-                (asked.in_time if answer.status == 200 else asked.late).add(number)
-                asked.seconds.append(time.perf_counter() - due)
+                now = time.perf_counter()
+                asked.seconds.append(now - due)
+                if answer.status == 200:
+                    asked.in_time.add(number)
+                else:
+                    asked.late.add(number)
+                    self._late.put_nowait((number, now))
             case 422:
                 (asked.dead if "id" in orjson.loads(answer.body) else asked.refused).add(number)
             case _:

@@ -69,10 +69,10 @@ class Tally:
         """Whether each event is settled, and nothing is left that could settle one twice."""
         return self.settled >= self.expected and (self.both is None or self.both.has_seen_all(self.decided))
 
-    @property
-    def followed_all(self) -> bool:
-        """Whether each decision's action or review item has been seen."""
-        return self.actions + self.reviews >= sum(self.decisions.values())
+    def followed_all(self, plan: Plan) -> bool:
+        """Whether the action or the review item has been seen of each decision that has one."""
+        without = sum(self.decisions[name] for name, topic in plan.actions.items() if topic is None)
+        return self.actions + self.reviews >= self.decisions.total() - without
 
     def summary(self, broker: str) -> dict[str, Any]:
         """The figures of the run, as ``streamproc demo --json`` prints them."""
@@ -149,7 +149,7 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, children: Sequence[Ch
     nothing comes, and one of the children has ended.
     """
     last, first = time.monotonic(), not tally.decided
-    while not (tally.decided_all if first else tally.followed_all):
+    while not (tally.decided_all if first else tally.followed_all(plan)):
         batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
         now, before = time.time(), len(tally.decided)
         for records in batches.values():

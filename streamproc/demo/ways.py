@@ -70,7 +70,7 @@ class Asked:
     late: set[int] = field(default_factory=set)
     """Answered at the deadline, that it is not there yet: 202."""
     late_answered: set[int] = field(default_factory=set)
-    """Of the late ones those that were answered with the decision when they were asked for again, at the end."""
+    """Of the late ones those that were answered with the decision when they were asked for again."""
     refused: set[int] = field(default_factory=set)
     """The door refused them: 422. They are on no topic."""
     dead: set[int] = field(default_factory=set)

@@ -193,13 +193,16 @@ def test_what_cannot_be_right_is_not_sent_again() -> None:
     assert len(door.asked) == 3 and both.asked.seconds == []
 
 
-def test_late_ones_are_asked_for_again_at_the_end() -> None:
+def test_late_ones_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "LATER_SECONDS", 0.2)
+    both, began = both_of(20), time.monotonic()
+
     def answering(number: int, times: int) -> web.Response | None:
         return web.Response(status=200 if number % 2 or times else 202)
 
-    both = both_of(20)
     with opened(answering) as (door, url):
         ask(url, both, [b"k"] * 20)
+    assert time.monotonic() - began >= 0.2
     assert both.asked.late == both.asked.late_answered == {*range(0, 20, 2)}
     assert both.asked.in_time == {*range(1, 20, 2)}
     assert len(both.asked.seconds) == 20  # the first answers
@@ -353,6 +356,14 @@ def test_it_is_counted_on_until_something_came_of_all_that_was_sent() -> None:
     counting.decide(3)
     assert counting.tally.decided_all
     assert counting.all_in_all == (0, 1)
+
+
+def test_a_decision_that_nobody_carries_out_is_not_waited_for() -> None:
+    plan = plan_of("card_fraud")
+    tally = demo.Tally(10, by_trace, decisions=Counter(noted=3, approve=2, review=1), actions=2)
+    assert not tally.followed_all(plan)
+    tally.reviews = 1
+    assert tally.followed_all(plan)
 
 
 # -- without it -----------------------------------------------------------------------------------------------------

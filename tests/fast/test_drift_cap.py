@@ -345,6 +345,7 @@ def test_the_demo_counts_what_drift_changed() -> None:
     numbers = np.arange(300)
     tally = demo.Tally(300, lambda partition, offset, headers: offset)
     demo.add(tally, plan, Records("t.decisions", 0, keys, values, headers, numbers, numbers), 1_700_000_001.0)
+    assert not tally.followed_all(plan)
     told = tally._drift()
     assert (told["changed"], told["capped"], told["without"]) == (129, 171, {"approve": 129})
 
