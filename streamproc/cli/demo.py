@@ -7,8 +7,9 @@ import secrets
 import signal
 import sys
 import tempfile
-import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,16 @@ from streamproc import logs
 from streamproc.errors import Exit
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
-from streamproc.pipeline import Pipeline, open_pipeline
+from streamproc.pipeline import open_pipeline
 from streamproc.sample import example
 from streamproc.wording import counted
 
 if TYPE_CHECKING:
+    from streamproc.demo import Events, Tally
     from streamproc.demo.show import Show, Told
 
-REFRESH_SECONDS = 0.2
+MOST_BY_DEFAULT = 1_000.0
+"""Events a second with ``--http``: the door, its callers and all the rest share one machine."""
 EXAMPLES = ("car_loan", "card_fraud", "support_triage")
 
 
@@ -49,8 +52,10 @@ EXAMPLES = ("car_loan", "card_fraud", "support_triage")
 @click.option(
     "--rate",
     type=click.FloatRange(1),
-    help="Events a second.  [default: all within 20, 30 or 65 s; with --alone mostly as fast as it goes]",
+    help="Events a second.  [default: all within 20, 30 or 65 s; with --alone mostly as fast as it goes; with --http "
+    "1,000 at most]",
 )
+@click.option("--http", "by_http", is_flag=True, help="Send one of ten events by HTTP, through `streamproc serve`.")
 @click.option("--alone", is_flag=True, help="Only what decides: nothing is killed, nobody answers, no outcomes.")
 @click.option(
     "--bad-share",
@@ -69,6 +74,7 @@ def demo(
     events: int | None,
     workers: int | None,
     rate: float | None,
+    by_http: bool,
     alone: bool,
     bad_share: float,
     keep: bool,
@@ -88,6 +94,9 @@ def demo(
     and away for 30 s, while the fallback chain decides. At the end it is told what that took, and what came of the
     attacks.
 
+    With --http, part of the events does not come by Kafka: callers ask a door (`streamproc serve`) for their decisions,
+    each at its own moment, and again where there is no answer. The times of both ways stand beside each other.
+
     Needs no Docker and no Java. Everything that is started is stopped again.
 
     \b
@@ -95,6 +104,7 @@ def demo(
       streamproc demo
       streamproc demo card_fraud
       streamproc demo support_triage
+      streamproc demo card_fraud --http
       streamproc demo --alone --events 500000 --workers 2
       streamproc demo --alone --rate 5000 --json
     """
@@ -119,23 +129,35 @@ def demo(
         own_name = f"{name.replace('_', '-')}-{secrets.token_hex(3)}" if kafka else None
         file = show.prepare(folder / name, own_name)
         told.change(file, stack)
-        if told.paced or not alone:
-            rate = rate or len(sample.values) / told.seconds
+        if rate is None and (told.paced or not alone or by_http):
+            rate = len(sample.values) / told.seconds
+            rate = min(rate, MOST_BY_DEFAULT) if by_http else rate
         pipeline = open_pipeline(file)
         asyncio.run(show.make_events_topic(connection, pipeline.plan))
-        web_port = show.free_ports(workers)
+        web_port = show.free_ports(workers + by_http)
         worker = show.Worker(file, connection, workers, web_port, folder / "worker.log")
         stack.callback(worker.stop)
-        what = f"{counted(workers, 'worker')} of {file.parent.name}"
+        number = show.by_trace if by_http else show.by_place(sample.keys)
+        tally = show.Tally(expected=len(sample.values), number=number, story=told.story)
+        http = None
+        if by_http:
+            from streamproc.demo.by_http import open_door
+
+            assert rate is not None
+            port, log = web_port + workers, folder / "door.log"
+            http = open_door(file, pipeline.plan, connection, tally, sample, rate, port, log)
+            stack.callback(http.door.stop)
+        what = f"{counted(workers, 'worker')}{' and a door' if by_http else ''} of {file.parent.name}"
         say(f"Kafka {version} on {connection.address}; starting {what}")
-        tally = show.Tally(expected=len(sample.values), story=told.story)
-        watching = None if as_json else console
-        measures = asyncio.run(_run(show, told, pipeline, connection, sample, tally, worker, rate, watching))
+        running = show.Demonstration(told, pipeline, connection, sample, tally, worker, rate, http)
+        measures = asyncio.run(running.run(say, partial(_live, None if as_json else console, tally)))
         summary = tally.summary(version)
         if as_json:
             click.echo(orjson.dumps(summary | ({} if measures is None else {"measures": measures})).decode())
         else:
-            _print(console, summary, sample, pipeline)
+            _print(console, summary, sample)
+            if by_http:
+                _print_ways(console, summary["ways"])
             if told.story is not None:
                 _print_story(console, told.told(summary["story"]))
             if measures is not None:
@@ -143,9 +165,12 @@ def demo(
             _look_next(console, name)
         if kafka is not None and not keep:
             worker.stop()
+            if http is not None:
+                http.door.stop()
             asyncio.run(show.remove_topics(connection, pipeline.plan))
         if keep:
-            _keep(console, connection, web_port, folder, pipeline.plan.topics.decisions)
+            door = None if http is None else http.door.url
+            _keep(console, connection, web_port, door, folder, pipeline.plan.topics.decisions)
     good = summary["missing"] == 0 and summary["duplicates"] == 0
     ctx.exit(Exit.GOOD if good else Exit.BUG)
 
@@ -162,45 +187,21 @@ async def _version(connection: Connection) -> str:
     return info.release.removeprefix("Kafka ")
 
 
-async def _run(
-    show: Any, told: Show, pipeline: Pipeline, connection: Connection, sample: Any, tally: Any, worker: Any,
-    rate: float | None, console: Console | None,
-) -> dict[str, Any] | None:  # fmt: skip
-    """Send, watch and count, and let happen what is shown; what it came to."""
-    plan = pipeline.plan
-    await show.until_ready(connection, plan, worker)
-    async with told.happening(connection, plan, worker, _silent if console is None else console.print):
-        await _decide(show, pipeline, connection, sample, tally, worker, rate, console)
-    return await told.came_to(connection, plan)
+@contextmanager
+def _live(console: Console | None, tally: Tally) -> Iterator[Callable[[], None]]:
+    """What shows people how far it is."""
+    if console is None:
+        yield lambda: None
+        return
+    with Live(console=console, refresh_per_second=5) as live:
+        yield lambda: live.update(_progress(tally))
 
 
-async def _decide(
-    show: Any, pipeline: Pipeline, connection: Connection, sample: Any, tally: Any, worker: Any,
-    rate: float | None, console: Console | None,
-) -> None:  # fmt: skip
-    plan = pipeline.plan
-    async with show.reader(connection, show.deciding(plan)) as consumer:
-        tally.started = tally.finished = time.perf_counter()
-        producing = asyncio.create_task(show.produce(connection, plan.events.input, sample, rate))
-        counting = asyncio.create_task(show.recount(consumer, plan, tally, worker))
-        if console is None:
-            await counting
-        else:
-            with Live(console=console, refresh_per_second=5) as live:
-                while not counting.done():
-                    live.update(_progress(tally))
-                    await asyncio.wait({counting}, timeout=REFRESH_SECONDS)
-                live.update(_progress(tally))
-        await asyncio.gather(producing, counting)
-    async with show.reader(connection, show.following(plan)) as consumer:
-        await show.recount(consumer, plan, tally, worker)
-
-
-def _progress(tally: Any) -> Group:
+def _progress(tally: Tally) -> Group:
     figures = tally.summary("")
     table = Table.grid(padding=(0, 2))
     decided = "  ".join(f"{name} {count:,}" for name, count in figures["decisions"].items())
-    done = len(tally.decided)
+    done = tally.settled
     table.add_row("decided", f"{done:,} of {tally.expected:,}", decided, f"dead letters {tally.dead_letters:,}")
     latency = figures["latency_ms"]
     table.add_row(
@@ -209,10 +210,15 @@ def _progress(tally: Any) -> Group:
         f"latency p50 {latency['p50'] or 0:.0f} ms",
         f"p99 {latency['p99'] or 0:.0f} ms",
     )
+    if ways := figures.get("ways"):
+        http, times = ways["http"], ways["http"]["latency_ms"]
+        answered = f"{http['in_time']:,} in time, {http['late']:,} late"
+        latency = f"answer p50 {times['p50'] or 0:.0f} ms", f"p99 {times['p99'] or 0:.0f} ms"
+        table.add_row("by HTTP", f"{http['settled']:,} of {http['events']:,}", f"{latency[0]}  {latency[1]}", answered)
     return Group(ProgressBar(total=tally.expected, completed=done, width=60), table)
 
 
-def _print(console: Console, summary: dict[str, Any], sample: Any, pipeline: Pipeline) -> None:
+def _print(console: Console, summary: dict[str, Any], sample: Events) -> None:
     table = Table(title="What came out (read back with read_committed)", title_justify="left", show_header=False)
     table.add_row("events", f"{summary['events']:,}, {sample.damaged:,} of them damaged on purpose")
     if sample.incomplete:
@@ -237,6 +243,30 @@ def _print(console: Console, summary: dict[str, Any], sample: Any, pipeline: Pip
         f"p50 {latency['p50'] or 0:.0f} ms, p99 {latency['p99'] or 0:.0f} ms (queueing included)",
     )
     console.print(table)
+
+
+def _print_ways(console: Console, ways: dict[str, Any]) -> None:
+    kafka, http = ways["kafka"], ways["http"]
+    table = Table(title="By Kafka and by HTTP, beside each other", title_justify="left")
+    for name in ("", "by Kafka", "by HTTP"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_row("events", f"{kafka['events']:,}", f"{http['events']:,}")
+    for what, name in (
+        ("  answered in time (200)", "in_time"), ("  late: pending (202)", "late"),
+        ("    and answered when asked again", "late_answered"), ("  refused (422)", "refused"),
+        ("  given up", "unanswered"), ("sent again, after no answer, 429 or 503", "sent_again"),
+    ):  # fmt: skip
+        table.add_row(what, "", f"{http[name]:,}")
+    for of in http["latency_ms"]:
+        times = (way["latency_ms"][of] for way in (kafka, http))
+        table.add_row(f"latency {of}", *("" if ms is None else f"{ms:,.0f} ms" for ms in times))
+    for name in ("missing", "duplicates"):
+        good = [way[name] == 0 for way in (kafka, http)]
+        cells = zip(good, (kafka, http), strict=True)
+        table.add_row(name, *(f"[{'green' if fine else 'red'}]{way[name]:,}[/]" for fine, way in cells))
+    console.print(table)
+    console.print("by Kafka: from an event's timestamp until its decision was read")
+    console.print("by HTTP: from when an event was due until its first answer (200 or 202) was read")
 
 
 def _print_story(console: Console, told: Told) -> None:
@@ -271,10 +301,14 @@ def pipeline_file(name: str = EXAMPLES[0]) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _keep(console: Console, connection: Connection, web_port: int, folder: Path, decisions: str) -> None:
+def _keep(
+    console: Console, connection: Connection, web_port: int, door: str | None, folder: Path, decisions: str
+) -> None:
     address = connection.address
     console.print(f"\nKafka            {address}")
     console.print(f"health, metrics  http://127.0.0.1:{web_port}/healthz  /metrics")
+    if door is not None:
+        console.print(f"door             {door}")
     console.print(f"worker's log     {folder / 'worker.log'}")
     console.print(f"try              streamproc tail {decisions} --from beginning --limit 3 --kafka {address}")
     console.print("Ctrl-C stops everything")

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from streamproc.demo.events import Events, produce
+from streamproc.demo.events import Events, by_place, by_trace, produce
 from streamproc.demo.loan_show import LoanShow
 from streamproc.demo.loans import real_events
 from streamproc.demo.payment_show import PaymentShow
+from streamproc.demo.running import Demonstration
 from streamproc.demo.show import Show
 from streamproc.demo.surroundings import (
     PARTITIONS,
@@ -25,11 +26,14 @@ SHOWS: Final[Mapping[str, Callable[..., Show]]] = {show.example: show for show i
 __all__ = [
     "PARTITIONS",
     "SHOWS",
+    "Demonstration",
     "Events",
     "Show",
     "Tally",
     "Worker",
     "add",
+    "by_place",
+    "by_trace",
     "deciding",
     "following",
     "free_ports",

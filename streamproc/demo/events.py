@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 from aiokafka import AIOKafkaProducer
 
 from streamproc.core.partitioner import partitions
+from streamproc.core.processor import Headers
+from streamproc.core.records import TRACEPARENT
 from streamproc.demo.surroundings import PARTITIONS
 from streamproc.kafka.connection import Connection
 
@@ -62,17 +65,34 @@ def _damaged(value: bytes, fields: Fields, chance: random.Random) -> bytes | Non
     return chance.choice(ways)()
 
 
-def places(keys: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Partition and offset that each event will have in a topic of its own, where they are sent in this order."""
-    sent, found = [0] * PARTITIONS, list[tuple[int, int]]()
-    for partition in partitions(list(keys), PARTITIONS, 0).tolist():
-        found.append((partition, sent[partition]))
-        sent[partition] += 1
-    return found
+Number = Callable[[int, int, Headers], int]
+"""Which event it is, counted from 0, by its partition, its offset, and the headers of what was made of it."""
 
 
-async def produce(connection: Connection, topic: str, events: Events, rate: float | None) -> None:
-    """Send the events in order, as fast as it goes or at ``rate`` a second, partitioned as Java's clients do."""
+def by_place(keys: Sequence[bytes]) -> Number:
+    """How events are known again that were sent in this order to a topic of their own, and nobody else sent any."""
+    lanes = partitions(list(keys), PARTITIONS, 0)
+    order = [np.flatnonzero(lanes == lane).tolist() for lane in range(PARTITIONS)]
+    return lambda partition, offset, headers: order[partition][offset]
+
+
+def traced(number: int) -> tuple[str, bytes]:
+    """A header that says which event it is, as a W3C trace: it is passed on to all that is made of the event."""
+    return TRACEPARENT, b"00-%032x-%016x-01" % (number + 1, 1)  # zeros are no trace
+
+
+def by_trace(partition: int, offset: int, headers: Headers) -> int:
+    """How events are known again that were sent with ``traced``."""
+    return next(int((value or b"")[3:35], 16) for name, value in headers if name == TRACEPARENT) - 1
+
+
+async def produce(
+    connection: Connection, topic: str, events: Events, rate: float | None, but: Collection[int] | None = None
+) -> None:
+    """Send the events in order, as fast as it goes or at ``rate`` a second, partitioned as Java's clients do.
+
+    Those with the numbers ``but`` are left out, and the others are ``traced`` then.
+    """
     producer = AIOKafkaProducer(
         **connection.client_kwargs(), enable_idempotence=True, linger_ms=0, max_batch_size=1 << 19
     )
@@ -84,7 +104,7 @@ async def produce(connection: Connection, topic: str, events: Events, rate: floa
             due = count if rate is None else min(int((time.perf_counter() - started) * rate) + 1, count)
             until = min(due, sent + BURST)
             if until > sent:
-                await _send(producer, topic, events, places, sent, until)
+                await _send(producer, topic, events, places, range(sent, until), but)
                 sent = until
             if rate is not None:
                 await asyncio.sleep(PACE_SECONDS)
@@ -93,16 +113,20 @@ async def produce(connection: Connection, topic: str, events: Events, rate: floa
         await producer.stop()
 
 
-async def _send(producer: Any, topic: str, events: Events, places: list[int], first: int, last: int) -> None:
+async def _send(
+    producer: Any, topic: str, events: Events, places: list[int], numbers: range, but: Collection[int] | None
+) -> None:
     now = int(time.time() * 1000)
     batches: dict[int, Any] = {}
-    for number in range(first, last):
-        place = places[number]
+    for number in numbers:
+        if but is not None and number in but:
+            continue
+        place, headers = places[number], [] if but is None else [traced(number)]
         batch = batches.get(place) or batches.setdefault(place, producer.create_batch())
         key, value = events.keys[number], events.values[number]
-        if batch.append(timestamp=now, key=key, value=value, headers=[]) is None:
+        if batch.append(timestamp=now, key=key, value=value, headers=headers) is None:
             await producer.send_batch(batch, topic, partition=place)
             batch = batches[place] = producer.create_batch()
-            batch.append(timestamp=now, key=key, value=value, headers=[])
+            batch.append(timestamp=now, key=key, value=value, headers=headers)
     for place, batch in batches.items():
         await producer.send_batch(batch, topic, partition=place)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from streamproc.core.plan import Plan
+from streamproc.demo.decided import REVISION
 from streamproc.demo.events import Events, produce
 from streamproc.demo.loan_story import LoanStory, came_true, interrupt, settled, told, without_people
 from streamproc.demo.loans import SEED, real_events, repaid
@@ -103,6 +104,9 @@ async def read_later(connection: Connection, plan: Plan, story: LoanStory, revis
             batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
             for records in batches.values():
                 for key, value, at in zip(records.keys, records.values, records.timestamps.tolist(), strict=True):
-                    whole.see(value or b"", key or b"", at)
+                    if REVISION in (value or b""):
+                        whole.revise(value or b"", key or b"")
+                    else:
+                        whole.see(0, value or b"", key or b"", at)  # which one it is says nothing here
                 last = time.monotonic()
     story.later, story.approved = whole.later, whole.approved

@@ -14,8 +14,8 @@ from typing import Any
 
 from streamproc.core.plan import Plan
 from streamproc.core.records import lane_of
-from streamproc.demo.decided import REVISION
 from streamproc.demo.people import ModelServer
+from streamproc.demo.show import Due
 from streamproc.kafka.connection import Connection
 from streamproc.measuring import measured, outcomes_plan
 
@@ -48,39 +48,38 @@ class LoanStory:
     """By whom decisions were made after automation's."""
     approved: dict[str, str] = field(default_factory=dict)
     """The keys of what is approved now, by the decisions' ids."""
-    due: dict[float, asyncio.Event] = field(default_factory=lambda: {KILLED: asyncio.Event(), BACK: asyncio.Event()})
-    """By shares of the events, whether so many have been decided."""
+    due: Due = field(default_factory=lambda: Due(KILLED, BACK))
 
-    def progress(self, share: float) -> None:
-        """So large a share of the events has been decided."""
-        for when, event in self.due.items():
-            if share >= when:
-                event.set()
-
-    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
-        """Take a decision into account; whether it is the first one on its event."""
-        at, tier, decision = timestamp / 1000, _text("tier", value), _text("decision", value)
-        match = ID.match(value)
-        assert match is not None
-        if decision == "approve":
-            self.approved[match[1].decode()] = key.decode()
-        else:
-            self.approved.pop(match[1].decode(), None)
-        if REVISION in value:
-            self.later[tier] += 1
-            return False
+    def see(self, number: int, value: bytes, key: bytes, timestamp: int) -> None:
+        """Take the decision on an event into account."""
+        decision = self._holds(value, key)
+        at, tier = timestamp / 1000, _text("tier", value)
         self.tiers[tier.partition(":")[0]] += 1
         if UNSCORED in value:
             reason = _text("score_reason", value)
             self.unscored[reason] += 1
             if reason == OF_THE_EVENT:
-                return True
+                return
             self.gap[f"{decision}, {tier}"] += 1
             self.first = at if self.first is None else min(self.first, at)
             self.last = at if self.last is None else max(self.last, at)
         elif self.back is not None and at >= self.back:
             self.recovered = at if self.recovered is None else min(self.recovered, at)
-        return True
+
+    def revise(self, value: bytes, key: bytes) -> None:
+        """Take into account what people or time have decided after it."""
+        self._holds(value, key)
+        self.later[_text("tier", value)] += 1
+
+    def _holds(self, value: bytes, key: bytes) -> str:
+        """What is decided now."""
+        decision, match = _text("decision", value), ID.match(value)
+        assert match is not None
+        if decision == "approve":
+            self.approved[match[1].decode()] = key.decode()
+        else:
+            self.approved.pop(match[1].decode(), None)
+        return decision
 
     def as_json(self) -> dict[str, Any]:
         """The figures, as ``streamproc demo --json`` prints them."""
@@ -122,10 +121,10 @@ def without_people(file: Path) -> None:
 
 async def interrupt(server: ModelServer, story: LoanStory) -> None:
     """Kill the model server when part of the events are decided, and start it again later."""
-    await story.due[KILLED].wait()
+    await story.due.wait(KILLED)
     await asyncio.to_thread(server.kill)
     story.killed = time.time()
-    await story.due[BACK].wait()
+    await story.due.wait(BACK)
     await asyncio.to_thread(server.start)
     story.back = time.time()
 

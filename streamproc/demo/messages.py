@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import yaml
 
-from streamproc.demo.events import Events, Fields, damage, places
+from streamproc.demo.events import Events, Fields, damage
 from streamproc.sample import example
 
 SEED: Final = 7
@@ -75,10 +75,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """What is sent, and what is true of each by its coordinates (partition, offset)."""
+    """What is sent, and what is true of each, in the same order."""
 
     events: Events
-    truth: Mapping[tuple[int, int], Truth]
+    truth: Sequence[Truth]
 
 
 @cache
@@ -103,8 +103,7 @@ def messages(count: int, bad_share: float, seed: int = SEED) -> Messages:
     keys = [one.tenant.encode() for one in made]
     values: list[bytes | None] = [one.value(FIRST + EVERY * number) for number, one in enumerate(made)]
     damaged = damage(values, bad_share, FIELDS, chance)
-    truth = dict(zip(places(keys), (one.truth for one in made), strict=True))
-    return Messages(Events(keys, values, len(damaged)), truth)
+    return Messages(Events(keys, values, len(damaged)), [one.truth for one in made])
 
 
 def _made(chance: Random, kind: Kind, plain: Sequence[Message]) -> Message:

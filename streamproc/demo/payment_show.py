@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import polars as pl
 
 from streamproc.core.plan import REVIEW, Plan
-from streamproc.demo.decided import REVISION, coordinates
+from streamproc.demo.decided import coordinates
 from streamproc.demo.events import Events
 from streamproc.demo.payments import real_payments
-from streamproc.demo.show import Say, Told
+from streamproc.demo.show import Due, Say, Told
 from streamproc.demo.surroundings import Worker
 from streamproc.kafka.connection import Connection
 from streamproc.payments import FRAUD
@@ -32,33 +32,27 @@ class PaymentStory:
     """What was decided of each event, and for how long nothing was."""
 
     truth: pl.DataFrame
-    decided: dict[tuple[int, int], str] = field(default_factory=dict)
-    """By partition and offset."""
-    half: asyncio.Event = field(default_factory=asyncio.Event)
+    decided: dict[int, str] = field(default_factory=dict)
+    """By the event's number."""
+    due: Due = field(default_factory=lambda: Due(KILLED))
     killed: bool = False
     _last: dict[int, int] = field(default_factory=dict)
     _longest: int = 0
 
-    def progress(self, share: float) -> None:
-        """So large a share of the events has been decided."""
-        if share >= KILLED:
-            self.half.set()
-
-    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
-        """Take a decision into account; whether it is the first one on its event."""
-        if REVISION in value:
-            return False
-        partition, offset, _, decision = coordinates(value)
-        self.decided.setdefault((partition, offset), decision)
+    def see(self, number: int, value: bytes, key: bytes, timestamp: int) -> None:
+        """Take the decision on an event into account."""
+        partition, _, _, decision = coordinates(value)
+        self.decided.setdefault(number, decision)
         self._longest = max(self._longest, timestamp - self._last.get(partition, timestamp))
         self._last[partition] = timestamp
-        return True
+
+    def revise(self, value: bytes, key: bytes) -> None:
+        """What people say later is not what is shown."""
 
     def as_json(self) -> dict[str, Any]:
         """The figures, as ``streamproc demo --json`` prints them. Money is in whole units and not in cents."""
-        places = [(*place, decision) for place, decision in self.decided.items()]
-        schema = {"partition": pl.Int64, "offset": pl.Int64, "decision": pl.String}
-        decided = self.truth.join(pl.DataFrame(places, schema, orient="row"), on=["partition", "offset"])
+        schema: dict[str, Any] = {"number": self.truth.schema["number"], "decision": pl.String}
+        decided = self.truth.join(pl.DataFrame(list(self.decided.items()), schema, orient="row"), on="number")
         later = decided.filter(pl.col("kind") == "payment", pl.col("time") >= LEARNED_UNTIL)
         return {
             "killed": self.killed,
@@ -105,7 +99,7 @@ class PaymentShow:
             killing.cancel()
 
     async def _kill(self, story: PaymentStory, worker: Worker) -> None:
-        await story.half.wait()
+        await story.due.wait(KILLED)
         worker.kill_one()
         story.killed = True
 

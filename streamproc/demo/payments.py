@@ -9,7 +9,7 @@ import orjson
 import polars as pl
 
 from streamproc import payments
-from streamproc.demo.events import Events, Fields, damage, places
+from streamproc.demo.events import Events, Fields, damage
 from streamproc.payments import FRAUD
 
 SEED = 7
@@ -18,8 +18,8 @@ FIELDS = Fields("amount", "card_id", "store_id")
 
 @dataclass(frozen=True, slots=True)
 class Payments:
-    """What is sent, and by the events' coordinates (partition, offset) what was true of it: columns ``kind``, ``time``,
-    ``amount`` and ``fraud``."""
+    """What is sent, and by the events' numbers what was true of it: columns ``number``, ``kind``, ``time``, ``amount``
+    and ``fraud``."""
 
     events: Events
     truth: pl.DataFrame
@@ -32,8 +32,5 @@ def real_payments(count: int | None, bad_share: float) -> Payments:
     keys = [b"%d" % card for card in rows["card_id"].to_list()]
     values: list[bytes | None] = [orjson.dumps(row) for row in rows.drop(FRAUD).to_dicts()]
     damaged = damage(values, bad_share, FIELDS, random.Random(SEED))  # noqa: S311 - not for secrets
-    partition, offset = zip(*places(keys), strict=True)
-    truth = rows.select("kind", "time", "amount", FRAUD)
-    return Payments(
-        Events(keys, values, len(damaged)), truth.with_columns(partition=pl.Series(partition), offset=pl.Series(offset))
-    )
+    truth = rows.select("kind", "time", "amount", FRAUD).with_row_index("number")
+    return Payments(Events(keys, values, len(damaged)), truth)

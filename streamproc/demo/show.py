@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
@@ -16,14 +17,33 @@ from streamproc.kafka.connection import Connection
 Say = Callable[[str], None]
 
 
+class Due:
+    """What happens when so large shares of the events have been decided."""
+
+    def __init__(self, *shares: float) -> None:
+        self._at = {share: asyncio.Event() for share in shares}
+
+    def progress(self, share: float) -> None:
+        """So large a share has been decided."""
+        for when, event in self._at.items():
+            if share >= when:
+                event.set()
+
+    async def wait(self, share: float) -> None:
+        """Until so large a share has been decided."""
+        await self._at[share].wait()
+
+
 class Story(Protocol):
     """What decisions tell, as they are read back."""
 
-    def progress(self, share: float) -> None:
-        """So large a share of the events has been decided."""
+    due: Due
 
-    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
-        """Take a decision into account; whether it is the first one on its event."""
+    def see(self, number: int, value: bytes, key: bytes, timestamp: int) -> None:
+        """Take the decision on an event into account, which was written then (in ms)."""
+
+    def revise(self, value: bytes, key: bytes) -> None:
+        """Take into account what people or time have decided after it."""
 
     def as_json(self) -> dict[str, Any]:
         """The figures, as ``streamproc demo --json`` prints them."""

@@ -59,16 +59,14 @@ def _is_free(port: int) -> bool:
         return True
 
 
-class Worker:
-    """The worker process of the demonstration, with its log in a file."""
+class Child:
+    """A command of streamproc as a process of its own, ``what`` in sentences, with its log in a file."""
 
-    def __init__(self, file: Path, connection: Connection, workers: int, web_port: int, log: Path) -> None:
-        self.log = log
-        command = [sys.executable, "-m", "streamproc", "run", str(file), "--kafka", connection.address]
-        command += ["--workers", str(workers), "--web-port", str(web_port)]
+    def __init__(self, what: str, words: list[str], log: Path) -> None:
+        self._what, self.log = what, log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "streamproc", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -78,19 +76,14 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process id of the worker, or of the parent of several."""
+        """The process id; of several workers that of their parent."""
         return self._process.pid
-
-    def kill_one(self) -> None:
-        """kill -9 of one of several workers; their parent starts another."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
 
     def check(self) -> None:
         """Raise EnvironmentFault when it has ended."""
         if self._process.poll() is not None:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise EnvironmentFault(f"the worker ended with code {self._process.returncode}", " | ".join(tail))
+            raise EnvironmentFault(f"the {self._what} ended with code {self._process.returncode}", " | ".join(tail))
 
     def stop(self) -> None:
         """Let it finish what is in flight; it is killed after a minute."""
@@ -100,6 +93,19 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class Worker(Child):
+    """The worker process of the demonstration."""
+
+    def __init__(self, file: Path, connection: Connection, workers: int, web_port: int, log: Path) -> None:
+        words = ["run", str(file), "--kafka", connection.address]
+        super().__init__("worker", [*words, "--workers", str(workers), "--web-port", str(web_port)], log)
+
+    def kill_one(self) -> None:
+        """kill -9 of one of several workers; their parent starts another."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
 
 
 async def make_events_topic(connection: Connection, plan: Plan) -> None:

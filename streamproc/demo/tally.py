@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamproc.core.plan import Plan
-from streamproc.core.processor import Records
+from streamproc.core.processor import Headers, Records
 from streamproc.core.records import text_headers
 from streamproc.demo.decided import REVISION, coordinates
+from streamproc.demo.events import Number
 from streamproc.demo.loans import repaid
+from streamproc.demo.quantiles import quantiles
 from streamproc.demo.show import Story
-from streamproc.demo.surroundings import POLL_MS, Worker
+from streamproc.demo.surroundings import POLL_MS, Child
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.fetching import fetch_without_pause, take
+
+if TYPE_CHECKING:
+    from streamproc.demo.ways import Both
 
 MOST_RECORDS = 20_000
 ASKED, HEAD = b'"kind":"review"', 120
@@ -35,8 +39,10 @@ class Tally:
     """What was read back from the output topics, read_committed."""
 
     expected: int
-    decided: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """How often each source coordinate (partition, offset) was decided or dead-lettered."""
+    number: Number
+    """How an event is known again."""
+    decided: Counter[int] = field(default_factory=Counter)
+    """How often each event was decided or dead-lettered."""
     decisions: Counter[str] = field(default_factory=Counter)
     actions: int = 0
     reviews: int = 0
@@ -46,29 +52,33 @@ class Tally:
     capped: int = 0
     """Events whose decision drift would have changed if it had not changed enough already."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from an event's record timestamp until its decision was read."""
+    """Seconds from an event's record timestamp until its decision was read; of those by Kafka."""
     story: Story | None = None
+    both: Both | None = None
+    """Where part of the events goes by HTTP."""
     started: float = 0.0
     finished: float = 0.0
 
     @property
-    def decided_all(self) -> bool:
-        """Whether each event has been seen as a decision or a dead letter."""
-        return len(self.decided) >= self.expected
+    def settled(self) -> int:
+        """How many events have been seen as a decision or a dead letter, or need none."""
+        return len(self.decided) + (0 if self.both is None else self.both.elsewhere(self.decided))
 
     @property
-    def followed_all(self) -> bool:
-        """Whether each decision's action or review item has been seen."""
-        return self.actions + self.reviews >= sum(self.decisions.values())
+    def decided_all(self) -> bool:
+        """Whether each event is settled, and nothing is left that could settle one twice."""
+        return self.settled >= self.expected and (self.both is None or self.both.has_seen_all(self.decided))
+
+    def followed_all(self, plan: Plan) -> bool:
+        """Whether the action or the review item has been seen of each decision that has one."""
+        without = sum(self.decisions[name] for name, topic in plan.actions.items() if topic is None)
+        return self.actions + self.reviews >= self.decisions.total() - without
 
     def summary(self, broker: str) -> dict[str, Any]:
         """The figures of the run, as ``streamproc demo --json`` prints them."""
         seconds = max(self.finished - self.started, 1e-9)
-        p50, p99 = (
-            [round(float(one) * 1000, 1) for one in np.percentile(self.latencies, [50, 99])]
-            if self.latencies
-            else [None] * 2
-        )
+        both = self.both
+        ways = {} if both is None else {"ways": both.as_json(self.decided, self.expected, self.latencies)}
         return {
             "events": self.expected,
             "decisions": dict(sorted(self.decisions.items())),
@@ -76,12 +86,13 @@ class Tally:
             "reviews": self.reviews,
             "dead_letters": self.dead_letters,
             "drift": self._drift(),
-            "missing": self.expected - len(self.decided),
+            "missing": self.expected - self.settled,
             "duplicates": sum(self.decided.values()) - len(self.decided),
             "seconds": round(seconds, 3),
             "events_per_second": round(len(self.decided) / seconds),
-            "latency_ms": {"p50": p50, "p99": p99},
+            "latency_ms": quantiles(self.latencies, 50, 99),
             "broker": broker,
+            **ways,
             **({} if self.story is None else {"story": self.story.as_json()}),
         }
 
@@ -131,46 +142,44 @@ async def reader(connection: Connection, names: list[str]) -> AsyncIterator[Any]
         await consumer.stop()
 
 
-async def recount(consumer: Any, plan: Plan, tally: Tally, worker: Worker) -> None:
+async def recount(consumer: Any, plan: Plan, tally: Tally, children: Sequence[Child]) -> None:
     """Read what came out until everything is accounted for. Gives up after a long silence, with what there is.
 
-    What follows from decisions is counted after them: it is in the same transactions.
+    What follows from decisions is counted after them: it is in the same transactions. Raises EnvironmentFault where
+    nothing comes, and one of the children has ended.
     """
     last, first = time.monotonic(), not tally.decided
-    while not (tally.decided_all if first else tally.followed_all):
+    while not (tally.decided_all if first else tally.followed_all(plan)):
         batches = await take(consumer, consumer.assignment(), seconds=POLL_MS / 1000, most=MOST_RECORDS)
-        now = time.time()
+        now, before = time.time(), len(tally.decided)
         for records in batches.values():
             add(tally, plan, records, now)
         if tally.story is not None:
-            tally.story.progress(len(tally.decided) / tally.expected)
+            tally.story.due.progress(tally.settled / tally.expected)
         if batches:
             last = time.monotonic()
-            tally.finished = time.perf_counter() if first else tally.finished
+            tally.finished = time.perf_counter() if len(tally.decided) > before else tally.finished
         else:
-            worker.check()
+            for child in children:
+                child.check()
             if time.monotonic() - last > QUIET_SECONDS:
                 return
 
 
 def add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
     if records.topic == plan.topics.decisions:
-        for key, value, written in zip(records.keys, records.values, records.timestamps.tolist(), strict=True):
-            if tally.story is not None and not tally.story.see(value or b"", key or b"", written):
-                continue
-            partition, offset, timestamp, decision = coordinates(value or b"")
-            if value is not None and CHANGED in value:
-                tally.by_drift.setdefault(orjson.loads(value)["without_drift"], []).append(key or b"")
-            tally.capped += value is not None and CAPPED in value
-            tally.decided[partition, offset] += 1
-            tally.decisions[decision] += 1
-            tally.latencies.append(now - timestamp / 1000)
+        columns = records.keys, records.values, records.headers, records.timestamps.tolist()
+        for key, value, headers, written in zip(*columns, strict=True):
+            _add_decision(tally, key or b"", value or b"", headers, written, now)
     elif records.topic == plan.topics.dead_letters:
         for pairs in records.headers:
-            headers = text_headers(pairs)
-            if headers["sp-stage"] in ("intake", "review"):
+            said = text_headers(pairs)
+            if said["sp-stage"] in ("intake", "review"):
                 continue
-            tally.decided[int(headers["sp-partition"]), int(headers["sp-offset"])] += 1
+            number = tally.number(int(said["sp-partition"]), int(said["sp-offset"]), pairs)
+            if tally.both is not None and tally.both.is_repeat(number, said["sp-reason"]):
+                continue
+            tally.decided[number] += 1
             tally.dead_letters += 1
     elif records.topic == plan.topics.cases:
         tally.reviews += sum(ASKED in (value or b"")[:HEAD] for value in records.values)
@@ -178,3 +187,23 @@ def add(tally: Tally, plan: Plan, records: Records, now: float) -> None:
         tally.reviews += len(records)
     else:
         tally.actions += sum(REVISION not in (value or b"") for value in records.values)
+
+
+def _add_decision(tally: Tally, key: bytes, value: bytes, headers: Headers, written: int, now: float) -> None:
+    if REVISION in value:
+        if tally.story is not None:
+            tally.story.revise(value, key)
+        return
+    partition, offset, timestamp, decision = coordinates(value)
+    number = tally.number(partition, offset, headers)
+    if tally.story is not None:
+        tally.story.see(number, value, key, written)
+    if CHANGED in value:
+        tally.by_drift.setdefault(orjson.loads(value)["without_drift"], []).append(key)
+    tally.capped += CAPPED in value
+    tally.decided[number] += 1
+    tally.decisions[decision] += 1
+    if tally.both is not None:
+        tally.both.settle(number)
+    if tally.both is None or number not in tally.both.chosen:
+        tally.latencies.append(now - timestamp / 1000)

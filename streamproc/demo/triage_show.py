@@ -80,23 +80,23 @@ class TriageShow:
                 one.cancel()  # it has come to its end, unless the messages did not
 
     async def _interrupt(self, story: TriageStory) -> None:
-        await story.due[BEGINS].wait()
+        await story.due.wait(BEGINS)
         self._server.outage, story.away = "hangs", time.time()
         try:
             async with asyncio.timeout(OUTAGE_SECONDS):
                 try:
                     async with asyncio.timeout(OUTAGE_SECONDS * HANGS_SHARE):
-                        await story.due[ENDS].wait()
+                        await story.due.wait(ENDS)
                 except TimeoutError:
                     self._server.outage = "breaks off"
-                    await story.due[ENDS].wait()
+                    await story.due.wait(ENDS)
         except TimeoutError:
             pass
         self._server.outage, story.back = None, time.time()
 
     async def _relabel(self, story: TriageStory, connection: Connection, plan: Plan) -> None:
         """What `streamproc prompt label FILE triage production 2` does."""
-        await story.due[HALF].wait()
+        await story.due.wait(HALF)
         used = the_prompt(load_prompts(self._file)[1], PROMPT)
         prompts = relabelled(used, "production", NEXT, 0)
         why = "it knows the words of more languages"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import orjson
 
 from streamproc.core.llm.answer import LEAKED, UNWANTED
 from streamproc.core.llm.request import FLAGGED
 from streamproc.core.plan import REVIEW
 from streamproc.demo.messages import Truth
+from streamproc.demo.quantiles import quantiles
+from streamproc.demo.show import Due
 
 BEGINS, HALF, ENDS = 0.25, 0.5, 0.75
 """The shares of the messages after which the outage begins, another prompt is used, and the outage is over at the
@@ -22,7 +22,6 @@ latest."""
 SUSPICIOUS: Final = "suspicious"
 """The rule of the example that lets people look at what the guards do not like, but like enough for the model."""
 AUTOMATIC: Final = "automatic"
-Where = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,10 @@ class Decided:
 
 @dataclass(slots=True)
 class TriageStory:
-    """``truth`` is that of each message by its coordinates. Times are in seconds since the epoch."""
+    """``truth`` is that of each message by its number. Times are in seconds since the epoch."""
 
-    truth: Mapping[Where, Truth]
-    decided: dict[Where, Decided] = field(default_factory=dict)
+    truth: Sequence[Truth]
+    decided: dict[int, Decided] = field(default_factory=dict)
     away: float | None = None
     back: float | None = None
     server: dict[str, int] = field(default_factory=dict)
@@ -58,28 +57,19 @@ class TriageStory:
     """What a day may cost."""
     relabelled: tuple[str, float] | None = None
     """The version of the prompt that was put to use, and when."""
-    due: dict[float, asyncio.Event] = field(
-        default_factory=lambda: {share: asyncio.Event() for share in (BEGINS, HALF, ENDS)}
-    )
-    """By shares of the messages, whether so many have been decided."""
+    due: Due = field(default_factory=lambda: Due(BEGINS, HALF, ENDS))
 
-    def progress(self, share: float) -> None:
-        """So large a share of the messages has been decided."""
-        for when, event in self.due.items():
-            if share >= when:
-                event.set()
-
-    def see(self, value: bytes, key: bytes, timestamp: int) -> bool:
-        """Take a decision into account; whether it is the first one on its event."""
+    def see(self, number: int, value: bytes, key: bytes, timestamp: int) -> None:
+        """Take the decision on a message into account."""
         read = orjson.loads(value)
-        if "revision" in read:
-            return False
-        source, at = read["source"], timestamp / 1000
-        self.decided[source["partition"], source["offset"]] = Decided(
-            read["id"], read["decision"], read["tier"], read["rule"], read["score_reason"], read["features"], at,
-            (timestamp - source["timestamp"]) / 1000,
+        seconds = (timestamp - read["source"]["timestamp"]) / 1000
+        self.decided[number] = Decided(
+            read["id"], read["decision"], read["tier"], read["rule"], read["score_reason"], read["features"],
+            timestamp / 1000, seconds,
         )  # fmt: skip
-        return True
+
+    def revise(self, value: bytes, key: bytes) -> None:
+        """What people say later is not what is shown."""
 
     def outcomes(self) -> dict[str, str]:
         """What came true, by the decisions' ids."""
@@ -133,7 +123,7 @@ class TriageStory:
         }
 
     def _pairs(self) -> Iterable[tuple[Truth, Decided]]:
-        return ((self.truth[where], one) for where, one in self.decided.items())
+        return ((self.truth[number], one) for number, one in self.decided.items())
 
     def _is_away(self, one: Decided) -> bool:
         return self.away is not None and self.away <= one.at and (self.back is None or one.at < self.back)
@@ -151,8 +141,8 @@ class TriageStory:
 
     def _again(self) -> dict[str, int]:
         """Messages that were sent again. One is decided where the first is no message, and a dead letter."""
-        sent = [where for where, truth in self.truth.items() if truth.kind == "again"]
-        return {"count": len(sent), "decided": sum(where in self.decided for where in sent)}
+        sent = [number for number, truth in enumerate(self.truth) if truth.kind == "again"]
+        return {"count": len(sent), "decided": sum(number in self.decided for number in sent)}
 
 
 FATES: Final = ("flagged", "suspicious", "answer_refused", "to_people", "not_shown", "harmed", "harmless")
@@ -213,8 +203,5 @@ def _counted(every: list[Decided], name: str) -> dict[str, int]:
     return dict(Counter(value for one in every if (value := one.features.get(name))))
 
 
-def _quantiles(some: list[Decided]) -> dict[str, float] | None:
-    if not some:
-        return None
-    found = np.percentile([one.seconds * 1000 for one in some], [50, 95, 99])
-    return dict(zip(("p50", "p95", "p99"), found.round(1).tolist(), strict=True))
+def _quantiles(some: list[Decided]) -> dict[str, float | None] | None:
+    return quantiles([one.seconds for one in some], 50, 95, 99) if some else None

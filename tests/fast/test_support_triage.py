@@ -19,8 +19,10 @@ import pytest
 from streamproc.core.decide import TABLES
 from streamproc.core.llm.guard import FLAG_ABOVE, guarded
 from streamproc.core.llm.text import cleaned
+from streamproc.core.partitioner import partitions
 from streamproc.core.records import text_headers
-from streamproc.demo.events import places
+from streamproc.demo.decided import coordinates
+from streamproc.demo.events import PARTITIONS, by_place
 from streamproc.demo.llm_server import BYTES_PER_TOKEN, LlmServer, Pace
 from streamproc.demo.messages import SEED, SHARES, Messages, messages, texts
 from streamproc.demo.triage_model import answer
@@ -61,14 +63,13 @@ def test_messages_are_the_same_for_a_seed_and_others_for_another() -> None:
 
 def test_of_each_kind_there_are_as_many_as_it_says_and_truth_finds_them() -> None:
     made = messages(4_000, 0.0)
-    kinds = Counter(truth.kind for truth in made.truth.values())
+    kinds = Counter(truth.kind for truth in made.truth)
     assert {kind: count / 4_000 for kind, count in kinds.items()} == pytest.approx(dict(SHARES), abs=0.02)
     read = [orjson.loads(value or b"") for value in made.events.values if b"\\ud83d\\n" not in (value or b"")]
     assert len({event["language"] for event in read}) == len(texts()["languages"])
-    where = dict(zip(places(made.events.keys), made.events.values, strict=True))
     seen = set[str]()
-    for place, truth in made.truth.items():
-        event = orjson.loads(where[place] or b"") if truth.kind != "odd" else None
+    for value, truth in zip(made.events.values, made.truth, strict=True):
+        event = orjson.loads(value or b"") if truth.kind != "odd" else None
         if truth.kind == "again":
             assert event is not None and any(event["id"] in (value or b"").decode() for value in made.events.values)
         elif event is not None:
@@ -80,8 +81,8 @@ def test_copies_are_equal_to_an_earlier_message_and_what_is_near_is_not() -> Non
     made = messages(COUNT, 0.0)
     bodies = Counter[str]()
     found = Counter[tuple[str, bool]]()
-    for key, value, place in zip(made.events.keys, made.events.values, places(made.events.keys), strict=True):
-        kind = made.truth[place].kind
+    for key, value, truth in zip(made.events.keys, made.events.values, made.truth, strict=True):
+        kind = truth.kind
         body = "" if kind == "odd" else f"{key!r} {orjson.loads(value or b'')['body']}"
         found[kind, bodies[body] > 0] += 1
         bodies[body] += 1
@@ -186,8 +187,9 @@ def decided(pipeline: Pipeline, made: Messages, story: TriageStory, size: int = 
     now = datetime.now(UTC)
     offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=now)
     lanes: dict[int, list[tuple[bytes, bytes | None]]] = {}
-    for place, key, value in zip(places(made.events.keys), made.events.keys, made.events.values, strict=True):
-        lanes.setdefault(place[0], []).append((key, value))
+    for key, value in zip(made.events.keys, made.events.values, strict=True):
+        lanes.setdefault(int(partitions([key], PARTITIONS, 0)[0]), []).append((key, value))
+    number = by_place(made.events.keys)
     dead, written = Counter[str](), int(now.timestamp() * 1000)
     for partition, lane in lanes.items():
         for first in range(0, len(lane), size):
@@ -202,7 +204,9 @@ def decided(pipeline: Pipeline, made: Messages, story: TriageStory, size: int = 
             )
             for output in offline.process(batch).records:
                 if output.topic == pipeline.plan.topics.decisions:
-                    assert all(story.see(value or b"", b"", written) for value in output.values)
+                    for value, headers in zip(output.values, output.headers, strict=True):
+                        own, offset, _, _ = coordinates(value or b"")
+                        story.see(number(own, offset, headers), value or b"", b"", written)
                 elif output.topic == pipeline.plan.topics.dead_letters:
                     dead.update(text_headers(pairs)["sp-reason"] for pairs in output.headers)
     return dead

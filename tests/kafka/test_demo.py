@@ -1,28 +1,38 @@
-"""The demonstrations, short: a worker dies; a language model goes away, and attacks on it are caught."""
+"""The demonstrations, short: a worker dies, also while callers ask by HTTP; a language model goes away, and attacks."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import suppress
 from typing import Any
 
 import orjson
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from streamproc.demo.triage_story import FATES
 from streamproc.kafka.connection import Connection
 
 PAYMENTS = 12_000
+ASKED = 5_000
 MESSAGES = 300
 CAUGHT = FATES[:4]
 DEADLINE_MS = 1_000
 """Of the language model in the example."""
 
 
+def command(connection: Connection, name: str, events: int, rate: int, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "streamproc", "demo", name, "--events", str(events), "--rate", str(rate)]
+    return [*words, "--kafka", connection.address, *more]
+
+
 def demo(connection: Connection, name: str, events: int, rate: int) -> dict[str, Any]:
     """What a demonstration tells."""
-    command = [sys.executable, "-m", "streamproc", "demo", name, "--events", str(events), "--rate", str(rate)]
-    done = subprocess.run([*command, "--json", "--kafka", connection.address], capture_output=True, check=False)
+    done = subprocess.run(command(connection, name, events, rate, "--json"), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     told: dict[str, Any] = orjson.loads(done.stdout)
     assert (told["events"], told["missing"], told["duplicates"]) == (events, 0, 0)
@@ -39,6 +49,58 @@ def test_a_worker_dies_and_frauds_are_stopped(connection: Connection) -> None:
     assert frauds["decline"] > 0.8 * sum(frauds.values())
     assert genuine.get("decline", 0) < 0.02 * sum(genuine.values())
     assert genuine["review"] < 0.1 * sum(genuine.values())
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_dies_while_callers_ask_by_http_too(connection: Connection) -> None:
+    done = subprocess.run(
+        command(connection, "card_fraud", ASKED, 300, "--http"), capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stderr.splitlines() if "│" in line]
+    told = {name: cells for name, *cells in rows}
+    assert "a worker was killed" in told
+    assert told["missing, duplicates"] == ["0, 0"]
+    assert told["missing"] == told["duplicates"] == ["0", "0"]
+    [by_http] = [int(cells[1]) for name, *cells in rows if name == "events" and len(cells) == 2]
+    answered = {name: int(cells[1]) for name, cells in told.items() if cells[:1] == [""]}
+    in_time, late, then, refused = (
+        next(count for name, count in answered.items() if word in name)
+        for word in ("in time (200)", "late: pending (202)", "when asked again", "refused (422)")
+    )
+    assert in_time + late + refused == by_http > 0.05 * ASKED
+    assert in_time > 0 and then <= late
+    for of in ("p50", "p95", "p99"):
+        assert all(cell.endswith(" ms") for cell in told[f"latency {of}"])
+    assert "2 workers and a door" in done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_a_door_that_ends_is_told_of(connection: Connection) -> None:
+    words = command(connection, "car_loan", 20_000, 100, "--http", "--alone", "--json")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            kill_door(process.pid)
+            _, told = process.communicate(timeout=200)
+        finally:
+            process.terminate()  # it ends what it has started
+    assert process.returncode == 3, told.decode()
+    assert b"the door ended with code -9" in told
+
+
+def kill_door(demonstration: int) -> None:
+    """kill -9 of its door, once that is ready."""
+    until = time.monotonic() + 150
+    while time.monotonic() < until:
+        for child in psutil.Process(demonstration).children():
+            with suppress(OSError, psutil.Error, ValueError):
+                line = child.cmdline()
+                port = line[line.index("--port") + 1]
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                    child.send_signal(signal.SIGKILL)
+                    return
+        time.sleep(0.1)
+    raise AssertionError("there is no door")
 
 
 @pytest.mark.timeout(600)
