@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from streamproc.serve.names import DOOR
+from streamproc.serve.names import DOOR, KEYS
 from streamproc.serve.openapi import document
 
 STYLE: Final = (
@@ -26,7 +26,8 @@ async def docs(request: web.Request) -> web.Response:
     """The page."""
     door = request.app[DOOR]
     headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-    return web.Response(text=page(document(door.plan, door.part)), content_type="text/html", headers=headers)
+    api = document(door.plan, door.part, keyed=bool(request.app[KEYS].known))
+    return web.Response(text=page(api), content_type="text/html", headers=headers)
 
 
 def page(api: dict[str, Any]) -> str:

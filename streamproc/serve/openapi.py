@@ -9,11 +9,12 @@ import orjson
 from aiohttp import web
 
 from streamproc import __version__
+from streamproc.core.outcomes.joining import text
 from streamproc.core.plan import Plan
 from streamproc.plan.serve_parts import ServePart
 from streamproc.sample import schema
 from streamproc.serve.bodies import NDJSON
-from streamproc.serve.names import DOOR
+from streamproc.serve.names import DOOR, KEYS
 from streamproc.serve.problems import JSON, PROBLEM, TITLES, json_response
 
 RECORDS: Final = {"Decision": "decision", "Verdict": "verdict", "Outcome": "outcome"}
@@ -25,8 +26,8 @@ DURATION: Final = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|
 KEY: Final = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]([ -~]*[!-~])?$"}
 
 
-def document(plan: Plan, part: ServePart) -> dict[str, Any]:
-    """The description of a pipeline's door."""
+def document(plan: Plan, part: ServePart, *, keyed: bool) -> dict[str, Any]:
+    """The description of a pipeline's door; ``keyed`` where callers need keys."""
     paths: dict[str, Any] = {
         "/v1/events": {"post": _events()},
         "/v1/decide": {"post": _decide(part)},
@@ -45,10 +46,10 @@ def document(plan: Plan, part: ServePart) -> dict[str, Any]:
             "version": __version__,
             "description": "An event is written to Kafka and decided there, exactly once; its decision is read back.",
         },
-        "security": [{"key": []}],
+        **({"security": [{"key": []}]} if keyed else {}),
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if keyed else {}),
             "schemas": _schemas(plan, part),
             "responses": {name: _problem(name) for name in TITLES},
         },
@@ -57,6 +58,10 @@ def document(plan: Plan, part: ServePart) -> dict[str, Any]:
 
 def _schemas(plan: Plan, part: ServePart) -> dict[str, Any]:
     made = {name: _placed(name, orjson.loads(schema(file).read_bytes())) for name, file in RECORDS.items()}
+    if plan.outcomes is not None:
+        made["Outcome"]["properties"]["value"]["enum"] = [
+            one for value in plan.outcomes.values for one in _forms(value)
+        ]
     if part.answer:
         made["Answer"] = {"type": "object", "required": part.answer, "properties": {name: {} for name in part.answer}}
     else:
@@ -109,6 +114,15 @@ def _schemas(plan: Plan, part: ServePart) -> dict[str, Any]:
             },
         },
     }
+
+
+def _forms(value: str) -> list[Any]:
+    """The JSON values that name an outcome."""
+    try:
+        plain = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return [value]
+    return [value, plain] if isinstance(plain, bool | int | float) and text(plain) == value else [value]
 
 
 def _placed(name: str, own: Mapping[str, Any]) -> Any:
@@ -254,4 +268,4 @@ def _said(name: str, record: str, summary: str, *, lines: bool) -> dict[str, Any
 async def openapi(request: web.Request) -> web.Response:
     """The document."""
     door = request.app[DOOR]
-    return json_response(document(door.plan, door.part))
+    return json_response(document(door.plan, door.part, keyed=bool(request.app[KEYS].known)))

@@ -78,6 +78,8 @@ def places_of(door: Door, events: Sequence[Incoming], places: Sequence[Placed]) 
 
 async def take_events(request: web.Request) -> web.StreamResponse:
     """The handler."""
+    if request.query.getall("answer", ["summary"]) != ["summary"]:
+        raise Problem("bad-request", "`answer` is `summary`, or not there")
     if kind_of(request) == JSON:
         return await _one(request)
     return await _many(request)

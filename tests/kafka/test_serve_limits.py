@@ -51,6 +51,7 @@ def test_without_a_key_only_what_everybody_may_know_is_told(served: tuple[Exampl
     assert opened.call("GET", "/metrics").status == 401
     for path in ("/healthz", "/readyz", "/openapi.json", "/"):
         assert opened.call("GET", path).status == 200
+    assert opened.call("GET", "/openapi.json").json["security"] == [{"key": []}]
     refused = opened.decide(ROWS[1])
     assert refused.headers["WWW-Authenticate"] == "Bearer"
     assert refused.json["type"] == "urn:streamproc:problem:unauthorized"
@@ -114,6 +115,8 @@ def test_a_deadline_that_is_none_is_refused(served: tuple[Example, Door], query:
 
 def test_methods_and_paths_that_there_are_not(served: tuple[Example, Door]) -> None:
     _, opened = served
+    for query in ("answer=none", "answer=", "answer=summary&answer=summary"):
+        assert opened.call("POST", f"/v1/events?{query}", ROWS[6], JSON | bearer("ada")).status == 400
     assert opened.call("GET", "/v1/decide").status == 405
     assert opened.call("DELETE", "/v1/events").headers["Allow"] == "POST"
     assert opened.call("GET", "/v2").json["type"] == "urn:streamproc:problem:not-found"
