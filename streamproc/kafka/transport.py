@@ -110,6 +110,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _interrupt(self, number: int) -> None:
         self._interrupted = number
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._enough is not None and not self._enough.done():
             self._enough.set_result(None)
 
@@ -158,6 +161,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _seek_all(self, positions: Mapping[TopicPartition, int]) -> None:
         consumer = self._ensure_consumer()
+        self._end_wait()
         async with self._turn:
             for tp, offset in positions.items():
                 if tp in consumer.assignment():
