@@ -16,6 +16,7 @@ from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
 from streamproc.io.llm.minilm import MiniLm, minilm_folder
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.llm.shared import Shared
+from streamproc.io.llm.vectors import Vectors, threads_here
 from streamproc.io.variables import filled
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart
@@ -81,5 +82,7 @@ def _cache(part: LlmPart, plan: LlmPlan, redis: str | None) -> AnswerCache | Non
         store = RedisStore(redis, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
     alike = None
     if policy.semantic is not None:
-        alike = Alike(policy.semantic, policy.seconds, MiniLm(minilm_folder()).vector)
+        model = MiniLm(minilm_folder())
+        model.open()  # other threads would wait for it, a tenth of a second now and then
+        alike = Alike(policy.semantic, policy.seconds, Vectors(model.vector, threads_here()))
     return AnswerCache(plan, policy, part.model, part.parameters, store, alike)

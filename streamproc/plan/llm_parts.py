@@ -75,6 +75,7 @@ class SemanticPart(Part):
     fewest: int = Field(100, ge=30, le=VERIFIED_LAST, description="Before so many were compared none is served")
     tolerance: float = Field(0.1, ge=0, le=1, description="Scores that differ by no more agree")
     most: int = Field(2_000, ge=1, le=20_000, description="Texts that are held for one tenant and prompt")
+    wait: Duration = Field(timedelta(milliseconds=50), description="So long an event waits for its vector at most")
 
 
 class AnswersPart(Part):
