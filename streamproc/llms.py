@@ -7,6 +7,7 @@ from pathlib import Path
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.tokens import Counted
 from streamproc.core.names import VARIABLE
 from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
@@ -50,7 +51,11 @@ def open_llm(
         hedges=part.latency.hedges / MILLION,
     )
     request = {"tokens_per_request": part.budget.tokens_per_request, "answer": part.budget.answer}
-    bounds = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
+    bounds: list[object] = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
+    if isinstance(plan.counter, Counted):
+        bounds.append(plan.counter.version)
+    if plan.tokens_around:
+        bounds.append({"tokens_around": plan.tokens_around})
     guard = None if part.guards is None else open_classifier(part.guards.classifier, folder)
     more = [*([] if guard is None else [guard.version]), *([part.confidence] if plan.sureness else [])]
     # Not the prompt: which version an event is given changes while a worker runs, and stands in its decision.

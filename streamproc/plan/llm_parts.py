@@ -113,6 +113,12 @@ class LlmPart(Part):
     bytes_per_token: float = Field(
         1.0, ge=1, le=8, description="Of texts, by the model's tokenizer; 1 is never too few tokens"
     )
+    tokenizer: Text | None = Field(
+        None, description="The model's `tokenizer.json`, relative to this file: tokens are counted by it, not by bytes"
+    )
+    tokens_around: int | None = Field(
+        None, ge=0, le=10_000, description="What the server puts around messages: 64 with a `tokenizer`, otherwise 0"
+    )
     flag_above: float = Field(0.7, ge=0, le=1, description="What is riskier than this is not asked")
     guards: GuardsPart | None = Field(None, description="What else looks at texts before the model is asked")
     deadline: Duration = Field(timedelta(seconds=2), description="For all of a batch, with every attempt")

@@ -25,6 +25,7 @@ from streamproc.core.llm.policy import (
 )
 from streamproc.core.llm.prompt import Marks, Prompt, data, instructions
 from streamproc.core.llm.text import Cleaned, cleaned, script_of
+from streamproc.core.llm.tokens import Tokens
 
 FLAGGED: Final = "flagged"
 BUDGET: Final = "budget"
@@ -45,6 +46,8 @@ TENANT: Final = "tenant"
 """Whose event it is: nothing that is kept goes from one to another."""
 TEXT: Final = "text"
 """The column of an ask of a classifier: each event's texts as guards see them, empty where there are none."""
+FITS: Final = 4
+"""So often texts are cut to fit at most."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
 
@@ -158,13 +161,13 @@ def _request(
     found = guarded(whole)
     risk = found.risk_with(classified)
     system = instructions(prompt, marks)
-    kept = (
-        None
-        if plan.cut == "refuse" and whole.cut
-        else _fitted(plan, plan.room(prompt), {name: one.text for name, one in clean.items()}, marks)
-    )
+    own = plan.system_tokens(prompt, system)
+    kept, taken = None, 0
+    if plan.cut != "refuse" or not whole.cut:
+        room = plan.tokens - plan.answer_tokens - own
+        kept, taken = _fitted(plan, room, {name: one.text for name, one in clean.items()}, marks)
     user = "" if kept is None else data(kept, marks)
-    tokens = plan.instruction_tokens(prompt) + plan.counter.count(user)
+    tokens = own + taken
     left = plan.tokens - tokens
     reason = None
     if not whole.text.strip():
@@ -184,9 +187,23 @@ def _as_input(texts: Mapping[str, str]) -> str:
     return orjson.dumps({name: " ".join(text.split()) for name, text in texts.items()}).decode()
 
 
-def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
-    """The texts as they fit, each in its part of the room: short ones leave theirs to the longer ones. ``None`` where
-    something does not fit and must not be cut."""
+def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> tuple[dict[str, str] | None, int]:
+    """The texts as they fit, and the tokens of the message that they make; ``None`` where something does not fit and
+    must not be cut. Where tokens stand across what was counted apart, they are cut once more."""
+    over = 0
+    for _ in range(FITS):
+        kept = _in_parts(plan, room - over, texts, marks)
+        if kept is None:
+            return None, 0
+        taken = plan.counter.count(data(kept, marks))
+        if taken <= room or isinstance(plan.counter, Tokens):
+            return kept, taken
+        over += taken - room
+    return None, 0
+
+
+def _in_parts(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
+    """Each in its part of the room: short ones leave theirs to the longer ones."""
     room -= plan.counter.count(data(dict.fromkeys(texts, ""), marks)) + len(texts)
     fitted = dict[str, str]()
     by_length = sorted(texts, key=lambda name: (len(texts[name].encode()), name))
