@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def read_tokenizer(file: Path) -> Counted:
     except (OSError, ValueError) as error:  # no file can have a name with a zero in it
         raise UserError(f"cannot read the tokenizer {file.name}", HINT) from error
     try:
-        longest, count = max(map(len, _opened(raw).get_vocab()), default=0), counting(raw)
+        longest, count = counting(raw)
     except Exception as error:  # it raises nothing that is more of a kind
         raise UserError(f"{file.name} is no tokenizer", HINT) from error
     if not longest:
@@ -40,19 +41,28 @@ def read_tokenizer(file: Path) -> Counted:
     return Counted(hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest(), longest, count)
 
 
-def counting(raw: bytes) -> Callable[[str], int]:
-    """How many tokens a text has at most: a server may take what looks like a token of its own for one, or for text."""
-    parses, plain = _opened(raw), _opened(raw)  # not one that is changed: several threads may count
-    plain.encode_special_tokens = True
+def counting(raw: bytes) -> tuple[int, Callable[[str], int]]:
+    """The length of the longest token, and how many tokens a text has at most: what looks like a token of its own is
+    one to some servers, and text to others.
+    """
+    parses = _opened(raw)
     special = [token.content for token in parses.get_added_tokens_decoder().values() if token.special]
+
+    @cache
+    def plain() -> Tokenizer:
+        """One of its own, which few need: several threads may count, so none is changed."""
+        made = _opened(raw)
+        made.encode_special_tokens = True
+        return made
 
     def count(text: str) -> int:
         found = len(parses.encode(text, add_special_tokens=False).ids)
         if any(one in text for one in special):
-            found = max(found, len(plain.encode(text, add_special_tokens=False).ids))
+            found = max(found, len(plain().encode(text, add_special_tokens=False).ids))
         return found
 
-    return count
+    longest = max(map(len, parses.get_vocab()), default=0)
+    return longest, count
 
 
 def _opened(raw: bytes) -> Tokenizer:
