@@ -245,6 +245,29 @@ def test_the_likest_is_what_a_loop_finds(steps: list[tuple[int, int, int, int]])
             del there[: max(0, len(there) - most)]
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans(), st.integers(1, 6)), max_size=40))
+def test_what_has_no_vector_yet_is_what_a_loop_finds(steps: list[tuple[int, int, bool, int]]) -> None:
+    texts, vector = Nearby[int](3, 0.5, 2), np.eye(2, dtype=np.float32)[0]
+    wordings = [Wording.of("a"), Wording.of("not a"), Wording.of("a 7")]
+    held = dict[bytes, tuple[Wording, bool, float]]()
+    for now, (name, worded, gives, later) in enumerate(steps):
+        wording, key = wordings[worded], bytes([name])
+        texts.nearest(b"", vector, wording, now)
+        held = {one: entry for one, entry in held.items() if entry[2] > now}
+        mine = [one for one, entry in held.items() if entry[0] is wording]
+        assert texts.has(b"", wording) == bool(mine)
+        assert sorted(texts.without(b"", wording)) == sorted((one, "text") for one in mine if held[one][1])
+        if gives:
+            texts.give(b"", key, vector)
+            held = {one: (entry[0], entry[1] and one != key, entry[2]) for one, entry in held.items()}
+        else:
+            texts.add(b"", key, "p", "text", wording, now, now + later)
+            if key not in held and len(held) == 3:
+                del held[next(iter(held))]
+            held[key] = wording, True, now + later
+
+
 def test_a_text_has_no_vector_before_it_is_given_one() -> None:
     texts, vector, wording = Nearby[int](2, 0.5, 2), np.eye(2, dtype=np.float32)[0], Wording.of("a")
     other = Wording.of("not a")
@@ -520,6 +543,12 @@ def test_a_prompt_that_is_forgotten_has_nothing_left() -> None:
 def test_what_is_not_sure_enough_is_held_for_nobody() -> None:
     bench = Bench(lambda: answer().replace("0.9", "0.4"), QUICK)
     assert {row.check for row in bench.rows(variants("parcel", 5))} == {None}
+
+
+def test_a_text_that_can_have_no_vector_is_not_held() -> None:
+    bench = Bench(answer, QUICK)
+    bench.rows(["parcel" + " the" * 1_100])
+    assert bench.rows(["parcel a"])[0].check is None
 
 
 def test_an_answer_that_is_large_is_held_for_equal_texts_alone() -> None:

@@ -6,7 +6,7 @@ A text has no vector as long as there is no other whose words could agree: makin
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -30,8 +30,6 @@ class _Text(Generic[Thing]):
     wording: Wording
     prompt: str
     thing: Thing
-    text: str | None
-    """As long as it has no vector: that is 0 then, and like none."""
 
 
 class _Partition(Generic[Thing]):
@@ -44,9 +42,11 @@ class _Partition(Generic[Thing]):
         self._untils = np.zeros(len(self.vectors))
         self._rows = dict[bytes, int]()
         self._measured = Counter[Measure]()
+        self._bare = dict[Measure, dict[bytes, str]]()
+        """By their keys those that have no vector: that is 0 then, and like none."""
         self._oldest = 0
 
-    def add(self, text: _Text[Thing], vector: Vector | None, until: float) -> None:
+    def add(self, text: _Text[Thing], vector: Vector | str, until: float) -> None:
         row = self._rows.get(text.key)
         if row is None and len(self.texts) < self._most:
             row = len(self.texts)
@@ -60,26 +60,37 @@ class _Partition(Generic[Thing]):
         else:
             self._leaves(self.texts[row])
         self.texts[row], self._untils[row], self._rows[text.key] = text, until, row
-        self.vectors[row] = 0.0 if vector is None else vector
         self._measured[text.wording.measure] += 1
+        if isinstance(vector, str):
+            self._bare.setdefault(text.wording.measure, {})[text.key] = vector
+            self.vectors[row] = 0.0
+        else:
+            self.vectors[row] = vector
 
     def has(self, measure: Measure) -> bool:
         return measure in self._measured
 
     def without(self, measure: Measure) -> list[tuple[bytes, str]]:
         """The keys and texts of those that have no vector."""
-        there = (one for one in self.texts if one.text is not None and one.wording.measure == measure)
-        return [(one.key, one.text) for one in there if one.text is not None]
+        return list(self._bare.get(measure, {}).items())
 
     def give(self, key: bytes, vector: Vector | None) -> None:
         """A text has its vector, or will never have one."""
         row = self._rows.get(key)
-        if row is not None and self.texts[row].text is not None:
-            self.texts[row] = replace(self.texts[row], text=None)
-            self.vectors[row] = 0.0 if vector is None else vector
+        if row is not None and self._is_bare_no_more(self.texts[row]) and vector is not None:
+            self.vectors[row] = vector
+
+    def _is_bare_no_more(self, text: _Text[Thing]) -> bool:
+        """Let go of what a vector would be made of; whether there was something."""
+        bare = self._bare.get(text.wording.measure, {})
+        was = bare.pop(text.key, None) is not None
+        if was and not bare:
+            del self._bare[text.wording.measure]
+        return was
 
     def _leaves(self, text: _Text[Thing]) -> None:
         del self._rows[text.key]
+        self._is_bare_no_more(text)
         measure = text.wording.measure
         self._measured[measure] -= 1
         if not self._measured[measure]:
@@ -91,11 +102,12 @@ class _Partition(Generic[Thing]):
         live = self._untils[:count] > now
         if live.all():
             return
+        for row in np.flatnonzero(~live).tolist():
+            self._leaves(self.texts[row])
         order = np.roll(np.arange(count), -self._oldest)
         kept = order[live[order]]
         self.texts = [self.texts[row] for row in kept.tolist()]
         self._rows = {text.key: row for row, text in enumerate(self.texts)}
-        self._measured = Counter(text.wording.measure for text in self.texts)
         self._oldest = 0
         self._room(kept, max(len(kept), min(FIRST_ROWS, self._most)))
 
@@ -168,10 +180,7 @@ class Nearby(Generic[Thing]):
             self.rows += len(there.vectors)
         self._partitions.move_to_end(partition)
         before = len(there.vectors)
-        if isinstance(vector, str):
-            there.add(_Text(key, wording, prompt, thing, vector), None, until)
-        else:
-            there.add(_Text(key, wording, prompt, thing, None), vector, until)
+        there.add(_Text(key, wording, prompt, thing), vector, until)
         self.rows += len(there.vectors) - before
         while self.rows > self._most_rows and len(self._partitions) > 1:
             self._drop(next(iter(self._partitions)))

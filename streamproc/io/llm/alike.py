@@ -18,6 +18,7 @@ from streamproc.core.llm.lexical import Wording
 from streamproc.core.llm.nearby import Nearby, Vector
 from streamproc.core.llm.trust import Trust, agree
 from streamproc.io.llm.kept import Kept
+from streamproc.io.llm.minilm import MOST_CHARS
 from streamproc.io.llm.minilm_graph import WIDTH
 from streamproc.io.llm.vectors import Making, Vectors
 
@@ -111,7 +112,7 @@ class Alike:
 
     def add(self, look: Look, kept: Kept, said: Said) -> None:
         """Hold an answer that may be given again, as soon as its text has a vector. Nobody waits for that."""
-        if kept.size > LONGEST_KEPT:
+        if kept.size > LONGEST_KEPT or len(look.text) > MOST_CHARS:
             return
         question, until = look.question, asyncio.get_running_loop().time() + self._seconds
 
