@@ -117,9 +117,9 @@ def test_what_is_cut_fits_and_is_not_cut_without_need(counter: Counted, raw: str
 
 def test_tokens_across_what_was_counted_apart_are_made_room_for() -> None:
     """A message that is 50 tokens more than its parts."""
-    counter = Counted("v", 1, lambda text: len(text) + 50 * ("<<<" in text and "xx" in text))
+    counter = Counted("v", 1, lambda text: len(text) + 50 * (" subject\n" in text and " xx" in text))
     plan = replace(PLAN, counter=counter, tokens=1_500)
-    made = requests(plan, pl.DataFrame({"subject": ["hello"], "body": ["x" * 5_000]}), ["0-1"])
+    made = requests(plan, pl.DataFrame({"subject": ["hello"], "body": [" ".join(HARMLESS * 3) + " xx"]}), ["0-1"])
     assert made.reasons == [None]
     assert plan.tokens - 100 <= made.columns["tokens"][0] + plan.answer_tokens <= plan.tokens
 
