@@ -25,8 +25,11 @@ from streamproc.demo.events import places
 from streamproc.demo.llm_server import BYTES_PER_TOKEN, LlmServer, Pace
 from streamproc.demo.messages import SEED, SHARES, Messages, Truth, messages, texts
 from streamproc.demo.triage_model import answer
+from streamproc.demo.triage_show import TriageShow
 from streamproc.demo.triage_story import FATES, Decided, TriageStory
 from streamproc.demo.triage_table import told
+from streamproc.errors import EnvironmentFault
+from streamproc.io.llm import minilm
 from streamproc.io.llm.endpoint import Endpoint, Failed
 from streamproc.offline import Offline, batch_of
 from streamproc.pipeline import Pipeline, open_pipeline
@@ -305,3 +308,9 @@ def test_how_wrong_like_texts_can_be_is_told_with_its_interval() -> None:
     rows = dict(told(story.as_json()).rows)
     assert rows["  for like texts"] == "40: 7 served, 33 compared with a real answer"
     assert rows["  of those compared, wrong"] == f"3 (9.1%; at 95 % confidence at most {high:.1%})"
+
+
+def test_without_what_its_workers_need_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="not installed"):
+        TriageShow(alone=False)
