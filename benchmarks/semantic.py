@@ -16,13 +16,16 @@ Pairs = Iterable[tuple[str, str]]
 
 def main() -> None:
     """Print milliseconds of processor time a text, and counts of pairs."""
-    model = MiniLm(minilm_folder())
+    model, exact = MiniLm(minilm_folder()), MiniLm(minilm_folder(), exact=True)
     began = time.process_time()
-    model.vector("warm")
+    model.open()
     print(f"{time.process_time() - began:.1f} s to open the model")
     for times in (1, 3, 12):
         text = SENTENCE * times
-        print(f"{_milliseconds(lambda text=text: model.vector(text)):.1f} ms for {len(text)} characters")  # type: ignore[misc]
+        small, whole = (_milliseconds(lambda one=one, text=text: one.vector(text)) for one in (model, exact))  # type: ignore[misc]
+        print(f"{small:.1f} ms for {len(text)} characters, {whole:.1f} ms in 32 bits")
+    texts = [text for pairs in (SAME, *OTHER.values()) for pair in pairs for text in pair]
+    print(f"the least cosine of both of {len(texts)} texts: {min(_cosine(model, exact, text) for text in texts):.4f}")
     print(f"{_milliseconds(lambda: Wording.of(SENTENCE * 3)):.2f} ms for the words of {3 * len(SENTENCE)} characters\n")
 
     def alike(threshold: float, pairs: Pairs) -> list[tuple[str, str]]:
@@ -44,6 +47,12 @@ def main() -> None:
         wrong, guarded = sum(map(len, served.values())), sum(map(agreeing, served.values()))
         by_kind = ", ".join(f"{what} {len(pairs)} → {agreeing(pairs)}" for what, pairs in served.items())
         print(f"{threshold:.2f}: right {len(same)} → {agreeing(same)}, wrong {wrong} → {guarded} ({by_kind})")
+
+
+def _cosine(one: MiniLm, other: MiniLm, text: str) -> float:
+    first, second = one.vector(text), other.vector(text)
+    assert first is not None and second is not None
+    return float(first @ second)
 
 
 def _milliseconds(call: Callable[[], object], times: int = 20) -> float:

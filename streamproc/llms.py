@@ -7,6 +7,7 @@ from pathlib import Path
 
 from streamproc.core.llm.latency import LatencyPolicy
 from streamproc.core.llm.policy import LlmPlan
+from streamproc.core.llm.tokens import Counted
 from streamproc.core.names import VARIABLE
 from streamproc.io.llm.alike import Alike
 from streamproc.io.llm.cache import AnswerCache
@@ -16,6 +17,7 @@ from streamproc.io.llm.kept import MemoryStore, RedisStore, Store
 from streamproc.io.llm.minilm import MiniLm, minilm_folder
 from streamproc.io.llm.model import LlmModel, LlmPolicy
 from streamproc.io.llm.shared import Shared
+from streamproc.io.llm.vectors import Vectors, threads_here
 from streamproc.io.variables import filled
 from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.parts import BreakerPart
@@ -49,7 +51,11 @@ def open_llm(
         hedges=part.latency.hedges / MILLION,
     )
     request = {"tokens_per_request": part.budget.tokens_per_request, "answer": part.budget.answer}
-    bounds = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
+    bounds: list[object] = [part.input, request, part.cut, part.most_chars, part.bytes_per_token]
+    if isinstance(plan.counter, Counted):
+        bounds.append(plan.counter.version)
+    if plan.tokens_around:
+        bounds.append({"tokens_around": plan.tokens_around})
     guard = None if part.guards is None else open_classifier(part.guards.classifier, folder)
     more = [*([] if guard is None else [guard.version]), *([part.confidence] if plan.sureness else [])]
     # Not the prompt: which version an event is given changes while a worker runs, and stands in its decision.
@@ -81,5 +87,7 @@ def _cache(part: LlmPart, plan: LlmPlan, redis: str | None) -> AnswerCache | Non
         store = RedisStore(redis, f"streamproc:{plan.pipeline}:llm-cache:", policy.seconds)
     alike = None
     if policy.semantic is not None:
-        alike = Alike(policy.semantic, policy.seconds, MiniLm(minilm_folder()).vector)
+        model = MiniLm(minilm_folder())
+        model.open()  # other threads would wait for it, a tenth of a second now and then
+        alike = Alike(policy.semantic, policy.seconds, Vectors(model.vector, threads_here()))
     return AnswerCache(plan, policy, part.model, part.parameters, store, alike)

@@ -23,7 +23,7 @@ FIRST: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
 EVERY: Final = timedelta(seconds=2)
 Kind: TypeAlias = Literal["plain", "attack", "look-alike", "copy", "near", "again", "odd"]
 SHARES: Final[Mapping[Kind, float]] = {
-    "attack": 0.06, "look-alike": 0.03, "copy": 0.06, "near": 0.08, "again": 0.02, "odd": 0.03, "plain": 0.72,
+    "attack": 0.06, "look-alike": 0.03, "copy": 0.06, "near": 0.14, "again": 0.02, "odd": 0.03, "plain": 0.66,
 }  # fmt: skip
 """``copy``: the same text as an earlier message; ``near``: the same with another greeting; ``again``: the earlier
 message itself, with its id; ``odd``: one with bytes that few people type."""

@@ -24,6 +24,7 @@ from streamproc.demo.surroundings import Worker
 from streamproc.demo.triage_model import answer
 from streamproc.demo.triage_story import BEGINS, ENDS, HALF, TriageStory
 from streamproc.demo.triage_table import told
+from streamproc.io.llm.minilm import minilm_folder
 from streamproc.kafka.connection import Connection
 from streamproc.labels import load_prompts, record_of, relabelled, the_prompt, write
 
@@ -43,6 +44,8 @@ class TriageShow:
     paced: ClassVar = True
 
     def __init__(self, *, alone: bool) -> None:
+        """Raises EnvironmentFault where what the example's workers need is not installed."""
+        minilm_folder()  # before anything is started
         self._alone = alone
         self.story: TriageStory | None = None
         self._server = LlmServer(answer, SEED)

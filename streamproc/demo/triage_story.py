@@ -10,7 +10,9 @@ from typing import Any, Final
 import orjson
 
 from streamproc.core.llm.answer import LEAKED, UNWANTED
+from streamproc.core.llm.cache_policy import SEMANTIC, WRONG
 from streamproc.core.llm.request import FLAGGED
+from streamproc.core.outcomes.intervals import wilson
 from streamproc.core.plan import REVIEW
 from streamproc.demo.messages import Truth
 from streamproc.demo.quantiles import quantiles
@@ -195,8 +197,18 @@ def _spent(every: list[Decided]) -> dict[str, Any]:
         spent["money"] = round(sum(one.number("llm_money") for one in every), 6)
     if any("llm_cache" in one.features for one in every):
         spent["cache"] = _counted(every, "llm_cache")
-        spent["cache_check"] = _counted(every, "llm_cache_check")
+        spent["like"] = _like(spent["cache"].get(SEMANTIC, 0), _counted(every, "llm_cache_check"))
     return spent
+
+
+def _like(served: int, checked: Mapping[str, int]) -> dict[str, Any]:
+    """Of what was kept for like texts, how much was served, how much compared with a real answer, and how much of that
+    was wrong; ``at_most`` is the upper end of the 95 % interval of that share (Wilson)."""
+    compared, wrong = sum(checked.values()), checked.get(WRONG, 0)
+    high = wilson(wrong, compared).high
+    return {
+        "served": served, "compared": compared, "wrong": wrong, "at_most": None if high is None else round(high, 4),
+    }  # fmt: skip
 
 
 def _counted(every: list[Decided], name: str) -> dict[str, int]:

@@ -62,11 +62,20 @@ def _costs(figures: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("money", f"{spent['money']:,.4f} USD{most}"))
     if "cache" in spent:
         rows.append(("from the cache", _list(spent["cache"]) or "nothing"))
-        if checked := spent["cache_check"]:
-            wrong = _share(checked.get("wrong", 0), sum(checked.values()))
-            rows.append(("  of like texts compared", f"{_list(checked)} ({wrong} wrong)"))
+        rows += _like(spent["like"])
     if server := figures["server"]:
         rows.append(("the server counted", _list({_SERVED[name]: server[name] for name in _SERVED if server[name]})))
+    return rows
+
+
+def _like(like: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found, compared = like["served"] + like["compared"], like["compared"]
+    if not found:
+        return [("  for like texts", "nothing")]
+    rows = [("  for like texts", f"{found:,}: {like['served']:,} served, {compared:,} compared with a real answer")]
+    if compared:
+        most = f"at 95 % confidence at most {like['at_most']:.1%}"
+        rows.append(("  of those compared, wrong", f"{like['wrong']:,} ({_share(like['wrong'], compared)}; {most})"))
     return rows
 
 

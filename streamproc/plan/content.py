@@ -90,7 +90,9 @@ def _models(plans: Sequence[ModelPlan], models: Placed) -> list[list[Any]]:
         if plan.llm is not None:
             own.append([plan.llm.output.schema, plan.llm.flag_above, plan.llm.cut])
             if (cache := plan.llm.cache) is not None:  # what is kept, and for how long, is no other answer
-                own.append({"cache": [cache.by, cache.least_confidence, cache.semantic and asdict(cache.semantic)]})
+                like = {} if cache.semantic is None else asdict(cache.semantic)
+                like.pop("wait", None)  # as little as another deadline
+                own.append({"cache": [cache.by, cache.least_confidence, like or None]})
         content.append(own)
     return content
 

@@ -9,9 +9,9 @@ from streamproc.core.contract.fields import INT64
 from streamproc.core.llm.policy import TOLD, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import Prompts
-from streamproc.core.llm.tokens import Tokens
+from streamproc.core.llm.tokens import Counted, Tokens
 from streamproc.core.plan import OF_MODELS
-from streamproc.errors import UserError
+from streamproc.errors import EnvironmentFault, UserError
 from streamproc.plan.contract import read_contract
 from streamproc.plan.document import Document, Path_
 from streamproc.plan.llm_budget import budget_of, limits_of
@@ -20,14 +20,17 @@ from streamproc.plan.llm_parts import LlmPart
 from streamproc.plan.models import PipelineFile
 from streamproc.plan.prompts import read_prompts
 from streamproc.plan.scope import Scope
+from streamproc.plan.tokenizer import read_tokenizer
 from streamproc.wording import counted
 
+AROUND = 64
+"""Tokens: templates take 5 to 10 a message, and some put a date or a line of their own before them."""
 MOST_CHARS = 400_000
 OWN_PARAMETERS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n",
      "best_of", "tools", "tool_choice", "functions", "function_call", "store"}
 )  # fmt: skip
-ROOM_HINT = "raise `tokens_per_request`, shorten the prompt, or state `bytes_per_token` if you know the tokenizer"
+ROOM_HINT = "raise `tokens_per_request`, shorten the prompt, or name the model's `tokenizer`"
 
 
 def make_llm(
@@ -38,7 +41,8 @@ def make_llm(
     prompts = _prompts(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
     budget, limits = budget_of(document, at, part, file, scope), limits_of(document, at, part, scope)
-    if not bounded or prompts is None or output is None:
+    counter = _counter(document, at, part)
+    if not bounded or prompts is None or output is None or counter is None:
         return None
     plan = LlmPlan(
         prefix=re.sub(r"\W", "_", name),
@@ -49,7 +53,8 @@ def make_llm(
         answer_tokens=part.budget.answer,
         cut=part.cut,
         most_chars=part.most_chars,
-        counter=Tokens(part.bytes_per_token),
+        counter=counter,
+        tokens_around=tokens_around(part),
         flag_above=part.flag_above,
         canary=prompts.canary,
         canary_share=prompts.share,
@@ -103,6 +108,28 @@ def _check_bounds(document: Document, at: Path_, part: LlmPart) -> bool:
             hint = "write a smaller one"
             document.problem((*at, "parameters", name), f"`{name}` is a number of more than 64 bits", hint)
     return len(document.problems) == before
+
+
+def tokens_around(part: LlmPart) -> int:
+    """Tokens that a server puts around the two messages: roles, begin and end, and what a template says by itself."""
+    if part.tokens_around is not None:
+        return part.tokens_around
+    return 0 if part.tokenizer is None else AROUND
+
+
+def _counter(document: Document, at: Path_, part: LlmPart) -> Tokens | Counted | None:
+    if part.tokenizer is None or not document.prompts:
+        return Tokens(part.bytes_per_token)
+    if "bytes_per_token" in part.model_fields_set:
+        message = "with a `tokenizer` tokens are not counted by bytes"
+        document.problem((*at, "bytes_per_token"), message, "take one of them out", at_key=True)
+    try:
+        return read_tokenizer(document.file.parent / part.tokenizer)
+    except EnvironmentFault as fault:
+        document.fault = fault
+    except UserError as error:
+        document.problem((*at, "tokenizer"), error.message, error.hint)
+    return None
 
 
 def _prompts(document: Document, at: Path_, part: LlmPart) -> Prompts | None:

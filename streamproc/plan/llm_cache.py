@@ -14,7 +14,8 @@ def cache_policy(part: AnswersPart) -> CachePolicy:
     """What the file says of it, in the units of the core."""
     like = part.semantic
     semantic = None if like is None else SemanticPolicy(
-        like.threshold, like.verify / MILLION, like.limit / MILLION, like.fewest, like.tolerance, like.most
+        like.threshold, like.verify / MILLION, like.limit / MILLION, like.fewest, like.tolerance, like.most,
+        like.wait.total_seconds(),
     )  # fmt: skip
     seconds = part.exact.total_seconds()
     return CachePolicy(seconds, part.by, part.most, part.megabytes << 20, part.least_confidence, semantic)

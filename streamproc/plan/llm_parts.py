@@ -75,6 +75,7 @@ class SemanticPart(Part):
     fewest: int = Field(100, ge=30, le=VERIFIED_LAST, description="Before so many were compared none is served")
     tolerance: float = Field(0.1, ge=0, le=1, description="Scores that differ by no more agree")
     most: int = Field(2_000, ge=1, le=20_000, description="Texts that are held for one tenant and prompt")
+    wait: Duration = Field(timedelta(milliseconds=50), description="So long an event waits for its vector at most")
 
 
 class AnswersPart(Part):
@@ -111,6 +112,12 @@ class LlmPart(Part):
     most_chars: int = Field(20_000, ge=100, le=200_000, description="Of each input no more is read")
     bytes_per_token: float = Field(
         1.0, ge=1, le=8, description="Of texts, by the model's tokenizer; 1 is never too few tokens"
+    )
+    tokenizer: Text | None = Field(
+        None, description="The model's `tokenizer.json`, relative to this file: tokens are counted by it, not by bytes"
+    )
+    tokens_around: int | None = Field(
+        None, ge=0, le=10_000, description="What the server puts around messages: 64 with a `tokenizer`, otherwise 0"
     )
     flag_above: float = Field(0.7, ge=0, le=1, description="What is riskier than this is not asked")
     guards: GuardsPart | None = Field(None, description="What else looks at texts before the model is asked")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from streamproc.core.control import dumps
 from streamproc.core.decide import TABLES
+from streamproc.core.llm.nearby import Nearby
 from streamproc.core.llm.prompts import Prompts, without_prompt
 from streamproc.core.llm.request import TENANT
 from streamproc.core.processor import Answer, Ask, Score, Seen, run
@@ -161,10 +163,11 @@ def test_whose_answers_are_shared_is_a_part_of_the_plan(folder: Path) -> None:
 
     assert len({plan(FILE), plan(KEEPING), plan(KEEPING.replace(", by: id", ""))}) == 3
     assert plan(KEEPING) == plan(KEEPING.replace("1d", "2d"))
+    assert plan(LIKE) == plan(LIKE.replace("wait: 20s", "wait: 10ms")) != plan(LIKE.replace("0.6", "0.7"))
 
 
 LIKE = KEEPING.replace("deadline: 2s", "deadline: 60s").replace(
-    "by: id", "semantic: {threshold: 0.6, verify: 0.0001%, fewest: 30, limit: 20%, most: 500}"
+    "by: id", "semantic: {threshold: 0.6, verify: 0.0001%, fewest: 30, limit: 20%, most: 500, wait: 20s}"
 )
 ASKED = [
     f"{begin}here is {whose} parcel{end}"
@@ -174,11 +177,27 @@ ASKED = [
 ]
 
 
-def test_like_texts_are_answered_with_what_is_kept_once_that_was_found_right(folder: Path, server: Server) -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a text is held that others can be compared with."""
+    event, add = threading.Event(), Nearby.add
+
+    def adding(texts: Nearby[Any], *args: Any) -> None:
+        add(texts, *args)
+        event.set()
+
+    monkeypatch.setattr(Nearby, "add", adding)
+    return event
+
+
+def test_like_texts_are_answered_with_what_is_kept_once_that_was_found_right(
+    folder: Path, server: Server, held: threading.Event
+) -> None:
     (folder / "pipeline.yaml").write_text(LIKE)
     pipeline = opened(folder, server)
     first, *others = ASKED
     assert decided(pipeline, first)[0]["features"]["llm_cache_check"] is None
+    assert held.wait(60.0)
     for compared in (others[:25], others[25:30]):
         found = decided(pipeline, *compared)
         assert {(one["features"]["llm_cache"], one["features"]["llm_cache_check"]) for one in found} == {
@@ -194,10 +213,12 @@ def test_like_texts_are_answered_with_what_is_kept_once_that_was_found_right(fol
     assert (one["features"]["llm_cache"], two["features"]["llm_cache"]) == (None, None)
     server.behaviour = said(GOOD.replace("other", "fraud"))
     again = opened(folder, server)  # nothing of it is known there
+    pipeline.answers.close()
+    held.clear()
     decided(again, first)
+    assert held.wait(60.0)
     server.behaviour = said(GOOD)
     assert effects_of(again, others[0]).counts["llm_cache", "wrong"] == 1
-    pipeline.answers.close()
     again.answers.close()
 
 

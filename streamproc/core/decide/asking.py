@@ -17,7 +17,7 @@ from streamproc.core.llm.answer import read
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
 from streamproc.core.llm.prompt import Prompt
 from streamproc.core.llm.prompts import PROMPTS, Prompts, with_prompt
-from streamproc.core.llm.request import BUDGET, FLAGGED, MOST_CALLS, TEXT, Requests, requests, texts
+from streamproc.core.llm.request import BUDGET, FLAGGED, MOST_CALLS, TEXT, Requests, clean_of, requests, texts
 from streamproc.core.plan import ModelPlan, Plan
 from streamproc.core.processor import Answer, Ask, Score, Seen
 from streamproc.core.sensitive import Masker
@@ -138,11 +138,22 @@ class Preparing:
         columns = frame.columns if rows is None else frame.columns[rows]
         ids = frame.ids if rows is None else list(map(frame.ids.__getitem__, rows.tolist()))
         words = [(model, model.llm) for model in models if model.llm is not None]
-        asks = [Score(model.guard, {TEXT: texts(llm, columns)}, ids) for model, llm in words if guards and model.guard]
+        clean = {model.name: clean_of(llm, columns) for model, llm in words}
+        asks = [
+            Score(model.guard, {TEXT: texts(clean[model.name])}, ids) for model, _ in words if guards and model.guard
+        ]
         answers = (yield list[Ask](asks)) if asks else []
         said = {ask.model: _classified(frame, answer, len(ids)) for ask, answer in zip(asks, answers, strict=True)}
         return {
-            model.name: requests(llm, columns, ids, self._prompts(llm, rows), said.get(model.guard or ""), self.mask)
+            model.name: requests(
+                llm,
+                columns,
+                ids,
+                self._prompts(llm, rows),
+                said.get(model.guard or ""),
+                self.mask,
+                clean[model.name],
+            )
             for model, llm in words
         }
 

@@ -31,6 +31,8 @@ class SemanticPolicy:
     fewest: int = 100
     tolerance: float = 0.1
     most: int = 2_000
+    wait: float = 0.05
+    """Seconds that a row waits for its vector at most."""
 
 
 @dataclass(frozen=True, slots=True)

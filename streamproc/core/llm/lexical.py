@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from streamproc.core.llm.lexical_words import CONTRACTED, NEGATING_PARTS, NEGATIONS, NUMBER_WORDS, SAY_LITTLE
 
@@ -22,6 +22,8 @@ _TOKEN: Final = re.compile(
     rf"(?P<number>(?:(?<!\w)[-−])?[^\W_]*\d[^\W_]*(?:[.,:/-][^\W_]*\d[^\W_]*)*)"
     rf"|(?P<one>[{_ONE}])|(?P<word>[^\W\d_{_ONE}]+(?:['’][^\W\d_{_ONE}]+)*)|(?P<end>[.!?。！？\n]+)|(?P<sign>\S)"
 )
+
+Measure: TypeAlias = tuple[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Wording:
             begins = False
         return cls(negations, tuple(sorted(numbers)), frozenset(names), tuple(words))
 
+    @property
+    def measure(self) -> Measure:
+        """What is the same in all texts that agree."""
+        return self.negations, self.numbers
+
     def agrees(self, other: Wording) -> bool:
         """Whether nothing that can be told by single words speaks against one answer to both.
 
@@ -78,7 +85,7 @@ class Wording:
         >>> Wording.of("A refund of 20 EUR").agrees(Wording.of("A refund of 200 EUR"))
         False
         """
-        if self.negations != other.negations or self.numbers != other.numbers:
+        if self.measure != other.measure:
             return False
         mine, theirs = Counter(self.words), Counter(other.words)
         if not (self.names <= theirs.keys() and other.names <= mine.keys()):

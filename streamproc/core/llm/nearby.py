@@ -1,15 +1,18 @@
-"""Texts by what they mean, as vectors of length 1, with the answers that they had."""
+"""Texts by what they mean, as vectors of length 1, with the answers that they had.
+
+A text has no vector as long as there is no other whose words could agree: making one takes time.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamproc.core.llm.lexical import Wording
+from streamproc.core.llm.lexical import Measure, Wording
 
 Vector = NDArray[np.float32]
 """Of shape (dimensions,) and length 1."""
@@ -38,9 +41,12 @@ class _Partition(Generic[Thing]):
         self.vectors = np.zeros((min(FIRST_ROWS, most), dimensions), np.float32)
         self._untils = np.zeros(len(self.vectors))
         self._rows = dict[bytes, int]()
+        self._measured = Counter[Measure]()
+        self._bare = dict[Measure, dict[bytes, str]]()
+        """By their keys those that have no vector: that is 0 then, and like none."""
         self._oldest = 0
 
-    def add(self, text: _Text[Thing], vector: Vector, until: float) -> None:
+    def add(self, text: _Text[Thing], vector: Vector | str, until: float) -> None:
         row = self._rows.get(text.key)
         if row is None and len(self.texts) < self._most:
             row = len(self.texts)
@@ -50,8 +56,45 @@ class _Partition(Generic[Thing]):
         elif row is None:
             row = self._oldest
             self._oldest = (row + 1) % self._most
-            del self._rows[self.texts[row].key]
-        self.texts[row], self.vectors[row], self._untils[row], self._rows[text.key] = text, vector, until, row
+            self._leaves(self.texts[row])
+        else:
+            self._leaves(self.texts[row])
+        self.texts[row], self._untils[row], self._rows[text.key] = text, until, row
+        self._measured[text.wording.measure] += 1
+        if isinstance(vector, str):
+            self._bare.setdefault(text.wording.measure, {})[text.key] = vector
+            self.vectors[row] = 0.0
+        else:
+            self.vectors[row] = vector
+
+    def has(self, measure: Measure) -> bool:
+        return measure in self._measured
+
+    def without(self, measure: Measure) -> list[tuple[bytes, str]]:
+        """The keys and texts of those that have no vector."""
+        return list(self._bare.get(measure, {}).items())
+
+    def give(self, key: bytes, vector: Vector | None) -> None:
+        """A text has its vector, or will never have one."""
+        row = self._rows.get(key)
+        if row is not None and self._is_bare_no_more(self.texts[row]) and vector is not None:
+            self.vectors[row] = vector
+
+    def _is_bare_no_more(self, text: _Text[Thing]) -> bool:
+        """Let go of what a vector would be made of; whether there was something."""
+        bare = self._bare.get(text.wording.measure, {})
+        was = bare.pop(text.key, None) is not None
+        if was and not bare:
+            del self._bare[text.wording.measure]
+        return was
+
+    def _leaves(self, text: _Text[Thing]) -> None:
+        del self._rows[text.key]
+        self._is_bare_no_more(text)
+        measure = text.wording.measure
+        self._measured[measure] -= 1
+        if not self._measured[measure]:
+            del self._measured[measure]
 
     def expire(self, now: float) -> None:
         """Let go of texts whose time is over, and of the room that they had."""
@@ -59,6 +102,8 @@ class _Partition(Generic[Thing]):
         live = self._untils[:count] > now
         if live.all():
             return
+        for row in np.flatnonzero(~live).tolist():
+            self._leaves(self.texts[row])
         order = np.roll(np.arange(count), -self._oldest)
         kept = order[live[order]]
         self.texts = [self.texts[row] for row in kept.tolist()]
@@ -86,11 +131,27 @@ class Nearby(Generic[Thing]):
     """At most ``most`` texts a partition, each for its time. Where all are too many, the partition leaves that nobody
     has asked for the longest. Times are seconds of one clock."""
 
-    def __init__(self, most: int, threshold: float, most_rows: int = MOST_ROWS) -> None:
-        self._most, self._threshold, self._most_rows = most, threshold, most_rows
+    def __init__(self, most: int, threshold: float, dimensions: int, most_rows: int = MOST_ROWS) -> None:
+        self._most, self._threshold, self._dimensions, self._most_rows = most, threshold, dimensions, most_rows
         self._partitions = OrderedDict[bytes, _Partition[Thing]]()
         self.rows = 0
         """Rows that there is room for, used or not: what the memory goes by."""
+
+    def has(self, partition: bytes, wording: Wording) -> bool:
+        """Whether there is anything that a text of such words can be compared with; perhaps its time is over."""
+        there = self._partitions.get(partition)
+        return there is not None and there.has(wording.measure)
+
+    def without(self, partition: bytes, wording: Wording) -> list[tuple[bytes, str]]:
+        """Of these the keys and texts of those that have no vector yet."""
+        there = self._partitions.get(partition)
+        return [] if there is None else there.without(wording.measure)
+
+    def give(self, partition: bytes, key: bytes, vector: Vector | None) -> None:
+        """Give a text its vector, where it is still held; ``None``: it has none."""
+        there = self._partitions.get(partition)
+        if there is not None:
+            there.give(key, vector)
 
     def nearest(self, partition: bytes, vector: Vector, wording: Wording, now: float) -> Thing | None:
         """What was answered to the likest text whose words agree; ``None`` where there is none. What is over in that
@@ -108,12 +169,14 @@ class Nearby(Generic[Thing]):
         return there.nearest(vector, wording, self._threshold)
 
     def add(
-        self, partition: bytes, key: bytes, prompt: str, vector: Vector, wording: Wording, thing: Thing, until: float
-    ) -> None:
-        """Hold a text until then. One with the same key is held no longer."""
+        self, partition: bytes, key: bytes, prompt: str, vector: Vector | str, wording: Wording, thing: Thing,
+        until: float,
+    ) -> None:  # fmt: skip
+        """Hold a text until then: by its vector, or as it is, for a vector to be given. One with the same key is held
+        no longer."""
         there = self._partitions.get(partition)
         if there is None:
-            there = self._partitions[partition] = _Partition(self._most, len(vector))
+            there = self._partitions[partition] = _Partition(self._most, self._dimensions)
             self.rows += len(there.vectors)
         self._partitions.move_to_end(partition)
         before = len(there.vectors)

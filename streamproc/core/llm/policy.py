@@ -15,7 +15,7 @@ from streamproc.core.llm.guard import FLAG_ABOVE, STEPS
 from streamproc.core.llm.prompt import Marks, Prompt, instructions
 from streamproc.core.llm.prompts import Prompts
 from streamproc.core.llm.rates import LimitsPlan
-from streamproc.core.llm.tokens import Cut, Tokens
+from streamproc.core.llm.tokens import Counted, Cut, Tokens
 
 INPUT_TOKENS = "input_tokens"
 INPUT_CHARS = "input_chars"
@@ -61,7 +61,9 @@ class LlmPlan:
     answer_tokens: int = 300
     cut: Cut = "middle"
     most_chars: int = 20_000
-    counter: Tokens = field(default_factory=Tokens)
+    counter: Tokens | Counted = field(default_factory=Tokens)
+    tokens_around: int = 0
+    """What a server puts around the two messages, in tokens."""
     flag_above: float = FLAG_ABOVE
     canary: Prompt | None = None
     canary_share: int = 0
@@ -86,8 +88,15 @@ class LlmPlan:
         return Prompts(self.prompt, self.canary, self.canary_share, self.registered)
 
     def instruction_tokens(self, prompt: Prompt) -> int:
-        """Tokens of the instructions: as many for each event, since marks are of one length."""
-        return _instruction_tokens(self.counter, prompt)
+        """Tokens of the instructions and of what is put around messages, with marks of some event: those of others
+        are as many bytes, but perhaps not as many tokens."""
+        return _instruction_tokens(self.counter, prompt) + self.tokens_around
+
+    def system_tokens(self, prompt: Prompt, system: str) -> int:
+        """The same with the marks that stand there."""
+        if isinstance(self.counter, Tokens):
+            return self.instruction_tokens(prompt)
+        return self.counter.count(system) + self.tokens_around
 
     def room(self, prompt: Prompt) -> int:
         """Tokens that are left for the texts of an event and the marks around them."""
@@ -161,5 +170,5 @@ class LlmPlan:
 
 
 @lru_cache(64)
-def _instruction_tokens(counter: Tokens, prompt: Prompt) -> int:
+def _instruction_tokens(counter: Tokens | Counted, prompt: Prompt) -> int:
     return counter.count(instructions(prompt, Marks.of(prompt, "")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
@@ -25,6 +25,7 @@ from streamproc.core.llm.policy import (
 )
 from streamproc.core.llm.prompt import Marks, Prompt, data, instructions
 from streamproc.core.llm.text import Cleaned, cleaned, script_of
+from streamproc.core.llm.tokens import Tokens
 
 FLAGGED: Final = "flagged"
 BUDGET: Final = "budget"
@@ -45,8 +46,11 @@ TENANT: Final = "tenant"
 """Whose event it is: nothing that is kept goes from one to another."""
 TEXT: Final = "text"
 """The column of an ask of a classifier: each event's texts as guards see them, empty where there are none."""
+FITS: Final = 4
+"""So often texts are cut to fit at most."""
 LEAST_ANSWER: Final = 16
 """With fewer tokens left there is no use in asking."""
+Clean: TypeAlias = Mapping[str, Cleaned]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +91,20 @@ def requests(
     prompts: Sequence[Prompt] | None = None,
     classified: Sequence[float | None] | None = None,
     mask: Callable[[str | None], str | None] | None = None,
+    clean: Sequence[Clean] | None = None,
 ) -> Requests:
     """Per event what the model is asked. What is done for one is bounded, whatever stands in it.
 
     ``prompts`` has the version of the prompt for each event; by default it is that of production. ``classified`` is
     what a classifier says of each, ``None`` where it said nothing. ``mask`` is for the keys of budgets, rates and
-    the cache, which leave.
+    the cache, which leave. ``clean`` is what ``clean_of`` gives, where that was asked before.
     """
     prompts = [plan.prompt] * len(ids) if prompts is None else prompts
     said = [None] * len(ids) if classified is None else classified
-    parts = zip(_fields(plan, frame), prompts, ids, said, strict=True)
-    made = [_request(plan, prompt, fields, id, own) for fields, prompt, id, own in parts]
+    parts = zip(
+        _fields(plan, frame), clean_of(plan, frame) if clean is None else clean, prompts, ids, said, strict=True
+    )
+    made = [_request(plan, prompt, fields, texts, id, own) for fields, texts, prompt, id, own in parts]
     columns = {
         SYSTEM: _objects([one.system for one in made]),
         USER: _objects([one.user for one in made]),
@@ -127,9 +134,15 @@ def requests(
     return Requests(columns, [one.reason for one in made], shown)
 
 
-def texts(plan: LlmPlan, frame: pl.DataFrame) -> NDArray[Any]:
+def clean_of(plan: LlmPlan, frame: pl.DataFrame) -> list[Clean]:
+    """Per event its texts, harmless to handle."""
+    fields = _fields(plan, frame)
+    return [{name: cleaned(text, plan.most_chars) for name, text in own.items() if text} for own in fields]
+
+
+def texts(clean: Sequence[Clean]) -> NDArray[Any]:
     """Per event the texts that guards look at, for a classifier to be asked about."""
-    return _objects([_whole(_clean(plan, fields)).text for fields in _fields(plan, frame)])
+    return _objects([_whole(one).text for one in clean])
 
 
 def _fields(plan: LlmPlan, frame: pl.DataFrame) -> Iterator[dict[str, str | None]]:
@@ -137,11 +150,7 @@ def _fields(plan: LlmPlan, frame: pl.DataFrame) -> Iterator[dict[str, str | None
     return (dict(zip(plan.fields, row, strict=True)) for row in zip(*columns, strict=True))
 
 
-def _clean(plan: LlmPlan, fields: Mapping[str, str | None]) -> dict[str, Cleaned]:
-    return {name: cleaned(text, plan.most_chars) for name, text in fields.items() if text}
-
-
-def _whole(clean: Mapping[str, Cleaned]) -> Cleaned:
+def _whole(clean: Clean) -> Cleaned:
     return Cleaned(
         "\n".join(one.text for one in clean.values()),
         sum(one.hidden for one in clean.values()),
@@ -150,21 +159,25 @@ def _whole(clean: Mapping[str, Cleaned]) -> Cleaned:
 
 
 def _request(
-    plan: LlmPlan, prompt: Prompt, fields: Mapping[str, str | None], decision_id: str, classified: float | None
+    plan: LlmPlan,
+    prompt: Prompt,
+    fields: Mapping[str, str | None],
+    clean: Clean,
+    decision_id: str,
+    classified: float | None,
 ) -> _Request:
     marks = Marks.of(prompt, decision_id)
-    clean = _clean(plan, fields)
     whole = _whole(clean)
     found = guarded(whole)
     risk = found.risk_with(classified)
     system = instructions(prompt, marks)
-    kept = (
-        None
-        if plan.cut == "refuse" and whole.cut
-        else _fitted(plan, plan.room(prompt), {name: one.text for name, one in clean.items()}, marks)
-    )
+    own = plan.system_tokens(prompt, system)
+    kept, taken = None, 0
+    if plan.cut != "refuse" or not whole.cut:
+        room = plan.tokens - plan.answer_tokens - own
+        kept, taken = _fitted(plan, room, {name: one.text for name, one in clean.items()}, marks)
     user = "" if kept is None else data(kept, marks)
-    tokens = plan.instruction_tokens(prompt) + plan.counter.count(user)
+    tokens = own + taken
     left = plan.tokens - tokens
     reason = None
     if not whole.text.strip():
@@ -184,9 +197,23 @@ def _as_input(texts: Mapping[str, str]) -> str:
     return orjson.dumps({name: " ".join(text.split()) for name, text in texts.items()}).decode()
 
 
-def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
-    """The texts as they fit, each in its part of the room: short ones leave theirs to the longer ones. ``None`` where
-    something does not fit and must not be cut."""
+def _fitted(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> tuple[dict[str, str] | None, int]:
+    """The texts as they fit, and the tokens of the message that they make; ``None`` where something does not fit and
+    must not be cut. Where tokens stand across what was counted apart, they are cut once more."""
+    over = 0
+    for _ in range(FITS):
+        kept = _in_parts(plan, room - over, texts, marks)
+        if kept is None:
+            return None, 0
+        taken = plan.counter.count(data(kept, marks))
+        if taken <= room or isinstance(plan.counter, Tokens):
+            return kept, taken
+        over += taken - room
+    return None, 0
+
+
+def _in_parts(plan: LlmPlan, room: int, texts: dict[str, str], marks: Marks) -> dict[str, str] | None:
+    """Each in its part of the room: short ones leave theirs to the longer ones."""
     room -= plan.counter.count(data(dict.fromkeys(texts, ""), marks)) + len(texts)
     fitted = dict[str, str]()
     by_length = sorted(texts, key=lambda name: (len(texts[name].encode()), name))

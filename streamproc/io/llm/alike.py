@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -18,40 +18,49 @@ from streamproc.core.llm.lexical import Wording
 from streamproc.core.llm.nearby import Nearby, Vector
 from streamproc.core.llm.trust import Trust, agree
 from streamproc.io.llm.kept import Kept
+from streamproc.io.llm.minilm import MOST_CHARS
+from streamproc.io.llm.minilm_graph import WIDTH
+from streamproc.io.llm.vectors import Making, Vectors
 
 log = logging.getLogger(__name__)
 
 SHARE_OF_TIME: Final = 0.25
-"""So much of the time that there is a row waits for its vector; then it is asked about without."""
+"""Of the time that there is for a row, it waits no longer for its vector."""
+MOST_OTHERS: Final = 8
+"""So many held texts are made vectors of for one that may be like them."""
 LONGEST_KEPT: Final = 4_096
 """Bytes of an answer that is held beside a vector."""
 MOST_PROMPTS: Final = 64
 """So many are known how far they can be trusted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Like:
-    """A text as it is compared, and the answer to one that is alike. It is given where it ``serves``; where it is to
-    be ``verified`` the row is asked about, and so it is where it is neither."""
+@dataclass(eq=False, slots=True)
+class Look:
+    """The look for a text like that of a question, until ``until`` in seconds of the loop's clock. What is found is
+    given where it ``serves``, and where it is to be ``verified`` the row is asked about all the same."""
 
+    question: Question
     partition: bytes
-    vector: Vector
+    text: str
     wording: Wording
+    until: float
+    serves: bool
+    verified: bool
+    making: Making | None = None
+    """Its vector. ``None`` as long as there is nothing that it could be like."""
+    others: Sequence[asyncio.Future[Vector | None]] = ()
+    """Those of texts that it could be like, which are made now."""
     found: tuple[Kept, Said] | None = None
-    serves: bool = False
-    verified: bool = False
 
 
 class Alike:
-    """Texts and their answers in the memory of this process, each for ``seconds``. ``vector`` makes vectors of texts,
-    in a thread of its own; all else is called on one event loop."""
+    """Texts and their answers in the memory of this process, each for ``seconds``. ``vectors`` makes vectors of texts,
+    for which no row waits longer than the policy says; all is called on one event loop."""
 
-    def __init__(self, policy: SemanticPolicy, seconds: float, vector: Callable[[str], Vector | None]) -> None:
-        self._policy, self._seconds, self._vector = policy, seconds, vector
-        self._texts = Nearby[tuple[Kept, Said]](policy.most, policy.threshold)
+    def __init__(self, policy: SemanticPolicy, seconds: float, vectors: Vectors) -> None:
+        self._policy, self._seconds, self._vectors = policy, seconds, vectors
+        self._texts = Nearby[tuple[Kept, Said]](policy.most, policy.threshold, WIDTH)
         self._trusts = OrderedDict[str, Trust]()
-        self._aside: ThreadPoolExecutor | None = None
-        self._told = ""
 
     def trust(self, prompt: str) -> Trust:
         """What is known of answers to a prompt, by its hash."""
@@ -61,39 +70,37 @@ class Alike:
             self._trusts.popitem(last=False)
         return found
 
-    async def look(self, question: Question, until: float) -> Like | None:
-        """What there is for a question; ``None`` where its text has no vector, or none in time."""
+    def look(self, question: Question, until: float) -> Look:
+        """Begin to look for what there is for a question. Whoever does has to ``end`` it."""
         fields = orjson.loads(question.text)
-        text = "\n".join(fields.values())
-        loop = asyncio.get_running_loop()
-        self._aside = self._aside or ThreadPoolExecutor(1, "alike")
-        try:
-            async with asyncio.timeout(SHARE_OF_TIME * (until - loop.time())):
-                vector = await loop.run_in_executor(self._aside, self._vector, text)
-        except TimeoutError:
-            return None
-        except Exception as error:  # no memory, a file that is none; its text may quote the event
-            if self._told != type(error).__name__:
-                self._told = type(error).__name__
-                log.warning("the model for texts that are alike: %s", self._told)
-            return None
-        if vector is None:
-            return None
-        partition, wording = key_of(question.partition, "\n".join(fields)), Wording.of(text)
-        found = self._texts.nearest(partition, vector, wording, loop.time())
-        if found is None:
-            return Like(partition, vector, wording)
-        trust = self.trust(question.prompt)
+        partition, text = key_of(question.partition, "\n".join(fields)), "\n".join(fields.values())
+        now, trust, wording = asyncio.get_running_loop().time(), self.trust(question.prompt), Wording.of(text)
         verified = trust.verifies(question.id)
-        return Like(partition, vector, wording, found, trust.serves and not verified, verified)
+        until = now + min(self._policy.wait, SHARE_OF_TIME * (until - now))
+        look = Look(question, partition, text, wording, until, trust.serves and not verified, verified)
+        if (look.serves or verified) and self._texts.has(partition, wording):
+            look.others = [
+                self._given(partition, key, other)
+                for key, other in self._texts.without(partition, wording)[:MOST_OTHERS]
+            ]
+            look.making = self._vectors.make(text, soon=True)
+        return look
 
-    def told(self, question: Question, like: Like, fresh: Said | None) -> str:
-        """What a real answer says of the one that was found, which counts: ``right`` or ``wrong``. Where the real one
-        cannot be used, ``None``, it is wrong: the model would not have said what was kept."""
-        assert like.found is not None
-        trust = self.trust(question.prompt)
+    async def served(self, look: Look) -> Kept | None:
+        """The answer that may be given, where it is found in time. Only where one may be is anything waited for."""
+        await self._find(look, look.serves)
+        return look.found[0] if look.serves and look.found is not None else None
+
+    async def told(self, look: Look, fresh: Said | None) -> str | None:
+        """What a real answer says of the one that was found, which counts: ``right`` or ``wrong``; ``None`` where none
+        is compared. Where the real one cannot be used, ``None``, it is wrong: the model would not have said what was
+        kept."""
+        await self._find(look, look.verified)
+        if look.found is None or not look.verified:
+            return None
+        trust = self.trust(look.question.prompt)
         before = trust.serves
-        right = fresh is not None and agree(self._policy, like.found[1], fresh)
+        right = fresh is not None and agree(self._policy, look.found[1], fresh)
         trust.told(right)
         if trust.serves is not before:
             what = "are served" if trust.serves else "are no longer served"
@@ -103,20 +110,64 @@ class Alike:
             )  # fmt: skip
         return RIGHT if right else WRONG
 
-    def add(self, question: Question, like: Like, kept: Kept, said: Said) -> None:
-        """Hold an answer that may be given again."""
-        if kept.size <= LONGEST_KEPT:
-            until = asyncio.get_running_loop().time() + self._seconds
-            self._texts.add(
-                like.partition, question.key, question.prompt, like.vector, like.wording, (kept, said), until
-            )
+    def add(self, look: Look, kept: Kept, said: Said) -> None:
+        """Hold an answer that may be given again, as soon as its text has a vector. Nobody waits for that."""
+        if kept.size > LONGEST_KEPT or len(look.text) > MOST_CHARS:
+            return
+        question, until = look.question, asyncio.get_running_loop().time() + self._seconds
+
+        def add(vector: Vector | str | None) -> None:
+            if vector is not None:
+                thing = kept, said
+                self._texts.add(look.partition, question.key, question.prompt, vector, look.wording, thing, until)
+
+        if look.making is not None:
+            _then(look.making, add)
+            look.making = None  # nobody takes it back
+        elif self._texts.has(look.partition, look.wording):
+            _then(self._vectors.make(look.text, soon=False), add)
+        else:
+            add(look.text)
+
+    def end(self, look: Look) -> None:
+        """Nobody looks any more."""
+        if look.making is not None:
+            self._vectors.leave(look.making)
 
     def forget(self, prompt: str) -> None:
         """Let go of what belongs to a prompt, by its hash."""
         self._texts.forget(prompt)
         self._trusts.pop(prompt, None)
 
+    async def idle(self) -> None:
+        """Wait until all that was added is held."""
+        await self._vectors.idle()
+
     def close(self) -> None:
-        """End the thread."""
-        if self._aside is not None:
-            self._aside.shutdown(wait=False, cancel_futures=True)
+        """End the threads."""
+        self._vectors.close()
+
+    def _given(self, partition: bytes, key: bytes, text: str) -> asyncio.Future[Vector | None]:
+        """Make the vector of a text that is held."""
+        making = self._vectors.make(text, soon=True)
+        _then(making, partial(self._texts.give, partition, key))
+        return making.vector
+
+    async def _find(self, look: Look, waits: bool) -> None:
+        """Look what is like it, if its vector is there, or comes in time where that is waited for."""
+        if look.making is None or look.found is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        if waits and now < look.until:
+            await asyncio.wait([*look.others, look.making.vector], timeout=look.until - now)
+        if look.making.vector.done() and (vector := look.making.vector.result()) is not None:
+            now = asyncio.get_running_loop().time()
+            look.found = self._texts.nearest(look.partition, vector, look.wording, now)
+
+
+def _then(making: Making, then: Callable[[Vector | None], None]) -> None:
+    """Do something with a vector, now or once it is there."""
+    if making.vector.done():
+        then(making.vector.result())
+    else:
+        making.vector.add_done_callback(lambda made: then(made.result()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from streamproc.core.llm.answer import BAD_ANSWER, UNWANTED
-from streamproc.core.llm.cache import Question, key_of, partition_of, said, scope_of
+from streamproc.core.llm.cache import Question, Said, key_of, partition_of, said, scope_of
 from streamproc.core.llm.cache_policy import EXACT, SEMANTIC, CachePolicy
 from streamproc.core.llm.policy import PROMPT_HASH, LlmPlan
 from streamproc.core.llm.request import CANARY, INPUT, SYSTEM, TENANT
@@ -178,24 +178,40 @@ class AnswerCache:
 
     async def _asked(self, question: Question, row: Row, call: Call, number: int, until: float) -> Given | str:
         """What was kept for a like text, or what the model says; that is kept, where it may be."""
-        like = None if self._alike is None else await self._alike.look(question, until)
-        if like is not None and like.found is not None and like.serves:
-            _give(row, like.found[0], SEMANTIC)
-            return like.found[0], SEMANTIC
-        await call(number)
-        fresh = None
-        if row.text is not None:
-            [fresh] = said(self._plan, [row.text], [question.canary], [question.system], [row.confidence])
-        answered = row.text is not None or row.reason in SAID_NO
-        if self._alike is not None and like is not None and like.verified and answered:
-            row.check = self._alike.told(question, like, fresh)
+        if self._alike is None:
+            await call(number)
+            return self._kept(question, row, self._said(question, row))
+        look = self._alike.look(question, until)
+        try:
+            like = await self._alike.served(look)
+            if like is not None:
+                _give(row, like, SEMANTIC)
+                return like, SEMANTIC
+            await call(number)
+            fresh = self._said(question, row)
+            if row.text is not None or row.reason in SAID_NO:
+                row.check = await self._alike.told(look, fresh)
+            found = self._kept(question, row, fresh)
+            if not isinstance(found, str) and fresh is not None and fresh.may_be_kept(self._policy):
+                self._alike.add(look, found[0], fresh)
+            return found
+        finally:
+            self._alike.end(look)
+
+    def _said(self, question: Question, row: Row) -> Said | None:
+        """What the model said of a row, where that can be used."""
+        if row.text is None:
+            return None
+        [fresh] = said(self._plan, [row.text], [question.canary], [question.system], [row.confidence])
+        return fresh
+
+    def _kept(self, question: Question, row: Row, fresh: Said | None) -> Given | str:
+        """The answer, or why there is none. It is kept, where it may be."""
         if fresh is None or row.text is None:
             return row.reason or BAD_ANSWER
         kept = Kept(row.text, row.model, question.prompt, row.confidence)
         if fresh.may_be_kept(self._policy):
             self._store.keep(question.key, kept)
-            if self._alike is not None and like is not None:
-                self._alike.add(question, like, kept, fresh)
         return kept, EXACT
 
     def _ended(self, key: bytes, flight: _Flight, row: Row, found: Given | str) -> None:
