@@ -74,10 +74,10 @@ class Lab:
             self._filled.add(name)
         return name
 
-    def empty_input(self, job: Job) -> str:
+    def empty_input(self, job: Job, partitions: int = topics.PARTITIONS) -> str:
         """A topic without events."""
         name = f"input-{job.name}-live-{next(self._numbers)}"
-        topics.create(self.connection, [name])
+        topics.create(self.connection, [name], partitions)
         return name
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What the door for HTTP costs: ``python -m benchmarks.serve [--rate 500] [--seconds 20]``.
+"""What the door for HTTP costs: ``python -m benchmarks.serve [--rate 500] [--seconds 20] [--partitions 12]``.
 
 Callers ask for decisions at a steady rate, each at its own moment: a latency is from when a request was due until its
 answer was read, so one that had to wait for a connection counts from there. Then lines are sent in requests of 1,000.
@@ -29,6 +29,7 @@ from benchmarks.contestants.process import Running
 from benchmarks.events import Pool
 from benchmarks.jobs import JOBS
 from benchmarks.lab import Lab, say
+from benchmarks.topics import PARTITIONS
 from streamproc.demo import free_ports
 
 READY_SECONDS = 60.0
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=500.0, help="Decisions a second.")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--partitions", type=int, default=PARTITIONS, help="Of the events topic, and so lanes.")
     parser.add_argument("--handler", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -54,7 +56,7 @@ def main() -> None:
     with Lab() as lab:
         job, worker = JOBS["full"], CONTESTANTS["streamproc-1"]
         pool = lab.pool(job)
-        with lab.setup(worker, job, lab.empty_input(job)) as setup:
+        with lab.setup(worker, job, lab.empty_input(job, given.partitions)) as setup:
             file = setup.folder / "pipeline.yaml"
             door, plain = free_ports(1), free_ports(1)
             with running(worker.command(setup), setup.folder):

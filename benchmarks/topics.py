@@ -16,8 +16,8 @@ BATCH_BYTES = 1 << 16
 TURN = 12_000  # events put together before the loop is let in; a multiple of the partitions
 
 
-def create(connection: Connection, names: list[str]) -> None:
-    asyncio.run(admin.create(connection, [admin.TopicSpec(name, PARTITIONS, 1) for name in names]))
+def create(connection: Connection, names: list[str], partitions: int = PARTITIONS) -> None:
+    asyncio.run(admin.create(connection, [admin.TopicSpec(name, partitions, 1) for name in names]))
 
 
 def remove(connection: Connection, prefix: str) -> None:
