@@ -201,8 +201,10 @@ class Consumer(driver.Consumer):
         """What Faust asks for again and again, without what is off."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+        found = await self._getmany(None, timeout)
+        # Not before: an assignment may come while that waits, and what it then fetches belongs to it.
         generation = self.app.consumer_generation_id
-        for tp, [fetched] in (await self._getmany(None, timeout)).items():
+        for tp, [fetched] in found.items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 break
             yield TP(*tp), self._to_message(TP(*tp), fetched)

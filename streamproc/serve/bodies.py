@@ -32,7 +32,7 @@ def hold(request: web.Request, size: int) -> None:
     door = request.app[DOOR]
     request[HELD] = request.get(HELD, 0) + size
     door.held += size
-    if size > 0 and door.held + door.writer.bytes > door.part.bytes:
+    if size > 0 and door.holding > door.part.bytes:
         raise Problem("too-many", "so many bytes are being read that no more are taken", wait=1)
 
 

@@ -187,6 +187,6 @@ async def mark(
     topic = door.plan.topics.unseen
     outgoing = Outgoing(topic, None, event.digest.encode(), orjson.dumps(record), TYPED["unseen"])
     try:
-        await door.writer.write([outgoing])
+        await door.sayer.write([outgoing])
     except Away:
         metrics.UNMARKED.inc()

@@ -57,13 +57,15 @@ class _Place(NamedTuple):
 
 @dataclass(slots=True)
 class Door:
-    """Everything that a request needs. ``count`` is of the partitions of the topic that events are written to,
+    """Everything that a request needs. ``writer`` writes events, and ``sayer`` all else, which must not hold them up.
+    ``count`` is of the partitions of the topic that events are written to,
     ``largest`` the bytes that a record of it may have."""
 
     plan: Plan
     part: ServePart
     checker: Checker
     writer: Writer
+    sayer: Writer
     answers: Answers
     history: History
     following: Following
@@ -90,6 +92,11 @@ class Door:
         return self.writer.away or self.lag.silent > SILENT_SECONDS
 
     @property
+    def holding(self) -> int:
+        """Bytes that requests hold, and what is on its way."""
+        return self.held + self.writer.bytes + self.sayer.bytes
+
+    @property
     def ready(self) -> bool:
         """Whether events can be taken now, and their decisions be answered."""
         return not (self.away or self._behind or self.following.behind > DEAF_SECONDS)
@@ -107,7 +114,7 @@ class Door:
             raise Problem(
                 "behind", f"the oldest event has waited for {self.lag.seconds:.0f} s: nothing was taken", wait=5
             )
-        if self.writer.bytes + self.held > self.part.bytes:
+        if self.holding > self.part.bytes:
             raise Problem("too-many", "so many events are on their way that no more are taken", wait=1)
         if wait := self.rates.take(caller, events, time.monotonic_ns() // 1000):
             raise Problem("too-many", f"{caller.name} sends more events than it may", wait=math.ceil(wait / 1e6))

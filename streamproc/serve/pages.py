@@ -33,7 +33,7 @@ async def serve_metrics(request: web.Request) -> web.Response:
     door = request.app[DOOR]
     metrics.WAITING.set(door.answers.waiting)
     metrics.STREAMS.set(len(door.answers.listeners))
-    metrics.DOOR_BYTES.labels("events").set(door.writer.bytes)
+    metrics.DOOR_BYTES.labels("events").set(door.writer.bytes + door.sayer.bytes)
     metrics.DOOR_BYTES.labels("decisions").set(door.answers.size)
     metrics.DOOR_LAG.set(door.lag.seconds)
     metrics.DOOR_UNREAD.set(door.following.behind)

@@ -57,7 +57,8 @@ async def serve(
     infos = await check_topics(connection, door_topics(own), create=create)
     topics = plan.topics
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(writing(connection, _written(loaded)))
+        writer = await stack.enter_async_context(writing(connection, {plan.events.input}))
+        sayer = await stack.enter_async_context(writing(connection, _said(loaded)))
         answers = Answers(part.recent)
         followed = (topics.decisions, topics.dead_letters)
         follower = await stack.enter_async_context(following(connection, followed, answers, part.look_back))
@@ -68,6 +69,7 @@ async def serve(
             part=part,
             checker=checker,
             writer=writer,
+            sayer=sayer,
             answers=answers,
             history=History(connection, topics.decisions),
             following=follower,
@@ -106,12 +108,12 @@ async def _end(changing: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-def _written(loaded: Loaded) -> set[str]:
-    """What a door writes to."""
+def _said(loaded: Loaded) -> set[str]:
+    """What a door writes to beside events."""
     plan, topics = loaded.plan, loaded.plan.topics
-    said = {topics.verdicts} if plan.review is not None else set[str]()
-    true = {topics.outcomes} if plan.outcomes is not None else set[str]()
-    return {plan.events.input, topics.unseen, *said, *true}
+    verdicts = {topics.verdicts} if plan.review is not None else set[str]()
+    outcomes = {topics.outcomes} if plan.outcomes is not None else set[str]()
+    return {topics.unseen, *verdicts, *outcomes}
 
 
 def run(loaded: Loaded, connection: Connection, settings: ServeSettings, keys: Keys, *, create: bool) -> None:

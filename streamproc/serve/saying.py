@@ -93,7 +93,7 @@ def _outcome(door: Door, line: bytes) -> Outgoing:
 
 async def _write(door: Door, records: list[Outgoing]) -> list[Placed]:
     try:
-        return await door.writer.write(records)
+        return await door.sayer.write(records)
     except Away as error:
         raise Problem("broker-away", "nobody knows whether all was taken: say it again", wait=2) from error
 

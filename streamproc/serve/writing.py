@@ -1,8 +1,8 @@
 """Writing records for callers: acks=all, idempotent, bounded in time.
 
 Records that come while others are on their way are sent together behind them: requests are small when idle and large
-under load, and nothing waits for a timer. What is on its way goes on for as long as the broker is away, whoever has
-given up waiting for it. A producer that cannot go on is replaced.
+under load, and nothing waits for a timer. What is on its way goes on for a minute, whoever has given up waiting for it.
+A producer that cannot go on is replaced.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class Writer:
         """Send what waits, and replace a producer that cannot go on, for ever."""
         while True:
             await self._news.wait()
+            self._take()
             try:
-                self._take()
                 async with asyncio.timeout(STUCK_SECONDS):
                     await self._send()
             except (kafka_errors.KafkaError, StreamprocError, TimeoutError) as error:
@@ -176,19 +176,24 @@ class Writer:
         return found
 
     async def _replace(self) -> None:
-        """Nobody knows what became of what was under way; what waits has not been sent."""
+        """Nobody knows what became of what was under way; what waits has not been sent, and may be yet."""
         await self._disconnect()
-        for lot in (*self._under_way, *self._waiting):
-            self.bytes -= lot.bytes
-            lot.arriving.set_exception(Away())
-        self._under_way = []
-        self._waiting.clear()
-        self._news.clear()
+        under_way, self._under_way = self._under_way, []
+        for lot in under_way:
+            self._give_up(lot)
         while self._sending is None:
             await asyncio.sleep(LOOK_SECONDS)
+            while self._waiting and time.monotonic() - self._waiting[0].since > STUCK_SECONDS:
+                self._give_up(self._waiting.popleft())
             with suppress(kafka_errors.KafkaError, StreamprocError, OSError, TimeoutError):
                 await self.start()
+        if self._waiting:
+            self._news.set()
         log.info("a new producer took over")
+
+    def _give_up(self, lot: _Lot) -> None:
+        self.bytes -= lot.bytes
+        lot.arriving.set_exception(Away())
 
     async def start(self) -> None:
         """Connect, as a producer that has sent nothing yet. Raises KafkaError, TimeoutError."""

@@ -25,9 +25,11 @@ from streamproc.errors import FencedOffsets
 from streamproc.kafka.batches import HEADER, record_batches
 from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
+from streamproc.kafka.held import Held
 from streamproc.kafka.lane import Entries, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
 from streamproc.kafka.sending import raise_unless_retriable
+from streamproc.kafka.vitals import Ahead
 
 PLACE = TopicPartition("t", 3)
 KEYS = st.lists(st.binary(max_size=40), max_size=30)
@@ -300,3 +302,23 @@ def test_records_are_taken_by_column() -> None:
 def test_the_name_of_a_header_is_utf_8() -> None:
     with pytest.raises(UnicodeDecodeError):
         next_batch(fetched(b"\xff----------", 4))
+
+
+def test_a_lane_that_becomes_free_ends_a_fetch_without_it() -> None:
+    class Fetching:
+        interrupted = 0
+
+        async def seek_all(self, positions: Any) -> None: ...
+
+        async def poll(self) -> None: ...
+
+        def interrupt(self) -> None:
+            self.interrupted += 1
+
+        def ahead(self, tp: TopicPartition) -> Ahead:
+            return Ahead()
+
+    fetching = Fetching()
+    held = Held(fetcher=fetching)
+    held.free()
+    assert held.freed.is_set() and fetching.interrupted == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import signal
@@ -14,8 +15,10 @@ from typing import Any
 import orjson
 import pytest
 
+from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.dev_broker import DevBroker
+from streamproc.serve.writing import AWAY_SECONDS
 from tests.kafka import car_loan
 from tests.kafka.doors import Door, door, wait_until_ready
 
@@ -142,3 +145,19 @@ def test_an_event_that_its_caller_gave_up_is_on_its_way_and_is_not_written_again
             assert len(made.read("events")) == 2
             car_loan.wait_for_results(made, 2)
         assert len(made.read("decisions")) == 2
+
+
+def test_marks_that_cannot_be_written_do_not_hold_up_events(connection: Any) -> None:
+    made = car_loan.make(connection, partitions=2)
+    with door(made) as opened:
+        asyncio.run(admin.delete_topics(connection, [made.topic("unseen")]))
+        late = threading.Thread(target=opened.decide, args=(ROWS[0], "50ms"), daemon=True)  # there is no worker
+        late.start()
+        taken, until = 0, time.monotonic() + 2 * AWAY_SECONDS
+        while time.monotonic() < until:
+            answer = opened.events(ROWS[1 + taken % 400])
+            assert answer.status == 202
+            taken += 1
+        late.join(60)
+        assert not late.is_alive()
+        assert len(made.read("events")) == 1 + taken
