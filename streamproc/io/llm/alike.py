@@ -67,6 +67,10 @@ class Alike:
         """By partition and key the vectors on their way to texts that are held."""
         self._forgets = 0
 
+    def warm_up(self) -> None:
+        """Have the first vector be made, from any thread."""
+        self._vectors.warm_up()
+
     def trust(self, prompt: str) -> Trust:
         """What is known of answers to a prompt, by its hash."""
         found = self._trusts.setdefault(prompt, Trust(self._policy))

@@ -54,6 +54,10 @@ class Vectors:
         """Texts that are waiting, or being made a vector of."""
         return len(self._makings)
 
+    def warm_up(self) -> None:
+        """Make one for nothing in the thread that calls it: what makes them is opened then."""
+        self._vector("")
+
     def make(self, text: str, *, soon: bool) -> Making:
         """Begin with a text: before all others that nobody waits for, where it is wanted ``soon``."""
         making = self._makings.get(text)
