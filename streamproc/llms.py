@@ -88,6 +88,5 @@ def _cache(part: LlmPart, plan: LlmPlan, redis: str | None) -> AnswerCache | Non
     alike = None
     if policy.semantic is not None:
         model = MiniLm(minilm_folder())
-        model.open()  # other threads would wait for it, a tenth of a second now and then
         alike = Alike(policy.semantic, policy.seconds, Vectors(model.vector, threads_here()))
     return AnswerCache(plan, policy, part.model, part.parameters, store, alike)

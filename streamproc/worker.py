@@ -225,6 +225,7 @@ def warm_up(pipeline: Pipeline) -> None:
 
     Language models are not asked: that is not for nothing.
     """
+    pipeline.answers.warm_up()
     values = [orjson.dumps(test.event, default=str) for test in pipeline.loaded.file.tests]
     in_words = pipeline.plan.language_models
 

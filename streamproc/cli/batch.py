@@ -74,6 +74,7 @@ def batch(
       streamproc batch pipeline.yaml events.ndjson --out results --table profiles=profiles.csv
     """
     pipeline = with_tables(open_pipeline(file), tables, table_times)
+    pipeline.answers.warm_up()
     moment = EPOCH if now is None else now.replace(tzinfo=UTC)
     offline = Offline(pipeline.processor, pipeline.answers.now, tables=TABLES, now=moment)
     try:

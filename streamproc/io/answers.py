@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamproc.core.processor import Answer, Ask, Lookup, Score
 from streamproc.io.breaker import Breaker, BreakerPolicy, BreakerState
-from streamproc.io.model import Closing, Forgetting, Model, Rejected, RowModel, Scores, Starting, Unavailable
+from streamproc.io.model import Closing, Forgetting, Model, Rejected, RowModel, Scores, Starting, Unavailable, Warming
 from streamproc.io.store import Store
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,12 @@ class Answers:
         for source in self._sources.values():
             if isinstance(source.model, Closing):
                 source.model.close()
+
+    def warm_up(self) -> None:
+        """Have what is slow the first time behind us."""
+        for source in self._sources.values():
+            if isinstance(source.model, Warming):
+                source.model.warm_up()
 
     def forget(self, prompt: str) -> None:
         """Let models that keep answers let go of those to a version of a prompt, by its SHA-256."""

@@ -40,6 +40,15 @@ class Closing(Protocol):
 
 
 @runtime_checkable
+class Warming(Protocol):
+    """A model that is slow the first time."""
+
+    def warm_up(self) -> None:
+        """Open what it will need, and ask nobody."""
+        ...
+
+
+@runtime_checkable
 class Forgetting(Protocol):
     """A model that keeps answers."""
 

@@ -41,7 +41,7 @@ def make_llm(
     prompts = _prompts(document, (*at, "prompt"), part)
     output = _output(document, (*at, "output"), part)
     budget, limits = budget_of(document, at, part, file, scope), limits_of(document, at, part, scope)
-    counter = _counter(document, at, part)
+    counter = _counter(document, at, part, [] if prompts is None else [prompt.text for prompt in prompts.versions])
     if not bounded or prompts is None or output is None or counter is None:
         return None
     plan = LlmPlan(
@@ -117,14 +117,14 @@ def tokens_around(part: LlmPart) -> int:
     return 0 if part.tokenizer is None else AROUND
 
 
-def _counter(document: Document, at: Path_, part: LlmPart) -> Tokens | Counted | None:
+def _counter(document: Document, at: Path_, part: LlmPart, texts: list[str]) -> Tokens | Counted | None:
     if part.tokenizer is None or not document.prompts:
         return Tokens(part.bytes_per_token)
     if "bytes_per_token" in part.model_fields_set:
         message = "with a `tokenizer` tokens are not counted by bytes"
         document.problem((*at, "bytes_per_token"), message, "take one of them out", at_key=True)
     try:
-        return read_tokenizer(document.file.parent / part.tokenizer)
+        return read_tokenizer(document.file.parent / part.tokenizer, texts)
     except EnvironmentFault as fault:
         document.fault = fault
     except UserError as error:

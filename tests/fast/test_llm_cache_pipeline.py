@@ -28,6 +28,7 @@ from streamproc.pipeline import SECRET, Pipeline, open_pipeline
 from streamproc.plan.prompts import parse
 from streamproc.seeing import Seeing
 from streamproc.testing import run_tests
+from streamproc.worker import warm_up
 from tests.fast.test_llm_pipeline import ANSWER, EVENT, FILE, GOOD, PROMPT, decided, effects_of
 from tests.llm_server import Server, said, serving
 
@@ -188,6 +189,23 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Nearby, "add", adding)
     return event
+
+
+def test_what_makes_vectors_is_opened_by_a_worker_and_not_by_who_reads_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, open_ = list[str](), minilm.MiniLm.open
+
+    def opening(model: minilm.MiniLm) -> None:
+        seen.append("opened")
+        open_(model)
+
+    monkeypatch.setattr(minilm.MiniLm, "open", opening)
+    (folder / "pipeline.yaml").write_text(LIKE)
+    pipeline = open_pipeline(folder / "pipeline.yaml", {"LLM_URL": "http://127.0.0.1:1/v1", "LLM_KEY": "k"})
+    assert seen == []
+    warm_up(pipeline)
+    assert seen == ["opened"]
 
 
 def test_like_texts_are_answered_with_what_is_kept_once_that_was_found_right(

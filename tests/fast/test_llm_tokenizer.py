@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from streamproc.core.llm.request import BUDGET, SYSTEM, USER, requests
 from streamproc.core.llm.text import cleaned
@@ -235,6 +235,105 @@ def test_a_file_that_is_none_is_told_at_load_with_its_line(folder: Path, raw: by
     [problem] = raised.value.problems
     assert message in problem.message and "Hugging Face" in problem.remedy
     assert NAMED.splitlines()[problem.line - 1].strip() == "tokenizer: tokenizer.json"
+
+
+LATIN = {form + chr(number): number for form in ("", "##") for number in range(33, 127)}
+KNOWN = {piece: place for place, piece in enumerate(LATIN)}
+
+
+def saved(model: Any, split: Any = None) -> bytes:
+    made = Tokenizer(model)
+    made.pre_tokenizer = split or pre_tokenizers.Whitespace()
+    return made.to_str().encode()
+
+
+def damaged() -> bytes:
+    raw = orjson.loads(saved(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
+    return orjson.dumps({**raw, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAEAAAAAAAAA"}})
+
+
+CANNOT = {
+    "word pieces": lambda: saved(models.WordPiece(KNOWN, unk_token="[UNK]", max_input_chars_per_word=2_000)),
+    "words": lambda: saved(models.WordLevel({"hello": 0}, unk_token="[UNK]")),
+    "unigram": lambda: saved(models.Unigram([("hello", -1.0), ("a", -2.0)])),
+    "no such token": lambda: saved(models.BPE({"h": 0, "a": 1}, [], unk_token="[UNK]")),
+    "a hard expression": lambda: saved(
+        models.BPE({"a": 0, "b": 1}, []), pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    ),
+    "damaged": damaged,
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT)
+def test_a_file_that_cannot_encode_any_text_is_told_at_load_with_its_line(folder: Path, kind: str) -> None:
+    (folder / "tokenizer.json").write_bytes(CANNOT[kind]())
+    (folder / "pipeline.yaml").write_text(NAMED)
+    with pytest.raises(PipelineError) as raised:
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+    [problem] = raised.value.problems
+    assert "cannot encode every text" in problem.message or "is no tokenizer" in problem.message
+    assert problem.remedy
+    assert NAMED.splitlines()[problem.line - 1].strip() == "tokenizer: tokenizer.json"
+
+
+def test_a_prompt_that_cannot_be_encoded_is_told_at_load(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "probes", lambda: ["h"])
+    (tmp_path / "tokenizer.json").write_bytes(saved(models.WordPiece({"h": 0}, unk_token="[UNK]")))
+    read_tokenizer(tmp_path / "tokenizer.json")
+    (folder / "tokenizer.json").write_bytes((tmp_path / "tokenizer.json").read_bytes())
+    (folder / "pipeline.yaml").write_text(NAMED)
+    with pytest.raises(PipelineError, match="cannot encode every text"):
+        open_pipeline(folder / "pipeline.yaml", masked=False)
+
+
+@pytest.mark.parametrize("kind", ["word pieces", "a hard expression"])
+def test_what_cannot_be_encoded_all_the_same_counts_as_its_bytes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "probes", lambda: ["a"])
+    (tmp_path / "tokenizer.json").write_bytes(CANNOT[kind]())
+    counter = read_tokenizer(tmp_path / "tokenizer.json")
+    text = "a" * 40 + "ä"
+    assert counter.count(text) == 42
+    assert counter.cut(text, 20, "head") is not None
+    plan = replace(PLAN, counter=counter)
+    requests(plan, pl.DataFrame({"subject": ["hello"], "body": [text]}), ["0-1"])
+
+
+def test_an_interrupt_while_a_file_is_tried_is_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def encode(self, *given: object, **named: object) -> None:
+            raise KeyboardInterrupt
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0}
+
+    monkeypatch.setattr(reader, "_opened", lambda raw: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        read_tokenizer(file)
+
+
+def test_one_text_has_one_count_though_pieces_are_left_out_by_chance(file: Path, tmp_path: Path) -> None:
+    raw = orjson.loads(file.read_bytes())
+    raw["model"]["dropout"] = 0.3
+    (tmp_path / "tokenizer.json").write_bytes(orjson.dumps(raw))
+    chancy, text = read_tokenizer(tmp_path / "tokenizer.json"), " ".join(HARMLESS)
+    assert {chancy.count(text) for _ in range(20)} == {read_tokenizer(file).count(text)}
+
+
+def test_what_is_made_a_token_of_its_own_counts_as_text(tmp_path: Path) -> None:
+    made = Tokenizer(models.BPE())
+    made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        ["hello"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_special_tokens([AddedToken("<|END|>", normalized=True, special=True)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    counter = read_tokenizer(tmp_path / "tokenizer.json")
+    assert counter.count("<|END|>" * 10) == counter.count("<|end|>" * 10) == 70
 
 
 def test_bytes_beside_a_tokenizer_are_told_at_load(folder: Path, file: Path) -> None:

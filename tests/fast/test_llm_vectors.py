@@ -57,6 +57,19 @@ def test_what_somebody_waits_for_comes_first() -> None:
     assert held.made == ["first", "soon", "later still", "later"]
 
 
+def test_what_nobody_waits_for_any_more_comes_later() -> None:
+    async def then(made: Vectors) -> None:
+        gone, both = made.make("gone", soon=True), made.make("both", soon=True)
+        made.make("both", soon=True)
+        made.make("soon", soon=True)
+        made.later(gone)
+        made.later(both)  # the other one still waits
+
+    held = Held()
+    run(held, then)
+    assert held.made == ["first", "both", "soon", "gone"]
+
+
 def test_equal_texts_are_made_one_vector_of() -> None:
     held = Held()
 
@@ -98,6 +111,8 @@ def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [one.vector.done() for one in later] == [True] * 4
         assert [one.vector.done() for one in soon] == [False] * 3 + [True]
         assert made.make("later", soon=False).vector.done()
+        made.later(soon[3])  # it was never there
+        assert not soon[3].reached
         assert len(made) == 4
 
     held = Held()
@@ -114,6 +129,7 @@ def test_what_fails_has_no_vector_and_its_text_is_not_told(caplog: pytest.LogCap
         makings = [made.make(text, soon=True) for text in ("secret one", "secret two")]
         async with asyncio.timeout(SECONDS):
             found = [await making.vector for making in makings]
+        assert not any(making.reached for making in makings)
         made.close()
         return found
 
@@ -134,6 +150,7 @@ def test_several_threads_make_several_at_once() -> None:
         makings = [made.make(text, soon=True) for text in ("a", "b")]
         async with asyncio.timeout(SECONDS):
             assert [await making.vector for making in makings] == [np.zeros(1)] * 2
+        assert all(making.reached for making in makings)
         made.close()
 
     asyncio.run(go())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -70,9 +71,16 @@ class _Partition(Generic[Thing]):
     def has(self, measure: Measure) -> bool:
         return measure in self._measured
 
-    def without(self, measure: Measure) -> list[tuple[bytes, str]]:
-        """The keys and texts of those that have no vector."""
-        return list(self._bare.get(measure, {}).items())
+    def without(self, measure: Measure, most: int) -> list[tuple[bytes, str]]:
+        """The keys and texts of the first that have no vector."""
+        return list(islice(self._bare.get(measure, {}).items(), most))
+
+    def put_off(self, key: bytes) -> None:
+        """Let a text that has no vector be the last of those."""
+        row = self._rows.get(key)
+        bare = {} if row is None else self._bare.get(self.texts[row].wording.measure, {})
+        if key in bare:
+            bare[key] = bare.pop(key)
 
     def give(self, key: bytes, vector: Vector | None) -> None:
         """A text has its vector, or will never have one."""
@@ -142,10 +150,16 @@ class Nearby(Generic[Thing]):
         there = self._partitions.get(partition)
         return there is not None and there.has(wording.measure)
 
-    def without(self, partition: bytes, wording: Wording) -> list[tuple[bytes, str]]:
-        """Of these the keys and texts of those that have no vector yet."""
+    def without(self, partition: bytes, wording: Wording, most: int) -> list[tuple[bytes, str]]:
+        """Of these the keys and texts of the first ``most`` that have no vector yet."""
         there = self._partitions.get(partition)
-        return [] if there is None else there.without(wording.measure)
+        return [] if there is None else there.without(wording.measure, most)
+
+    def put_off(self, partition: bytes, key: bytes) -> None:
+        """Try others before a text whose vector was not made."""
+        there = self._partitions.get(partition)
+        if there is not None:
+            there.put_off(key)
 
     def give(self, partition: bytes, key: bytes, vector: Vector | None) -> None:
         """Give a text its vector, where it is still held; ``None``: it has none."""

@@ -94,6 +94,11 @@ class AnswerCache:
                 if not flight.rows:
                     self._let_go(questions[number].key, flight)
 
+    def warm_up(self) -> None:
+        """Have the first vector be made, from any thread."""
+        if self._alike is not None:
+            self._alike.warm_up()
+
     async def forget(self, prompt: str) -> int:
         """Let go of what was kept of a prompt, by its hash; how many answers to equal texts that were."""
         if self._alike is not None:

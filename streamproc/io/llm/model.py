@@ -124,6 +124,11 @@ class LlmModel:
             columns[MODEL_CONFIDENCE] = np.array([row.confidence for row in rows], np.float64)
         return Answer([row.text for row in rows], [row.reason for row in rows], self.version, "", columns, versions)
 
+    def warm_up(self) -> None:
+        """Open the model for texts that are alike, where there is one."""
+        if self._cache is not None:
+            self._cache.warm_up()
+
     def forget(self, prompt: str) -> None:
         """Let go of the answers to a prompt, by its hash, that this process keeps. Nobody waits for that."""
         if self._cache is not None:

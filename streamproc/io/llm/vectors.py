@@ -28,10 +28,14 @@ def threads_here() -> int:
 
 @dataclass(eq=False, slots=True)
 class Making:
-    """A text whose vector is made, for so many that ``want`` it: ``None`` where it has none, or is not reached."""
+    """A text whose vector is made, for so many that ``want`` it, of whom some ``wait`` for it: ``None`` where it has
+    none, or is not reached."""
 
     text: str
     want: int = 0
+    wait: int = 0
+    reached: bool = False
+    """Whether the model said what its vector is, or that it has none. It may another time where it did not."""
     vector: asyncio.Future[Vector | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -50,6 +54,10 @@ class Vectors:
         """Texts that are waiting, or being made a vector of."""
         return len(self._makings)
 
+    def warm_up(self) -> None:
+        """Make one for nothing in the thread that calls it: what makes them is opened then."""
+        self._vector("")
+
     def make(self, text: str, *, soon: bool) -> Making:
         """Begin with a text: before all others that nobody waits for, where it is wanted ``soon``."""
         making = self._makings.get(text)
@@ -64,7 +72,14 @@ class Vectors:
         elif soon and text in self._later:
             self._soon[text] = self._later.pop(text)
         making.want += 1
+        making.wait += soon
         return making
+
+    def later(self, making: Making) -> None:
+        """One who wanted it soon no longer waits for it. Where nobody does, what somebody waits for goes before it."""
+        making.wait -= 1
+        if not making.wait and self._soon.get(making.text) is making:
+            self._later[making.text] = self._soon.pop(making.text)
 
     def leave(self, making: Making) -> None:
         """One no longer wants it. Where nobody does, and it is not begun with, it is not made."""
@@ -119,5 +134,6 @@ class Vectors:
             # No memory, a file that is none. What it says may quote the event.
             self._told = type(error).__name__
             log.warning("the model for texts that are alike: %s", self._told)
-        self._end(making, None if made.cancelled() or error is not None else made.result())
+        making.reached = not made.cancelled() and error is None
+        self._end(making, made.result() if making.reached else None)
         self._begin()
