@@ -69,6 +69,11 @@ class Tally:
         """Whether each event is settled, and nothing is left that could settle one twice."""
         return self.settled >= self.expected and (self.both is None or self.both.has_seen_all(self.decided))
 
+    @property
+    def sent_all(self) -> bool:
+        """Whether nobody tries to send any more: callers end by themselves."""
+        return self.both is None or self.both.written is not None
+
     def followed_all(self, plan: Plan) -> bool:
         """Whether the action or the review item has been seen of each decision that has one."""
         without = sum(self.decisions[name] for name, topic in plan.actions.items() if topic is None)
@@ -143,7 +148,8 @@ async def reader(connection: Connection, names: list[str]) -> AsyncIterator[Any]
 
 
 async def recount(consumer: Any, plan: Plan, tally: Tally, children: Sequence[Child]) -> None:
-    """Read what came out until everything is accounted for. Gives up after a long silence, with what there is.
+    """Read what came out until everything is accounted for. Gives up after a long silence once all is sent, with
+    what there is.
 
     What follows from decisions is counted after them: it is in the same transactions. Raises EnvironmentFault where
     nothing comes, and one of the children has ended.
@@ -162,7 +168,9 @@ async def recount(consumer: Any, plan: Plan, tally: Tally, children: Sequence[Ch
         else:
             for child in children:
                 child.check()
-            if time.monotonic() - last > QUIET_SECONDS:
+            if not tally.sent_all:  # callers give up later than this does
+                last = time.monotonic()
+            elif time.monotonic() - last > QUIET_SECONDS:
                 return
 
 

@@ -24,12 +24,14 @@ class Ways:
     """The numbers of the events that go ``by_http``, in order; the others go by Kafka.
 
     ``in_turn``: one of a key is sent when the one before it was answered. ``alike``: of events that share their id, the
-    number of the first with it, where the pipeline knows ids. All of them are answered as one was.
+    number of the first with it, where the pipeline knows ids. All of them are answered as one was. ``damaged``: those
+    by HTTP that the contract refuses: no others may be refused at the door.
     """
 
     by_http: tuple[int, ...]
     in_turn: bool
     alike: Mapping[int, int]
+    damaged: frozenset[int] = frozenset()
 
 
 def ways_of(plan: Plan, events: Events) -> Ways:
@@ -39,12 +41,13 @@ def ways_of(plan: Plan, events: Events) -> Ways:
     has no bytes HTTP cannot say.
     """
     in_turn = plan.remembers
-    chosen = (
+    chosen = tuple(
         number
         for number, (key, value) in enumerate(zip(events.keys, events.values, strict=True))
         if value and (crc32(key) if in_turn else number) % EVERY == 0
     )
-    return Ways(tuple(chosen), in_turn, _alike(plan, events))
+    damaged = (number for number in chosen if not isinstance(plan.contract.check(events.values[number]), dict))
+    return Ways(chosen, in_turn, _alike(plan, events), frozenset(damaged))
 
 
 def _alike(plan: Plan, events: Events) -> dict[int, int]:
@@ -118,12 +121,12 @@ class Both:
         return self.written is not None and sum(decided.values()) + self.repeats >= self.written
 
     def elsewhere(self, decided: Mapping[int, int]) -> int:
-        """How many events by HTTP need nothing on the topics: the door refused them, or answered as another one was
-        that has their id."""
+        """How many events by HTTP need nothing on the topics: the door refused them, as the contract does, or answered
+        as another one was that has their id."""
         asked, alike = self.asked, self.ways.alike
         answered = (number for number in alike if number in asked.in_time or number in asked.late)
         same = {number for number in answered if alike[number] in self.settled}
-        return sum(number not in decided for number in asked.refused | same)
+        return sum(number not in decided for number in (asked.refused & self.ways.damaged) | same)
 
     def as_json(self, decided: Mapping[int, int], expected: int, latencies: list[float]) -> dict[str, Any]:
         """The figures of both ways. ``decided`` is how often each event was, ``latencies`` are of those by Kafka."""

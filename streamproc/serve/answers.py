@@ -31,7 +31,8 @@ class Decided(NamedTuple):
 
 
 Answer: TypeAlias = Decided | DeadLetter
-Waiter: TypeAlias = "asyncio.Future[Answer]"
+Waiter: TypeAlias = "asyncio.Future[Answer | None]"
+"""Nothing is said where the door ends first."""
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Answers:
         self._in_order = deque[str]()
         self._by_event: dict[str, str] = {}
         self._waiting: dict[str, set[Waiter]] = {}
+        self._ended = False
         self.listeners: set[Callable[[Decided, bytes | None], None]] = set()
         self.on_refused: Callable[[DeadLetter, str], None] | None = None
 
@@ -116,6 +118,8 @@ class Answers:
     def wait_for(self, digest: str) -> Iterator[Waiter]:
         """What will be said of the event next, or never."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
+        if self._ended:
+            waiter.set_result(None)
         self._waiting.setdefault(digest, set()).add(waiter)
         try:
             yield waiter
@@ -125,7 +129,13 @@ class Answers:
             if not waiters:
                 del self._waiting[digest]
 
-    def _tell(self, digest: str | None, answer: Answer) -> None:
+    def end(self) -> None:
+        """Whoever waits, now or later, waits no longer."""
+        self._ended = True
+        for digest in self._waiting:
+            self._tell(digest, None)
+
+    def _tell(self, digest: str | None, answer: Answer | None) -> None:
         for waiter in self._waiting.get(digest or "", ()):
             if not waiter.done():
                 waiter.set_result(answer)

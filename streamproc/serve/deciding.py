@@ -49,21 +49,19 @@ async def decide(request: web.Request) -> web.StreamResponse:
         was_there = door.has(event)
         [place] = await door.take([event], trace_headers(request.headers))
         if not waiter.done() and (known := door.known(event)) is not None:
-            return answered(door.part, event, known.value, REPLAYED)
+            return await _seen(request, event, place, known.value, until - began, known.id)
         ago, [decision] = time.time() - place.timestamp / 1000, door.decisions_of([place])
         if was_there and decision is not None and ago > LONG_AGO and not waiter.done():
             earlier = await _first(door, event, decision, until, ago + 1)  # it was decided, and forgotten here
             if earlier is not None:
-                return answered(door.part, event, earlier, REPLAYED)
+                return await _seen(request, event, place, earlier, until - began, decision)
         await asyncio.wait({waiter}, timeout=max(0.0, until - time.monotonic()))
         answer = waiter.result() if waiter.done() else None
     if isinstance(answer, DeadLetter):
         return await _refused(request, event, place, answer, until, until - began)
     if answer is None:
         return await _too_late(request, event, place, until - began)
-    if has_gone(request):
-        await mark(door, caller, event, place, None, until - began)
-    return answered(door.part, event, answer.value)
+    return await _seen(request, event, place, answer.value, until - began)
 
 
 def has_gone(request: web.Request) -> bool:
@@ -105,6 +103,17 @@ def header_text(text: str) -> str:
     return "".join(one if " " <= one <= "~" else "?" for one in text[:200])
 
 
+async def _seen(
+    request: web.Request, event: Incoming, place: Placed, value: bytes, deadline: float, replayed: str | None = None
+) -> web.StreamResponse:
+    """The decision that was waited for, once it is on record where the caller has gone. ``replayed`` is its id where it
+    was made for an earlier sending of the event."""
+    door = request.app[DOOR]
+    if has_gone(request):
+        await mark(door, request[CALLER], event, place, None, deadline, replayed)
+    return answered(door.part, event, value, None if replayed is None else REPLAYED)
+
+
 async def _refused(
     request: web.Request, event: Incoming, place: Placed, letter: DeadLetter, until: float, deadline: float
 ) -> web.StreamResponse:
@@ -114,7 +123,7 @@ async def _refused(
         raise Problem("refused", "the pipeline refused the event", id=event.id, errors=[told(letter)])
     value = await _first(door, event, letter.first, until, _seconds(door))
     if value is not None:
-        return answered(door.part, event, value, REPLAYED)
+        return await _seen(request, event, place, value, deadline, letter.first)
     said = None if has_gone(request) else "decided"
     await mark(door, request[CALLER], event, place, said, deadline, letter.first)
     metrics.LATE.labels("decided").inc()

@@ -106,6 +106,11 @@ class Door:
         most = self.part.max_lag
         return most is not None and self.lag.seconds > most.total_seconds()
 
+    def end(self) -> None:
+        """Nobody waits any longer: those who do are told what is said at their deadline."""
+        self.answers.end()
+        self.history.end()
+
     def admit(self, caller: Caller, events: int) -> None:
         """Raises Problem where so many events cannot be taken now."""
         if self.away:

@@ -23,6 +23,15 @@ class History:
     def __init__(self, connection: Connection, topic: str) -> None:
         self._connection, self._topic = connection, topic
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._limits = set[asyncio.Timeout]()
+        self._ended = False
+
+    def end(self) -> None:
+        """Searches end, now and later: their time is over."""
+        self._ended = True
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
 
     async def find(self, decision: str, since: float | None, seconds: float) -> bytes | None:
         """The newest record with an id, not older than ``since`` (seconds ago). Raises Problem."""
@@ -33,8 +42,12 @@ class History:
             raise Problem("too-many", "others look for old decisions: try again", wait=2)
         start = datetime.now(UTC) - (SINCE if since is None else timedelta(seconds=since))
         try:
-            async with self._turns, asyncio.timeout(seconds):
-                return await self._newest(decision, lane, start)
+            async with self._turns, asyncio.timeout(0 if self._ended else seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    return await self._newest(decision, lane, start)
+                finally:
+                    self._limits.discard(limit)
         except TimeoutError:
             raise Problem(
                 "timeout", f"it was not found within {seconds:.3g} s: `since` makes the search shorter"

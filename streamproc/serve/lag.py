@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,9 +18,12 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
-from streamproc.errors import EnvironmentFault
+from streamproc.core.processor import Records
+from streamproc.errors import EnvironmentFault, HeaderNotText
 from streamproc.kafka import admin
+from streamproc.kafka.by_hand import read_by_hand
 from streamproc.kafka.connection import Connection
+from streamproc.kafka.fetching import take
 from streamproc.kafka.follower import reading
 from streamproc.kafka.group import GroupOffsets
 from streamproc.kafka.opening import check_topic
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 3.0
-POLL_MS: Final = 200
+POLL_SECONDS: Final = 0.2
 PROBE_BYTES: Final = 64 << 10
 """One record of a partition is wanted; where a batch is larger, the broker gives it all the same."""
 
@@ -120,16 +123,29 @@ class Lag:
         left = set(since)
         try:
             while left:
-                for tp, [record] in (await consumer.getmany(*left, timeout_ms=POLL_MS, max_records=1)).items():
-                    self._found[tp] = _Found(wanted[tp], record.offset, record.offset, record.timestamp)
-                    consumer.pause(tp)
-                    left.discard(tp)
-                for tp in tuple(left):
-                    if await consumer.position(tp) >= ends[tp]:
-                        self._found[tp] = _Found(wanted[tp], ends[tp])
+                for tp, records in (await self._take(left)).items():
+                    if len(records):
+                        offset, stamp = int(records.offsets[0]), int(records.timestamps[0])
+                        self._found[tp] = _Found(wanted[tp], offset, offset, stamp)
+                        consumer.pause(tp)
+                        left.discard(tp)
+                for tp in tuple(left):  # as far as it came: the next look goes on there
+                    self._found[tp] = _Found(wanted[tp], at := await consumer.position(tp))
+                    if at >= ends[tp]:
                         left.discard(tp)
         finally:
             consumer.pause(*since)
+
+    async def _take(self, wanted: Collection[TopicPartition]) -> dict[TopicPartition, Records]:
+        """Some records of these partitions, whatever the names of their headers are."""
+        consumer = self._consumer
+        try:
+            return await take(consumer, wanted, seconds=POLL_SECONDS, most=1, more=0.0)
+        except HeaderNotText as error:
+            tp = TopicPartition(error.topic, error.partition)
+            records, _, behind = await read_by_hand(consumer, tp)
+            consumer.seek(tp, behind)
+            return {tp: records}
 
     async def run(self) -> None:
         """Ask every second, for ever. Raises UserError where that is not allowed any more."""

@@ -82,7 +82,10 @@ async def serve(
             _collect_less()
             log.info("door of %s at %s:%d", plan.pipeline, settings.host, settings.port)
             known = {name: info for name, info in (infos | {events.name: events}).items() if name in (*read, *followed)}
-            await _end(changed(connection, known, read))
+            try:
+                await _end(changed(connection, known, read))
+            finally:
+                door.end()
 
 
 def _collect_less() -> None:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from streamproc.core.plan import Plan
 from streamproc.core.processor import Headers, Records
 from streamproc.core.records import DUPLICATE, DeadLetter, Source
 from streamproc.demo import callers
+from streamproc.demo import tally as tallies
 from streamproc.demo.callers import Callers
 from streamproc.demo.events import Events, by_place, by_trace, traced
 from streamproc.demo.loans import real_events
@@ -49,6 +51,8 @@ def test_one_of_ten_goes_by_http_the_same_ones_each_time() -> None:
     without = [number for number in range(0, 1_000, EVERY) if not events.values[number]]
     assert without and ways.by_http == tuple(sorted({*range(0, 1_000, EVERY)} - {*without}))
     assert (ways.in_turn, ways.alike) == (False, {})
+    right = {number for number in ways.by_http if isinstance(plan.contract.check(events.values[number]), dict)}
+    assert ways.damaged == {*ways.by_http} - right and 0 < len(ways.damaged) < 20
 
 
 def test_where_features_remember_all_events_of_a_key_go_the_same_way() -> None:
@@ -269,9 +273,10 @@ class Counting:
     """A tally of a few events, of which 0 and 3 and 5 go by HTTP, and 1 and 3 and 5 have the same id."""
 
     plan: Plan = field(default_factory=lambda: plan_of("support_triage"))
+    damaged: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.both = Both(Ways((0, 3, 5), in_turn=False, alike={1: 1, 3: 1, 5: 1}))
+        self.both = Both(Ways((0, 3, 5), in_turn=False, alike={1: 1, 3: 1, 5: 1}, damaged=self.damaged))
         self.tally = demo.Tally(EVENTS, by_trace, both=self.both)
 
     def decide(self, *numbers: int) -> None:
@@ -327,12 +332,30 @@ def test_a_repetition_alone_settles_nothing() -> None:
     assert counting.wrong["http"] == (1, 0)
 
 
-def test_what_the_door_refused_is_on_no_topic() -> None:
-    counting = Counting()
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_the_door_refused_is_on_no_topic_and_missing_where_nothing_is_wrong_with_it(damaged: bool) -> None:
+    counting = Counting(damaged=frozenset({0} if damaged else ()))
     counting.decide(1, 2, 3, 4, 5)
     counting.both.asked.refused.add(0)
-    assert counting.all_in_all == (0, 0)
+    assert (counting.wrong["http"], counting.all_in_all) == (((0, 0), (0, 0)) if damaged else ((1, 0), (1, 0)))
     assert counting.tally.summary("")["ways"]["http"]["refused"] == 1
+
+
+def test_silence_ends_the_count_only_when_all_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, polls = Counting(), 0
+
+    async def take(*of: Any, **more: Any) -> dict[Any, Records]:
+        nonlocal polls
+        polls += 1
+        if polls == 5:  # a caller who tried for long was told at last
+            counting.both.written = EVENTS
+        return {}
+
+    monkeypatch.setattr(tallies, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(tallies, "take", take)
+    silent: Any = SimpleNamespace(assignment=list)
+    asyncio.run(asyncio.wait_for(tallies.recount(silent, counting.plan, counting.tally, []), 60))
+    assert polls == 5
 
 
 def test_an_event_is_answered_as_another_one_with_its_id() -> None:

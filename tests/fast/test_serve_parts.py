@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from streamproc.core.repartition import key_text
 from streamproc.core.review.policy import Allowance
 from streamproc.core.sensitive import Masker
 from streamproc.errors import PipelineError, UserError
+from streamproc.kafka.admin import TopicInfo
 from streamproc.pipeline import open_pipeline
 from streamproc.plan.serve_parts import ServePart
 from streamproc.serve.answers import ENTRY_BYTES, Answers, Decided, digest_of, id_of
@@ -34,6 +35,7 @@ from streamproc.serve.events import Checker, Incoming, partitions_of, trace_head
 from streamproc.serve.problems import Problem
 from streamproc.serve.settings import ServeSettings
 from streamproc.serve.taking import checked
+from streamproc.serve.unchanged import compare
 from tests.fast.plans import SCHEMA, make_plan
 
 SCALARS = st.one_of(
@@ -384,3 +386,13 @@ def test_what_is_wrong_with_the_part_is_told_at_load(serve: str, problem: str, t
     with pytest.raises(PipelineError) as refused:
         open_pipeline(file, masked=False)
     assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(("before", "now", "fits"), [("a", "a", 1), ("a", "b", 0), ("a", "", 1), ("", "b", 1)])
+def test_a_topic_without_an_id_may_be_the_same(before: str, now: str, fits: bool) -> None:
+    infos = [
+        TopicInfo(name="t", partitions=2, topic_id=one, replication=1, configs={}, has_leaders=True)
+        for one in (before, now)
+    ]
+    with nullcontext() if fits else pytest.raises(UserError, match="made anew"):
+        compare(*infos, of_lanes=True)

@@ -13,6 +13,13 @@ from streamproc.kafka.connection import Connection
 from streamproc.kafka.restore import bounds
 
 
+class NotText(str):
+    """The name of a header as clients in other languages may send it."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
 async def read_all(connection: Connection, topic: str) -> list[Any]:
     """Every committed record of a topic, up to what is its end now."""
     return await read_until(connection, topic, None, 30.0)

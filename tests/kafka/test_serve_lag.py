@@ -10,32 +10,47 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.producer import message_accumulator, producer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from streamproc.core.processor import Records
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.group import Claim, GroupOffsets, Member
-from streamproc.serve.lag import Lag, watching
+from streamproc.serve import lag as lags
+from streamproc.serve.lag import PROBE_BYTES, Lag, watching
 from tests.kafka import car_loan
 from tests.kafka.conftest import TopicFactory
 from tests.kafka.doors import door, wait_until_ready
+from tests.kafka.records import NotText
 
 HOUR = 3600
 ROWS = [value or b"" for _, value in car_loan.events(5, damaged=False)]
 
 
-async def transaction(connection: Connection, topic: str, count: int, *, age: float = 0, abort: bool = False) -> None:
+async def transaction(
+    connection: Connection,
+    topic: str,
+    count: int,
+    *,
+    age: float = 0,
+    abort: bool = False,
+    value: bytes = b"{}",
+    header: str | None = None,
+) -> None:
     """Records on partition 0, and behind them the mark of how their transaction ended."""
-    producer = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=uuid4().hex)
-    await producer.start()
+    client = AIOKafkaProducer(**connection.client_kwargs(), transactional_id=uuid4().hex)
+    headers = [] if header is None else [(header, b"x")]
+    await client.start()
     try:
-        await producer.begin_transaction()
+        await client.begin_transaction()
         for _ in range(count):
             stamp = int((time.time() - age) * 1000)
-            await producer.send_and_wait(topic, b"{}", partition=0, timestamp_ms=stamp)
-        await (producer.abort_transaction() if abort else producer.commit_transaction())
+            await client.send_and_wait(topic, value, partition=0, timestamp_ms=stamp, headers=headers)
+        await (client.abort_transaction() if abort else client.commit_transaction())
     finally:
-        await producer.stop()
+        await client.stop()
 
 
 async def commit(connection: Connection, group: str, topic: str, offset: int) -> None:
@@ -98,6 +113,51 @@ def test_a_door_that_starts_knows_how_old_the_events_are_that_wait(connection: C
             await commit(connection, group, events, 0)  # a reset
             await until(lag, lambda: lag.seconds > 2 * HOUR)
 
+    run(test)
+
+
+def test_an_event_whose_header_has_no_name_waits_like_any_other(
+    connection: Connection, topic: TopicFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (producer, message_accumulator):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    events, group, nameless = topic(), uuid4().hex, NotText("x")
+
+    async def test() -> None:
+        await transaction(connection, events, 1, age=4 * HOUR, abort=True, header=nameless)  # 0, a mark
+        await transaction(connection, events, 1, age=2 * HOUR, header=nameless)
+        await transaction(connection, events, 1, age=HOUR)
+        async with watching(connection, group, [events]) as lag:
+            await until(lag, lambda: 2 * HOUR < lag.seconds < 2 * HOUR + 120)
+            await commit(connection, group, events, 3)
+            await until(lag, lambda: HOUR < lag.seconds < HOUR + 120)
+
+    run(test)
+
+
+def test_what_was_aborted_is_passed_bit_by_bit(
+    connection: Connection, topic: TopicFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, group, left = topic(), uuid4().hex, [0]
+
+    async def take(*of: Any, **more: Any) -> dict[TopicPartition, Records]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise TimeoutError
+        return await lags_take(*of, **more)
+
+    async def test() -> None:
+        await transaction(connection, events, 20, abort=True, value=b"x" * PROBE_BYTES)
+        async with watching(connection, group, [events]) as lag:
+            async with asyncio.timeout(60):
+                await lag.look()
+                assert lag.seconds > 0, "it may be an event"
+                while lag.seconds > 0:  # a look ends long before it is through
+                    left[0] = 4
+                    await lag.look()
+
+    lags_take = lags.take
+    monkeypatch.setattr(lags, "take", take)
     run(test)
 
 

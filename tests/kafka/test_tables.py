@@ -35,7 +35,7 @@ from streamproc.topics import check_topics
 from tests.fast.lookup_plans import PIPELINE, TABLES, event, write
 from tests.kafka import car_loan
 from tests.kafka.conftest import TopicFactory
-from tests.kafka.records import read_all
+from tests.kafka.records import NotText, read_all
 from tests.record_schemas import record_problems
 from tests.redis_server import RedisServer, is_installed
 
@@ -98,13 +98,6 @@ def test_a_table_shows_the_newest_row_of_each_key(connection: Connection, topic:
             assert table.age() < PATIENCE
 
     asyncio.run(story(topic(partitions=3, cleanup_policy="compact")))
-
-
-class NotText(str):
-    """The name of a header as clients in other languages may send it."""
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        return b"\xff\xfe"
 
 
 @pytest.mark.parametrize("follows", [False, True])
