@@ -17,13 +17,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import numpy as np
+import orjson
 import psutil  # type: ignore[import-untyped]
 from aiohttp import web
 
+from benchmarks.calls import Calls
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.contestants.process import Running
 from benchmarks.events import Pool
@@ -37,6 +40,7 @@ CONNECTIONS = 200
 LINES = 1_000
 SENDERS = 4
 WARM_SECONDS = 3.0
+LAST_SECONDS = 60.0
 
 
 def main() -> None:
@@ -136,29 +140,29 @@ def cpu_seconds(process: Running) -> float:
 async def decide(port: int, pool: Pool, rate: float, seconds: float) -> tuple[list[float], int]:
     """The latencies of decisions that were answered with 200, and how many were asked for; the first seconds are not
     counted: all is cold."""
-    latencies, asked, tasks = list[float](), 0, set[asyncio.Task[None]]()
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+    latencies, asked, under_way = list[float](), 0, 0
+    calls, idle = Calls(port, CONNECTIONS), asyncio.Event()
 
-        async def one(number: int, due: float, counts: bool) -> None:
-            headers = {"Content-Type": "application/json"}
-            body = pool.value(number)
-            async with session.post("/v1/decide?deadline=5s", data=body, headers=headers) as answer:
-                await answer.read()
-            if counts and answer.status == 200:
-                latencies.append(time.perf_counter() - due)
+    def answered(status: int, due: float, counts: bool) -> None:
+        nonlocal under_way
+        under_way -= 1
+        if counts and status == 200:
+            latencies.append(time.perf_counter() - due)
+        if not under_way:
+            idle.set()
 
-        began, number = time.perf_counter(), 0
-        while (now := time.perf_counter() - began) < WARM_SECONDS + seconds:
-            while number < now * rate:
-                due = number / rate
-                task = asyncio.create_task(one(number, began + due, due >= WARM_SECONDS))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                asked += due >= WARM_SECONDS
-                number += 1
-            await asyncio.sleep(0.001)
-        await asyncio.gather(*tasks)
+    began = time.perf_counter()
+    for number in range(int((WARM_SECONDS + seconds) * rate)):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        counts = number >= WARM_SECONDS * rate
+        asked, under_way = asked + counts, under_way + 1
+        idle.clear()
+        calls.send(
+            calls.request("/v1/decide?deadline=5s", pool.value(number)), partial(answered, due=due, counts=counts)
+        )
+    await asyncio.wait_for(idle.wait(), LAST_SECONDS)
+    calls.close()
     return latencies, asked
 
 
@@ -174,7 +178,7 @@ async def send_lines(port: int, pool: Pool, seconds: float) -> int:
             while time.perf_counter() < until:
                 number += SENDERS
                 async with session.post("/v1/events", data=bodies[number % len(bodies)], headers=headers) as answer:
-                    told = await answer.json(content_type=None)
+                    told = orjson.loads(await answer.read())
                 taken += told["taken"]
 
         await asyncio.gather(*map(sender, range(SENDERS)))
@@ -183,8 +187,6 @@ async def send_lines(port: int, pool: Pool, seconds: float) -> int:
 
 def serve_plainly(file: Path, port: int) -> None:
     """A handler that decides in its own process."""
-    import orjson
-
     from streamproc.core.decide import TABLES
     from streamproc.offline import Offline, batch_of
     from streamproc.pipeline import open_pipeline
