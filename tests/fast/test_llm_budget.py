@@ -125,7 +125,7 @@ def test_prices_are_known_by_name_without_a_network(monkeypatch: pytest.MonkeyPa
 
 
 def shared(server: RedisServer, prefix: str = "streamproc:{p:llm}") -> Shared:
-    return Shared(server.url, prefix)
+    return Shared(server.url, prefix, 60.0)  # however busy the machine is
 
 
 TOKENS_ONLY = BudgetPlan("tenant", Limit(10 * BOUND, DAY), in_lanes=False)
@@ -174,7 +174,7 @@ from streamproc.io.llm.budgets import Budgets, Debt
 from streamproc.io.llm.shared import Shared
 
 async def go(url, number):
-    shared = Shared(url, "streamproc:{p:llm}")
+    shared = Shared(url, "streamproc:{p:llm}", 60.0)
     budgets = Budgets(shared, BudgetPlan("tenant", Limit(10_000, 10**15), in_lanes=False), 100.0)
     granted = 0
     print("ready", flush=True)
@@ -408,7 +408,7 @@ def test_lanes_say_how_many_calls_there_may_be() -> None:
 
 @needs_redis
 def test_a_redis_that_hangs_dies_and_comes_back_costs_no_time_and_no_money(server: RedisServer) -> None:
-    with model(said(TEXT), TOKENS_ONLY, shared(server)) as (made, stub):
+    with model(said(TEXT), TOKENS_ONLY, Shared(server.url, "streamproc:{p:llm}")) as (made, stub):
         assert answered(made, ask(1)).reasons == [None]
         server.pause()
         began = time.monotonic()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 PATIENCE: Final = 0.25
-"""Seconds that a script may take, once it is its turn: a Redis must not take the time that calls have."""
+"""A Redis must not take the time that calls have."""
 BREAKER: Final = BreakerPolicy(failures=0.5, calls=4, wait=1.0)
 NOW: Final = """
 local time = redis.call('TIME')
@@ -26,13 +26,15 @@ local now = time[1] * 1000000 + time[2]
 
 @dataclass
 class Shared:
-    """``prefix`` begins the names of keys. All of a model's are in one slot of a cluster.
+    """``prefix`` begins the names of keys. All of a model's are in one slot of a cluster. A script is waited for
+    ``patience`` seconds, once it is its turn.
 
     Scripts are run in the order in which they are asked for: who came first has the earlier place.
     """
 
     url: str
     prefix: str
+    patience: float = PATIENCE
     _breaker: Breaker = field(default_factory=lambda: Breaker(BREAKER))
     _scripts: dict[str, Any] = field(default_factory=dict)
     _client: Redis | None = None
@@ -69,7 +71,7 @@ class Shared:
 
         failed: bool | None = None  # whoever is cancelled has no time left: that says nothing of the Redis
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.patience):
                 said: list[int] = await self._script(script)(keys=keys, args=args)
             failed = False
             return said
