@@ -53,6 +53,18 @@ class Records:
         columns = (self.keys[rest], self.values[rest], self.headers[rest], self.offsets[rest], self.timestamps[rest])
         return Records(self.topic, self.partition, *columns)
 
+    def then(self, later: Records) -> Records:
+        """These records, and later ones of the same partition."""
+        return Records(
+            self.topic,
+            self.partition,
+            [*self.keys, *later.keys],
+            [*self.values, *later.values],
+            [*self.headers, *later.headers],
+            np.concatenate([self.offsets, later.offsets]),
+            np.concatenate([self.timestamps, later.timestamps]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -55,6 +55,9 @@ class Entries:
         self.headers += other.headers
 
 
+FEW_PARKED = 1_000
+"""Where fewer records than that wait for their turn, those that come meanwhile are fetched too."""
+
 Outgoing: TypeAlias = dict[tuple[str, int], Entries]
 """What goes out, by topic and partition."""
 
@@ -160,9 +163,21 @@ class Lane:
         return LaneId(self.agent.name, self.partition)
 
     @property
+    def wants(self) -> bool:
+        """Whether records are fetched for it: more come to a small batch until it begins."""
+        few = self.parked is None or sum(map(len, self.parked.values())) < FEW_PARKED
+        return self.open and not self.fetching and few
+
+    @property
     def free(self) -> bool:
-        """Whether it can take another batch."""
+        """Whether nothing of it waits or is computed."""
         return self.open and self.parked is None and not self.fetching
+
+    def park(self, tp: TopicPartition, records: Records) -> None:
+        """Keep records that were fetched until it is their turn."""
+        parked = dict(self.parked or {})
+        parked[tp] = parked[tp].then(records) if tp in parked else records
+        self.parked, self.fetching = parked, False
 
     @property
     def open(self) -> bool:

@@ -229,10 +229,10 @@ class Lanes:
         return self._runner.at_rest
 
     def wanted(self) -> set[TopicPartition]:
-        """The partitions of lanes that have nothing waiting: only these are fetched."""
+        """The partitions of lanes that have little waiting: only these are fetched."""
         if self._held.closing:
             return set()
-        return {tp for lane in self._held.lanes.values() if lane.free for tp in lane.positions}
+        return {tp for lane in self._held.lanes.values() if lane.wants for tp in lane.positions}
 
     async def until_wanted(self, seconds: float) -> None:
         """Wait until a lane is free, or for the time given."""
@@ -263,7 +263,9 @@ class Lanes:
         by_agent: dict[str, dict[TopicPartition, Records]] = {}
         for tp, batch in records.items():
             lane = self._lane_of(tp)
-            lane.fetching, lane.progressed = True, self._vitals.polled
+            if lane.free:  # what comes to a batch that waits is no progress of that
+                lane.progressed = self._vitals.polled
+            lane.fetching = True
             lane.newest[tp] = int(batch.timestamps[-1])
             by_agent.setdefault(lane.agent.name, {})[tp] = batch
         return [Fetched(agent, epoch, batches) for agent, batches in by_agent.items()]
@@ -276,9 +278,7 @@ class Lanes:
         if fetched.epoch != self._held.epoch:
             return
         for tp, batch in fetched.records.items():
-            lane = self._lane_of(tp)
-            lane.fetching = False
-            lane.parked = {**(lane.parked or {}), tp: batch}
+            self._lane_of(tp).park(tp, batch)
         self._runner.next(fetched.agent)
 
     # -- health -------------------------------------------------------------------------------------------------

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from streamproc.core.partitioner import murmur2, partitions
 from streamproc.core.processor import Effects, Headers, Output, Records, run, together
 from streamproc.core.records import TRUNCATED_BYTES, headers_for
+from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
 from streamproc.errors import FencedOffsets
+from streamproc.kafka.agent import Agent
 from streamproc.kafka.batches import HEADER, record_batches
 from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
 from streamproc.kafka.held import Held
-from streamproc.kafka.lane import Entries, to_batch
+from streamproc.kafka.lane import FEW_PARKED, Entries, Lane, Share, to_batch
 from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
 from streamproc.kafka.sending import raise_unless_retriable
 from streamproc.kafka.vitals import Ahead
@@ -323,3 +325,22 @@ def test_a_lane_that_becomes_free_ends_a_fetch_without_it() -> None:
     held = Held(fetcher=fetching)
     held.free()
     assert held.freed.is_set() and fetching.interrupted == 1
+
+
+def test_what_comes_to_a_small_batch_goes_with_it_and_a_large_one_is_not_fetched_for() -> None:
+    lane = Lane(Agent("some", ("t",), RepartitionProcessor("id", "to")), 3, {PLACE: 0}, {}, Tables(()))
+    assert lane.wants and lane.free
+    lane.fetching = True
+    assert not lane.wants
+    lane.park(PLACE, some_records([0, 1]))
+    lane.park(PLACE, some_records([5, 6, 7]))
+    assert lane.wants and not lane.free
+    assert lane.parked is not None
+    whole = lane.parked[PLACE]
+    assert whole.offsets.tolist() == [0, 1, 5, 6, 7] and whole.timestamps.tolist() == [0, 10, 50, 60, 70]
+    assert whole.keys == [b"k0", b"k1", b"k5", b"k6", b"k7"] and len(whole.values) == len(whole.headers) == 5
+    lane.park(PLACE, some_records([*range(8, 8 + FEW_PARKED)]))
+    assert not lane.wants
+    lane.parked = None
+    lane.waiting = Share.of(lane, None)
+    assert not lane.wants
