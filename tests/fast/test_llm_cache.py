@@ -280,7 +280,10 @@ def test_a_budget_of_one_key_is_none_of_another(redis: RedisServer) -> None:
     assert plan.cache is not None
     with serving(saying(GOOD)) as server:
         cache = AnswerCache(plan, plan.cache, "some-model", {}, memory())
-        endpoints, there = [Endpoint(server.url, {}, BreakerPolicy(calls=100))], Shared(redis.url, "budget-of-one:{p}")
+        endpoints, there = (
+            [Endpoint(server.url, {}, BreakerPolicy(calls=100))],
+            Shared(redis.url, "budget-of-one:{p}", 60.0),
+        )
         policy = LlmPolicy("some-model", latency=NO_HEDGES)
         made = LlmModel(endpoints, policy, plan, [], shared=there, cache=cache)
         texts = [f"text {number}" for number in range(8)]
