@@ -20,6 +20,7 @@ from streamproc.kafka.metadata import NO_ID, TopicsRequest
 
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.05
+DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
 _TOPIC = 2  # the resource type in requests about configuration
 
 _UNKNOWN = (kafka_errors.UnknownTopicOrPartitionError,)
@@ -72,6 +73,11 @@ class TopicInfo:
     configs: Mapping[str, str]
     has_leaders: bool
     epochs: tuple[int, ...] = ()
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes of a record batch."""
+        return int(self.configs.get("max.message.bytes", DEFAULT_LIMIT))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ For what reads no headers, and so need not stop at one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,7 +16,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
 from streamproc.core.processor import Records
-from streamproc.kafka.fetching import columns, next_batch
+from streamproc.errors import HeaderNotText
+from streamproc.kafka.fetching import columns, next_batch, take
 
 FETCH_BYTES = 1 << 20
 """At most, but for a single batch that is larger."""
@@ -35,6 +37,20 @@ class Plain(NamedTuple):
     value: bytes | None
     named: bool
     headers: tuple[()] = ()
+
+
+async def take_any(
+    consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition], *, seconds: float, most: int
+) -> dict[TopicPartition, Records]:
+    """``take`` without a wait for more, whatever the names of headers are: beside one that is not UTF-8 records come
+    without headers."""
+    try:
+        return await take(consumer, wanted, seconds=seconds, most=most, more=0.0)
+    except HeaderNotText as error:
+        tp = TopicPartition(error.topic, error.partition)
+        records, _, behind = await read_by_hand(consumer, tp)
+        consumer.seek(tp, behind)
+        return {tp: records}
 
 
 async def read_by_hand(consumer: AIOKafkaConsumer, tp: TopicPartition) -> tuple[Records, list[int], int]:

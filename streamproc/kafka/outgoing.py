@@ -19,7 +19,6 @@ from streamproc.kafka.connection import Connection
 from streamproc.kafka.lane import Entries, Outgoing
 
 RECORD_OVERHEAD = 200  # bytes of a record batch's header and a record's own fields, generously
-DEFAULT_LIMIT = 1_048_588  # the broker's default of message.max.bytes
 
 
 class Router:
@@ -72,7 +71,7 @@ class Router:
                 raise LaneStopped(
                     f"output topic {topic!r} does not exist", "create it with `streamproc topics FILE --create`"
                 )
-            self._limits[topic] = int(infos[topic].configs.get("max.message.bytes", DEFAULT_LIMIT))
+            self._limits[topic] = infos[topic].most_bytes
             self._counts[topic] = infos[topic].partitions
 
     def _place(self, routed: Outgoing, topic: str, parts: Sequence[tuple[int, Output]]) -> None:

@@ -15,11 +15,11 @@ from aiokafka import errors as kafka_errors
 
 from streamproc.core.processor import Headers, Records
 from streamproc.core.records import EVENT, FIRST, DeadLetter
-from streamproc.errors import BrokerUnavailable, HeaderNotText
+from streamproc.errors import BrokerUnavailable
 from streamproc.kafka import admin
-from streamproc.kafka.by_hand import read_by_hand
+from streamproc.kafka.by_hand import take_any
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.fetching import fetch_without_pause, take
+from streamproc.kafka.fetching import fetch_without_pause
 from streamproc.kafka.follower import reading
 from streamproc.kafka.watchdog import guard
 from streamproc.serve.answers import Answers, digest_of
@@ -77,14 +77,7 @@ class Following:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _poll(self) -> None:
-        consumer = self._consumer
-        try:
-            found = await take(consumer, consumer.assignment(), seconds=POLL_SECONDS, most=MOST, more=0.0)
-        except HeaderNotText as error:  # a record that is nobody's answer
-            tp = TopicPartition(error.topic, error.partition)
-            records, _, behind = await read_by_hand(consumer, tp)
-            consumer.seek(tp, behind)
-            found = {tp: records}
+        found = await take_any(self._consumer, self._consumer.assignment(), seconds=POLL_SECONDS, most=MOST)
         for tp, records in found.items():
             if tp.topic == self._decisions:
                 self._decided(records)

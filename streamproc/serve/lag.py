@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,12 +18,10 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
-from streamproc.core.processor import Records
-from streamproc.errors import EnvironmentFault, HeaderNotText
+from streamproc.errors import EnvironmentFault
 from streamproc.kafka import admin
-from streamproc.kafka.by_hand import read_by_hand
+from streamproc.kafka.by_hand import take_any
 from streamproc.kafka.connection import Connection
-from streamproc.kafka.fetching import take
 from streamproc.kafka.follower import reading
 from streamproc.kafka.group import GroupOffsets
 from streamproc.kafka.opening import check_topic
@@ -123,7 +121,7 @@ class Lag:
         left = set(since)
         try:
             while left:
-                for tp, records in (await self._take(left)).items():
+                for tp, records in (await take_any(consumer, left, seconds=POLL_SECONDS, most=1)).items():
                     if len(records):
                         offset, stamp = int(records.offsets[0]), int(records.timestamps[0])
                         self._found[tp] = _Found(wanted[tp], offset, offset, stamp)
@@ -135,17 +133,6 @@ class Lag:
                         left.discard(tp)
         finally:
             consumer.pause(*since)
-
-    async def _take(self, wanted: Collection[TopicPartition]) -> dict[TopicPartition, Records]:
-        """Some records of these partitions, whatever the names of their headers are."""
-        consumer = self._consumer
-        try:
-            return await take(consumer, wanted, seconds=POLL_SECONDS, most=1, more=0.0)
-        except HeaderNotText as error:
-            tp = TopicPartition(error.topic, error.partition)
-            records, _, behind = await read_by_hand(consumer, tp)
-            consumer.seek(tp, behind)
-            return {tp: records}
 
     async def run(self) -> None:
         """Ask every second, for ever. Raises UserError where that is not allowed any more."""

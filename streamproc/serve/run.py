@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 PROBE_SECONDS: Final = 30.0
 HEAD_BYTES: Final = 1_000
 """What a record takes at most beside its value and its key: headers, and the head of its batch."""
-DEFAULT_LARGEST: Final = 1_048_588
 COLLECT_AFTER: Final = (5_000, 20, 50)
 
 
@@ -57,8 +56,8 @@ async def serve(
     infos = await check_topics(connection, door_topics(own), create=create)
     topics = plan.topics
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(writing(connection, {plan.events.input}))
-        sayer = await stack.enter_async_context(writing(connection, _said(loaded)))
+        writer = await stack.enter_async_context(writing(connection, [events]))
+        sayer = await stack.enter_async_context(writing(connection, [infos[name] for name in _said(loaded)]))
         answers = Answers(part.recent)
         followed = (topics.decisions, topics.dead_letters)
         follower = await stack.enter_async_context(following(connection, followed, answers, part.look_back))
@@ -76,7 +75,7 @@ async def serve(
             lag=lag,
             rates=Rates(part.rate),
             count=events.partitions,
-            largest=int(events.configs.get("max.message.bytes", DEFAULT_LARGEST)) - HEAD_BYTES,
+            largest=events.most_bytes - HEAD_BYTES,
         )
         async with listening(application(door, keys, signatures), settings, tls):
             _collect_less()

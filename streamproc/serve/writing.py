@@ -24,11 +24,10 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from streamproc.core.partitioner import partitions
 from streamproc.core.processor import Headers
 from streamproc.errors import StreamprocError
-from streamproc.kafka import admin
+from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.batches import record_batches
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.lane import Entries
-from streamproc.kafka.outgoing import DEFAULT_LIMIT
 from streamproc.kafka.sending import QUICK_SECONDS, Sending, Written, raise_unless_retriable
 from streamproc.kafka.watchdog import guard
 
@@ -252,11 +251,10 @@ def _placed(written: Written, rows: Mapping[tuple[str, int], list[int]], count: 
 
 
 @asynccontextmanager
-async def writing(connection: Connection, topics: Collection[str]) -> AsyncIterator[Writer]:
+async def writing(connection: Connection, topics: Collection[TopicInfo]) -> AsyncIterator[Writer]:
     """A writer to some topics, that is connected."""
-    infos = await admin.describe(connection, sorted(topics))
-    limits = {topic: int(info.configs.get("max.message.bytes", DEFAULT_LIMIT)) for topic, info in infos.items()}
-    writer = Writer(connection, {topic: info.partitions for topic, info in infos.items()}, limits)
+    limits = {topic.name: topic.most_bytes for topic in topics}
+    writer = Writer(connection, {topic.name: topic.partitions for topic in topics}, limits)
     await writer.start()
     running = asyncio.create_task(guard(writer.run()), name="writing")
     try:

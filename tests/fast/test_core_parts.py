@@ -24,13 +24,14 @@ from streamproc.core.records import TRUNCATED_BYTES, headers_for
 from streamproc.core.repartition import RepartitionProcessor
 from streamproc.core.state import Overlay, Tables, changelog_key, split_changelog_key
 from streamproc.errors import FencedOffsets
+from streamproc.kafka.admin import DEFAULT_LIMIT
 from streamproc.kafka.agent import Agent
 from streamproc.kafka.batches import HEADER, record_batches
 from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
 from streamproc.kafka.held import Held
 from streamproc.kafka.lane import FEW_PARKED, Entries, Lane, Share, to_batch
-from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
+from streamproc.kafka.outgoing import Router
 from streamproc.kafka.sending import raise_unless_retriable
 from streamproc.kafka.vitals import Ahead
 

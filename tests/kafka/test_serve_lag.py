@@ -156,8 +156,8 @@ def test_what_was_aborted_is_passed_bit_by_bit(
                     left[0] = 4
                     await lag.look()
 
-    lags_take = lags.take
-    monkeypatch.setattr(lags, "take", take)
+    lags_take = lags.take_any
+    monkeypatch.setattr(lags, "take_any", take)
     run(test)
 
 
