@@ -45,7 +45,7 @@ def cap_stage(plan: Plan) -> Stage:
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         if not len(frame) or not stirs(drift, context.seen):
             return
-        still = replace(frame, columns=frame.columns.with_columns(stable), verdicts=None)
+        still = replace(frame, columns=frame.columns.with_columns_seq(stable), verdicts=None)
         yield from confidence.run(still, context)
         yield from rules.run(still, context)
         wanted = np.flatnonzero(_decisions(frame) != _decisions(still))
@@ -120,7 +120,7 @@ def _show(frame: Frame, still: Frame, rows: NDArray[np.int64], moved: Sequence[s
     mask[rows] = True
     chosen = pl.Series(mask)
     columns = [still.columns[name].zip_with(chosen, frame.columns[name]) for name in moved]
-    frame.columns = frame.columns.with_columns(columns)
+    frame.columns = frame.columns.with_columns_seq(columns)
 
 
 def _tell(plan: Plan, drift: DriftPlan, frame: Frame, escalated: Sequence[tuple[int, Bucket]]) -> None:

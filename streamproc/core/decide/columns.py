@@ -68,7 +68,7 @@ def _columns_stage(name: str, columns: Sequence[Feature]) -> Stage:
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
         for layer in layers:  # eager: planning and handing over a lazy frame costs more than it saves
-            frame.columns = frame.columns.with_columns(layer)
+            frame.columns = frame.columns.with_columns_seq(layer)
         return
         yield []
 

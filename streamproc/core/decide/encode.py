@@ -90,7 +90,7 @@ class Encoder:
             **{HIDDEN + name: hashes(frame.columns[name], masker) for name in self._hidden},
         }
         wide = frame.columns.hstack([column.alias(OWN + name) for name, column in own.items()])
-        made = wide.select(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
+        made = wide.select_seq(value=self._whole.cast(pl.Binary), key=self._key.cast(pl.Binary))
         keys = _raw_keys(frame) if plan.events.key is None else made["key"].to_list()
         return Encoded(keys, made["value"].to_list())
 

@@ -88,7 +88,9 @@ def _event_times(frame: Frame, plan: Plan, time: pl.Expr | None) -> pl.Series:
         # Several times as fast as the expression, which takes every form; the result is the same.
         column = pl.col(name)
         parsed = column.str.to_datetime(form, strict=False, time_unit="us").dt.replace_time_zone("UTC")
-        tried = frame.columns.select(column.str.contains(shape).fill_null(False).all().alias("ok"), parsed.alias("t"))
+        tried = frame.columns.select_seq(
+            column.str.contains(shape).fill_null(False).all().alias("ok"), parsed.alias("t")
+        )
         if len(frame) and tried["ok"][0]:
             return tried["t"].alias(EVENT_TIME)
     return frame.columns.select(time.alias(EVENT_TIME)).to_series()

@@ -84,7 +84,7 @@ def _evaluate(plan: Plan, columns: pl.DataFrame, outcomes: NDArray[np.uint8]) ->
     if not conditions:
         return
     # What is left to expressions costs a small batch as much as the conditions do.
-    values = columns.select([expr.alias(str(place)) for place, expr in conditions])
+    values = columns.select_seq([expr.alias(str(place)) for place, expr in conditions])
     for (place, _), found in zip(conditions, values.get_columns(), strict=True):
         numbers = found.cast(pl.UInt8).to_numpy()
         outcomes[:, place] = np.nan_to_num(numbers, nan=NULL) if found.null_count() else numbers

@@ -195,7 +195,7 @@ class _SeriesOf:
 
     def rows(self, columns: pl.DataFrame) -> list[SeriesRows]:
         """Each series, for the rows of a frame."""
-        found = columns.select(self._wanted)
+        found = columns.select_seq(self._wanted)
         return [self._of(found, number, len(columns)) for number in range(len(self._parts))]
 
     def _of(self, found: pl.DataFrame, number: int, count: int) -> SeriesRows:
