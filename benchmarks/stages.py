@@ -22,10 +22,11 @@ from benchmarks.topics import PARTITIONS
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.frame import Context, Frame, LanesRecords
 from streamproc.core.processor import NOTHING_SEEN, Records, run
+from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.batches import record_batches
 from streamproc.kafka.fetching import columns
 from streamproc.kafka.lane import Entries
-from streamproc.kafka.outgoing import DEFAULT_LIMIT, Router
+from streamproc.kafka.outgoing import Router
 from streamproc.pipeline import open_pipeline
 
 TIMES = 15
@@ -52,8 +53,7 @@ def measure(job: Job, events: int) -> dict[str, float]:
     pipeline, pool, clock = open_pipeline(job.folder / "pipeline.yaml"), make_pool(job), Clock()
     processor, plan = pipeline.processor, pipeline.plan
     router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
-    for topic in plan.written:
-        router._counts[topic], router._limits[topic] = PARTITIONS, DEFAULT_LIMIT
+    router.note(TopicInfo(topic, "", PARTITIONS, 1, {}, True) for topic in plan.written)
     fetched = [fetched_as(range(number, events, PARTITIONS), pool) for number in range(PARTITIONS)]
     for _ in range(TIMES):
         lanes = clock("fetch: unpack and take by column", lambda: [taken(plan.events.topic, *one) for one in fetched])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 from operator import itemgetter
 
@@ -15,6 +15,7 @@ from streamproc.core.processor import Effects, Headers, Output
 from streamproc.core.records import TRUNCATED_BYTES, too_large
 from streamproc.errors import LaneStopped
 from streamproc.kafka import admin
+from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.lane import Entries, Outgoing
 
@@ -71,8 +72,12 @@ class Router:
                 raise LaneStopped(
                     f"output topic {topic!r} does not exist", "create it with `streamproc topics FILE --create`"
                 )
-            self._limits[topic] = infos[topic].most_bytes
-            self._counts[topic] = infos[topic].partitions
+        self.note(infos.values())
+
+    def note(self, infos: Iterable[TopicInfo]) -> None:
+        """Take over what is known about topics."""
+        for info in infos:
+            self._limits[info.name], self._counts[info.name] = info.most_bytes, info.partitions
 
     def _place(self, routed: Outgoing, topic: str, parts: Sequence[tuple[int, Output]]) -> None:
         lengths = [len(output) for _, output in parts]
