@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import faust
 import orjson
@@ -65,6 +62,9 @@ class App(faust.App):
     connection: Connection
     partition_bytes: int
 
+    def _create_directories(self) -> None:
+        """Faust's tables would be kept there; ours are not."""
+
 
 def build_app(
     name: str,
@@ -83,7 +83,6 @@ def build_app(
         env_prefix="STREAMPROC_FAUST_",
         broker=f"lanes://{connection.address}",
         store="memory://",
-        datadir=Path(tempfile.gettempdir()) / f"streamproc-{os.getpid()}",
         topic_disable_leader=True,
         stream_wait_empty=False,
         stream_buffer_maxsize=256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import re
 import shutil
 import subprocess
@@ -59,7 +60,9 @@ class Example:
 def make(connection: Connection, partitions: int = 2, changes: Sequence[tuple[str, str]] = ()) -> Example:
     """A fresh copy with an events topic of its own, with texts of the pipeline file replaced."""
     name = f"loans-{uuid4().hex[:8]}"
-    folder = Path(tempfile.mkdtemp(prefix="streamproc-")) / name
+    parent = Path(tempfile.mkdtemp(prefix="streamproc-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = parent / name
     shutil.copytree(example("car_loan"), folder)
     file = folder / "pipeline.yaml"
     text = bare(file.read_text()).replace("car-loan", name)

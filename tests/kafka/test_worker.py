@@ -252,6 +252,7 @@ def test_sigterm_leaves_the_group_at_once(connection: Connection, tmp_path: Path
             assert time.monotonic() - left < session / 4
             second.send_signal(signal.SIGTERM)
             assert second.wait(30) == 0, (tmp_path / "second.log").read_text()[-2000:]
+    assert not list(ROOT.glob("*-data")), "Faust keeps nothing"
 
 
 def test_without_a_broker_it_ends_with_one_line(tmp_path: Path) -> None:
