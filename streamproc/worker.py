@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 REVIEW = "review"
 """The agent of cases."""
+PATIENCE = 0.1
+"""Seconds by which works may be put off of agents for whose results nobody waits at a checkout."""
 
 
 def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> list[Agent]:
@@ -74,7 +76,9 @@ def agents(pipeline: Pipeline, lanes: int, baseline: Baseline | None = None) -> 
         drift = plan.drift
         processor = DriftProcessor(plan.pipeline, baseline or NO_BASELINE, recover=drift.recover, volume=drift.volume)
         topics = plan.topics
-        made.append(Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state)))
+        made.append(
+            Agent("drift", (topics.panes,), processor, (TABLE,), (topics.drift, topics.drift_state), patience=PATIENCE)
+        )
     if plan.review is not None or plan.outcomes is not None:
         made.append(_intake_agent(plan, lanes))
     if plan.review is not None:
@@ -99,7 +103,8 @@ def _intake_agent(plan: Plan, lanes: int) -> Agent:
     if plan.outcomes is not None:
         read.append(topics.outcomes)
         written.append(topics.outcomes_by_lane)
-    return Agent("intake", tuple(read), IntakeProcessor(plan.pipeline, lanes, signatures_of(plan)), (), tuple(written))
+    processor = IntakeProcessor(plan.pipeline, lanes, signatures_of(plan))
+    return Agent("intake", tuple(read), processor, (), tuple(written), patience=PATIENCE)
 
 
 def _outcome_agent(plan: Plan, outcomes: OutcomesPlan) -> Agent:
@@ -107,7 +112,7 @@ def _outcome_agent(plan: Plan, outcomes: OutcomesPlan) -> Agent:
     reviewed = () if plan.review is None else (topics.review_events,)
     read = (topics.decisions, *reviewed, topics.outcomes_by_lane)
     processor = OutcomeProcessor(plan.pipeline, outcomes)
-    return Agent("outcome", read, processor, (OUTCOMES_TABLE,), (topics.metrics,))
+    return Agent("outcome", read, processor, (OUTCOMES_TABLE,), (topics.metrics,), patience=PATIENCE)
 
 
 def _review_agent(plan: Plan, review: ReviewPlan, lanes: int) -> Agent:
@@ -115,7 +120,7 @@ def _review_agent(plan: Plan, review: ReviewPlan, lanes: int) -> Agent:
     reviewing = ReviewProcessor(plan.pipeline, review, plan.actions, lanes)
     actions = {topic for topic in plan.actions.values() if topic is not None}
     written = (topics.review, topics.review_events, topics.decisions, topics.dead_letters, *sorted(actions))
-    return Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written)
+    return Agent(REVIEW, (topics.cases,), reviewing, REVIEW_TABLES, written, patience=PATIENCE)
 
 
 def _written_by_deciding(plan: Plan) -> tuple[str, ...]:

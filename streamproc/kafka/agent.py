@@ -20,6 +20,7 @@ class Agent:
     The topics must have equal partition counts: partition ``p`` of all of them is one lane, with one state.
     ``writes`` names the topics that the processor sends to; they must exist before the agent starts.
     ``start`` says where a lane begins that has never committed anything.
+    ``patience``: seconds by which its works may be put off where there is little to do, so that they are fewer.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Agent:
     tables: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     start: Literal["earliest", "latest"] = "earliest"
+    patience: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.topics:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ MORE_SECONDS = 0.01
 IDLE_WAIT_MS = 200
 
 
-def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
+def fetch_without_pause(consumer: AIOKafkaConsumer, not_before: Callable[[], float] = lambda: 0.0) -> None:
     """Of a consumer that was started: aiokafka holds back fetches of all partitions of a broker for 100 ms while one
     has records that nobody took.
 
     It also has one fetch under way per broker, so a partition whose records were just taken waits for the others'.
-    These may stay at the broker for long only when all partitions are among them.
+    These may stay at the broker for long only when all partitions are among them. No fetch begins before ``not_before``
+    (monotonic seconds).
     """
     fetcher = consumer._fetcher
     fetcher._prefetch_backoff = 0.0
@@ -33,7 +35,11 @@ def fetch_without_pause(consumer: AIOKafkaConsumer) -> None:
 
     def actions_per_node(assignment: Any) -> Any:
         fetcher._fetch_max_wait_ms = short if fetcher._records else max(short, IDLE_WAIT_MS)
-        return actions(assignment)
+        found = actions(assignment)
+        left = not_before() - time.monotonic()
+        if not found[0] or left <= 0.0:
+            return found
+        return [], found[1], min(found[2], left), *found[3:]
 
     fetcher._get_actions_per_node = actions_per_node
 

@@ -55,8 +55,9 @@ class Entries:
         self.headers += other.headers
 
 
-FEW_PARKED = 1_000
-"""Where fewer records than that wait for their turn, those that come meanwhile are fetched too."""
+FEW_RECORDS = 1_000
+"""Where fewer records than that wait for their turn, those that come meanwhile are fetched too; and with fewer, a work
+costs what a work costs, however many they are."""
 
 Outgoing: TypeAlias = dict[tuple[str, int], Entries]
 """What goes out, by topic and partition."""
@@ -165,8 +166,12 @@ class Lane:
     @property
     def wants(self) -> bool:
         """Whether records are fetched for it: more come to a small batch until it begins."""
-        few = self.parked is None or sum(map(len, self.parked.values())) < FEW_PARKED
-        return self.open and not self.fetching and few
+        return self.open and not self.fetching and self.waiting_records < FEW_RECORDS
+
+    @property
+    def waiting_records(self) -> int:
+        """How many records wait for its turn."""
+        return 0 if self.parked is None else sum(map(len, self.parked.values()))
 
     @property
     def free(self) -> bool:

@@ -228,6 +228,11 @@ class Lanes:
         """See ``Runner.at_rest``."""
         return self._runner.at_rest
 
+    @property
+    def due(self) -> float:
+        """See ``Runner.due``."""
+        return self._runner.due
+
     def wanted(self) -> set[TopicPartition]:
         """The partitions of lanes that have little waiting: only these are fetched."""
         if self._held.closing:

@@ -20,7 +20,7 @@ from streamproc.errors import FencedOffsets
 from streamproc.kafka.agent import Answerer, SeenNow
 from streamproc.kafka.cycle import Cycle
 from streamproc.kafka.held import Held
-from streamproc.kafka.lane import IDENTITY, Lane, Share, Work
+from streamproc.kafka.lane import FEW_RECORDS, IDENTITY, Lane, Share, Work
 from streamproc.kafka.outgoing import Router
 from streamproc.kafka.pace import Pace
 from streamproc.kafka.steps import advance, begin
@@ -36,7 +36,10 @@ async def no_answers(asks: Sequence[Ask]) -> list[Answer]:
 
 
 class Runner:
-    """Takes lanes from what they have to what is committed. The processors' steps run in a thread of its own."""
+    """Takes lanes from what they have to what is committed. The processors' steps run in a thread of its own.
+
+    ``due`` is when the next work of those agents may begin that put none off, in monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class Runner:
         self._beginning: dict[str, Work] = {}
         self._works: list[Work] = []
         self._pace = Pace()
+        self._due: dict[str, float] = {}
+        self.due = 0.0
         self._waiting: dict[str, asyncio.Task[None]] = {}
         self._finished = asyncio.Event()
         self._timed = asyncio.Event()
@@ -91,20 +96,24 @@ class Runner:
         """
         if agent in self._beginning or any(work.agent.name == agent for work in self._works):
             return
-        wait = self._pace.wait(agent, time.monotonic())
+        own = [lane for lane in self._held.lanes.values() if lane.agent.name == agent]
+        if not own:
+            return
+        much = sum(lane.waiting_records for lane in own) >= FEW_RECORDS
+        wait = self._pace.wait(agent, time.monotonic(), patience=own[0].agent.patience, much=much)
         if wait > 0.0:
             if agent not in self._waiting:
                 self._waiting[agent] = asyncio.create_task(guard(self._wait(agent, wait)), name="waiting")
             return
         now, shares, events = datetime.now(UTC), list[Share](), 0
-        for lane in self._held.lanes.values():
-            if lane.agent.name != agent or not lane.open:
+        for lane in own:
+            if not lane.open:
                 continue
             if lane.wake_at is not None and lane.wake_at <= now and not self._held.closing:
                 lane.wake_at = None
                 shares.append(Share.of(lane, None))
             elif lane.parked is not None and events < WORK_EVENTS:
-                events += sum(map(len, lane.parked.values()))
+                events += lane.waiting_records
                 shares.append(Share.of(lane, lane.parked))
                 lane.parked = None
         if not shares:
@@ -112,6 +121,10 @@ class Runner:
         assert self._held.member is not None
         work = Work(shares[0].lane.agent, self._held.member, shares)
         self._beginning[agent] = work
+        self._pace.starts(agent, time.monotonic())
+        if not work.agent.patience:
+            self._due[agent] = 0.0 if much else self._pace.due(agent)
+            self.due = min(self._due.values())
         computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
         for share in shares:
             share.lane.progressed, share.lane.computing = time.monotonic(), computing

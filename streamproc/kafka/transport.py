@@ -32,6 +32,9 @@ from streamproc.kafka.watchdog import end_process
 
 FETCH_SECONDS = 0.1
 FETCH_WAIT_MS = 10
+LEAD_SECONDS = 0.005
+"""So long before a work begins the next fetch may go out, to be there in time. Sooner it would bring each record by
+itself, and cost as much as one that brings all of them."""
 BUSY_SECONDS = 0.05
 FETCH_RECORDS = 16_000
 PARTITION_BYTES = 2 << 20
@@ -91,7 +94,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._number = self._interrupted = 0
         self._asked: set[TopicPartition] | None = None
         self._enough: asyncio.Future[None] | None = None
-        fetch_without_pause(self._ensure_consumer())
+        lanes = cast(LaneApp, self.app).lanes
+        fetch_without_pause(self._ensure_consumer(), lambda: lanes.due - LEAD_SECONDS)
 
     async def fetch(self, wanted: set[TopicPartition], epoch: int) -> FetchResult:
         """Records of the wanted partitions, and the consumer's positions after them."""

@@ -1,8 +1,8 @@
 """Writing records for callers: acks=all, idempotent, bounded in time.
 
-Records that come while others are on their way are sent together behind them: requests are small when idle and large
-under load, and nothing waits for a timer. What is on its way goes on for a minute, whoever has given up waiting for it.
-A producer that cannot go on is replaced.
+Records that come while others are on their way are sent together behind them, and for a moment after the last request
+began there is none: requests are small when idle and large under load. What is on its way goes on for a minute, whoever
+has given up waiting for it. A producer that cannot go on is replaced.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.batches import record_batches
 from streamproc.kafka.connection import Connection
 from streamproc.kafka.lane import Entries
+from streamproc.kafka.pace import Mean
 from streamproc.kafka.sending import QUICK_SECONDS, Sending, Written, raise_unless_retriable
 from streamproc.kafka.watchdog import guard
 
@@ -44,6 +45,9 @@ STUCK_SECONDS: Final = 60.0
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 0.5
+APART, MOST_APART = 2.0, 0.01
+"""From the beginning of one request to that of the next are so many times what one takes, and no more than so many
+seconds: each costs the door, the broker and the workers as much as several records do."""
 PLAIN: Final = 0
 """Attributes of record batches: not compressed, and of no transaction."""
 ANOTHER: Final = InitProducerIdRequest(None, 0)
@@ -96,6 +100,7 @@ class Writer:
         self._sending: Sending | None = None
         self._waiting, self._under_way = deque[_Lot](), list[_Lot]()
         self._news = asyncio.Event()
+        self._request, self._began = Mean(), 0.0
         self.bytes = 0
 
     @property
@@ -124,10 +129,13 @@ class Writer:
         """Send what waits, and replace a producer that cannot go on, for ever."""
         while True:
             await self._news.wait()
+            await asyncio.sleep(self._began + min(APART * self._request.seconds, MOST_APART) - time.monotonic())
             self._take()
+            self._began = time.monotonic()
             try:
                 async with asyncio.timeout(STUCK_SECONDS):
                     await self._send()
+                self._request.took(time.monotonic() - self._began)
             except (kafka_errors.KafkaError, StreamprocError, TimeoutError) as error:
                 log.warning("records were not taken: %s", type(error).__name__)
                 await self._replace()

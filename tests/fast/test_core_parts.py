@@ -30,7 +30,7 @@ from streamproc.kafka.batches import HEADER, record_batches
 from streamproc.kafka.fetching import columns, next_batch
 from streamproc.kafka.group import Claim
 from streamproc.kafka.held import Held
-from streamproc.kafka.lane import FEW_PARKED, Entries, Lane, Share, to_batch
+from streamproc.kafka.lane import FEW_RECORDS, Entries, Lane, Share, to_batch
 from streamproc.kafka.outgoing import Router
 from streamproc.kafka.sending import raise_unless_retriable
 from streamproc.kafka.vitals import Ahead
@@ -340,7 +340,7 @@ def test_what_comes_to_a_small_batch_goes_with_it_and_a_large_one_is_not_fetched
     whole = lane.parked[PLACE]
     assert whole.offsets.tolist() == [0, 1, 5, 6, 7] and whole.timestamps.tolist() == [0, 10, 50, 60, 70]
     assert whole.keys == [b"k0", b"k1", b"k5", b"k6", b"k7"] and len(whole.values) == len(whole.headers) == 5
-    lane.park(PLACE, some_records([*range(8, 8 + FEW_PARKED)]))
+    lane.park(PLACE, some_records([*range(8, 8 + FEW_RECORDS)]))
     assert not lane.wants
     lane.parked = None
     lane.waiting = Share.of(lane, None)
