@@ -17,12 +17,10 @@ from typing import Any
 
 from benchmarks.events import make_pool
 from benchmarks.jobs import JOBS
-from benchmarks.stages import NOW, PARTITIONS, fetched_as, taken
+from benchmarks.stages import NOW, PARTITIONS, fetched_as, router_of, taken
 from streamproc.core.decide import TABLES, DecideProcessor
 from streamproc.core.processor import NOTHING_SEEN, Batch, process_lanes, run
 from streamproc.core.state import Tables
-from streamproc.kafka.admin import TopicInfo
-from streamproc.kafka.outgoing import Router
 from streamproc.pipeline import Pipeline, open_pipeline
 
 TIMES = 21
@@ -67,8 +65,7 @@ def measure(events: int) -> list[tuple[float, float]]:
 def _step(pipeline: Pipeline, pool: Any, events: int) -> Any:
     plan, tables = pipeline.plan, TABLES
     processor = DecideProcessor.of(plan, lanes=PARTITIONS)
-    router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
-    router.note(TopicInfo(topic, "", PARTITIONS, 1, {}, True) for topic in plan.written)
+    router = router_of(plan)
     fetched = [fetched_as(range(number, events, PARTITIONS), pool) for number in range(PARTITIONS)]
     lanes = [taken(plan.events.topic, *one) for one in fetched]
     batches = [Batch(number, {plan.events.topic: records}) for number, records in enumerate(lanes)]

@@ -21,6 +21,7 @@ from benchmarks.jobs import JOBS, Job
 from benchmarks.topics import PARTITIONS
 from streamproc.core.decide.effects import make_effects
 from streamproc.core.decide.frame import Context, Frame, LanesRecords
+from streamproc.core.plan import Plan
 from streamproc.core.processor import NOTHING_SEEN, Records, run
 from streamproc.kafka.admin import TopicInfo
 from streamproc.kafka.batches import record_batches
@@ -52,8 +53,7 @@ def measure(job: Job, events: int) -> dict[str, float]:
     """The median of each step in milliseconds."""
     pipeline, pool, clock = open_pipeline(job.folder / "pipeline.yaml"), make_pool(job), Clock()
     processor, plan = pipeline.processor, pipeline.plan
-    router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
-    router.note(TopicInfo(topic, "", PARTITIONS, 1, {}, True) for topic in plan.written)
+    router = router_of(plan)
     fetched = [fetched_as(range(number, events, PARTITIONS), pool) for number in range(PARTITIONS)]
     for _ in range(TIMES):
         lanes = clock("fetch: unpack and take by column", lambda: [taken(plan.events.topic, *one) for one in fetched])
@@ -65,6 +65,13 @@ def measure(job: Job, events: int) -> dict[str, float]:
         placed: Any = clock("place", lambda: router.place(list(enumerate(effects))))  # noqa: B023
         clock("record batches", lambda: record_batches(placed, 0, {}))  # noqa: B023
     return {name: statistics.median(times) for name, times in clock.took.items()}
+
+
+def router_of(plan: Plan) -> Router:
+    """One that knows the plan's topics, without a broker."""
+    router = Router(None, plan.topics.dead_letters)  # type: ignore[arg-type]
+    router.note(TopicInfo(topic, "", PARTITIONS, 1, {}, True) for topic in plan.written)
+    return router
 
 
 def fetched_as(numbers: range, pool: Any) -> tuple[int, bytes]:

@@ -96,28 +96,26 @@ class Runner:
         """
         if agent in self._beginning or any(work.agent.name == agent for work in self._works):
             return
-        own = [lane for lane in self._held.lanes.values() if lane.agent.name == agent]
-        if not own:
+        now = datetime.now(UTC)
+        own = (lane for lane in self._held.lanes.values() if lane.agent.name == agent and lane.open)
+        ready = [lane for lane in own if lane.parked is not None or self._ticks(lane, now)]
+        if not ready:
             return
-        much = sum(lane.waiting_records for lane in own) >= FEW_RECORDS
-        wait = self._pace.wait(agent, time.monotonic(), patience=own[0].agent.patience, much=much)
+        much = sum(lane.waiting_records for lane in ready) >= FEW_RECORDS
+        wait = self._pace.wait(agent, time.monotonic(), patience=ready[0].agent.patience, much=much)
         if wait > 0.0:
             if agent not in self._waiting:
                 self._waiting[agent] = asyncio.create_task(guard(self._wait(agent, wait)), name="waiting")
             return
-        now, shares, events = datetime.now(UTC), list[Share](), 0
-        for lane in own:
-            if not lane.open:
-                continue
-            if lane.wake_at is not None and lane.wake_at <= now and not self._held.closing:
+        shares, events = list[Share](), 0
+        for lane in ready:
+            if self._ticks(lane, now):
                 lane.wake_at = None
                 shares.append(Share.of(lane, None))
-            elif lane.parked is not None and events < WORK_EVENTS:
+            elif events < WORK_EVENTS:
                 events += lane.waiting_records
                 shares.append(Share.of(lane, lane.parked))
                 lane.parked = None
-        if not shares:
-            return
         assert self._held.member is not None
         work = Work(shares[0].lane.agent, self._held.member, shares)
         self._beginning[agent] = work
@@ -128,6 +126,9 @@ class Runner:
         computing = asyncio.create_task(guard(self._compute(work, self._held.epoch)))
         for share in shares:
             share.lane.progressed, share.lane.computing = time.monotonic(), computing
+
+    def _ticks(self, lane: Lane, now: datetime) -> bool:
+        return lane.wake_at is not None and lane.wake_at <= now and not self._held.closing
 
     async def _wait(self, agent: str, seconds: float) -> None:
         await asyncio.sleep(seconds)

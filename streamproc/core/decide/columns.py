@@ -67,7 +67,9 @@ def _columns_stage(name: str, columns: Sequence[Feature]) -> Stage:
     ]
 
     def run(frame: Frame, context: Context) -> Generator[list[Ask], list[Answer], None]:
-        for layer in layers:  # eager: planning and handing over a lazy frame costs more than it saves
+        # Eager, and one after another: planning a lazy frame, and handing a batch's columns to threads, cost more than
+        # they save.
+        for layer in layers:
             frame.columns = frame.columns.with_columns_seq(layer)
         return
         yield []
